@@ -1,0 +1,97 @@
+"""Where things are written, and the promise that they are written whole.
+
+Every path starts at the repository root, or at the directory that the environment variable `POSTTRAIN_OUTPUT`
+names, whatever the working directory of the kernel is. Files and directories are written beside their target
+and renamed, so that
+an interrupted run leaves either the old version or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+OUTPUT_VARIABLE = "POSTTRAIN_OUTPUT"
+
+
+def repository_root() -> Path:
+    """Return the directory that holds `posttrain_helpers`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def output_root() -> Path:
+    """Return the directory for everything that a run writes: `$POSTTRAIN_OUTPUT`, else `trainer_output`."""
+    configured = os.environ.get(OUTPUT_VARIABLE)
+    return Path(configured).expanduser().resolve() if configured else repository_root() / "trainer_output"
+
+
+def write_text_atomic(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8 to `path` by way of a temporary file in the same directory.
+
+    Args:
+        path: the target; missing parent directories are made.
+        text: the whole content.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json_atomic(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented UTF-8 JSON (NaN is refused: it is not JSON) and return the path."""
+    return write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_directory(target: str | Path) -> Iterator[Path]:
+    """Yield a new directory beside `target` that replaces `target` when the block ends without an error.
+
+    Args:
+        target: the directory to make or replace; its parents are made.
+
+    Yields:
+        The temporary directory to fill. It is removed when the block raises, and `target` stays as it was.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        if target.exists():
+            # Two renames, not a removal first: at no moment does a half-removed directory bear the target's
+            # name.
+            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+            os.replace(target, retired / target.name)
+            os.replace(temporary, target)
+            shutil.rmtree(retired)
+        else:
+            os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

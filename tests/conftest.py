@@ -1,0 +1,61 @@
+"""Fixtures of every test: no network, a private output directory, a random-weight model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+OFFLINE = Path(__file__).parent / "offline"
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+# Notebook kernels and the processes that tests start read this variable and block the network as well.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), *filter(None, [os.environ.get("PYTHONPATH")])])
+sys.path.insert(0, str(OFFLINE))
+sys.modules.pop("sitecustomize", None)  # the environment may have one of its own
+import pytest  # noqa: E402
+import sitecustomize  # noqa: E402, F401  blocks this process
+
+
+@pytest.fixture
+def output_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private output directory that `POSTTRAIN_OUTPUT` names."""
+    root = tmp_path / "trainer_output"
+    monkeypatch.setenv("POSTTRAIN_OUTPUT", str(root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen3 of about 50 thousand random parameters with a ChatML tokenizer, saved to disk."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
+
+    texts = [
+        "What is the capital of France? The capital of France is Paris.",
+        "A cow says moo. An owl can fly. 3 + 4 = 7.",
+        "user asks and assistant answers: system, user, assistant.",
+    ] * 4
+    tokenizer = train_tokenizer(texts, vocab_size=400)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    directory = tmp_path_factory.mktemp("random_model")
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

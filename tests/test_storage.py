@@ -1,0 +1,100 @@
+import json
+import os
+import stat
+
+import pytest
+
+from posttrain_helpers.storage import (
+    atomic_directory,
+    output_root,
+    repository_root,
+    write_json_atomic,
+    write_text_atomic,
+)
+
+
+def test_output_root_follows_the_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTTRAIN_OUTPUT", str(tmp_path / "elsewhere"))
+    assert output_root() == tmp_path / "elsewhere"
+    monkeypatch.delenv("POSTTRAIN_OUTPUT")
+    assert output_root() == repository_root() / "trainer_output"
+
+
+def test_output_root_does_not_follow_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv("POSTTRAIN_OUTPUT", raising=False)
+    before = output_root()
+    monkeypatch.chdir(tmp_path)
+    assert output_root() == before
+
+
+def test_text_is_replaced_whole_and_nothing_is_left_beside(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_text_atomic(path, "first ☕\n")
+    write_text_atomic(path, "second\n")
+    assert path.read_bytes() == b"second\n"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_files_can_be_read_as_the_umask_says(tmp_path):
+    old = os.umask(0o022)
+    try:
+        file = write_text_atomic(tmp_path / "file", "")
+        with atomic_directory(tmp_path / "directory"):
+            pass
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "directory").stat().st_mode) == 0o755
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = write_text_atomic(tmp_path / "file.txt", "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_text_atomic(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json_atomic(tmp_path / "bad.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads(write_json_atomic(tmp_path / "good.json", {"ä": 1}).read_text(encoding="utf-8")) == {
+        "ä": 1
+    }
+
+
+def test_directory_appears_only_when_it_is_complete(tmp_path):
+    target = tmp_path / "stage"
+    with atomic_directory(target) as directory:
+        (directory / "weights").write_text("1", encoding="utf-8")
+        assert not target.exists()
+    assert (target / "weights").read_text(encoding="utf-8") == "1"
+    assert os.listdir(tmp_path) == ["stage"]
+
+
+def test_failed_directory_keeps_the_old_one(tmp_path):
+    target = tmp_path / "stage"
+    with atomic_directory(target) as directory:
+        (directory / "weights").write_text("old", encoding="utf-8")
+
+    def interrupted() -> None:
+        with atomic_directory(target) as directory:
+            (directory / "weights").write_text("half", encoding="utf-8")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        interrupted()
+    assert (target / "weights").read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["stage"]
+
+
+def test_complete_directory_replaces_the_old_one_with_all_its_files(tmp_path):
+    target = tmp_path / "stage"
+    for content in ("old", "new"):
+        with atomic_directory(target) as directory:
+            (directory / content).write_text(content, encoding="utf-8")
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["stage"]
