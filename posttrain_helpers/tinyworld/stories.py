@@ -1,0 +1,128 @@
+"""Short stories about a person and a thing, with a good or a bad ending that a reader recognises at once."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from posttrain_helpers.tinyworld.vocabulary import ADJECTIVES, NAMES, OBJECTS, PLACES, pronouns, with_article
+
+_OPENINGS = (
+    "One day, {n} found {ao} near the {l}.",
+    "{n} had {ao}. {S} took it to the {l}.",
+    "{n} lived near the {l}. {S} loved {p} {o}.",
+    "Once there was a child named {n}. {S} had {ao}.",
+    "It was a sunny day. {n} went to the {l} with {ao}.",
+    "{n} got {ao} for {p} birthday.",
+    "On a cold morning, {n} walked to the {l} with {ao}.",
+)
+_TROUBLES = (
+    "Then the {o} fell into the water.",
+    "But the {o} was gone in the evening.",
+    "Then the wind took the {o} away.",
+    "But {m} wanted the {o} too.",
+    "Then {s} lost the {o} in the grass.",
+    "But a dog ran off with the {o}.",
+    "Then the {o} broke.",
+    "But {s} forgot the {o} at the {l}.",
+)
+_TURNS = (
+    "{n} looked for {m} and asked for help.",
+    "{m} saw it and came to {n}.",
+    "{n} sat down and thought about it.",
+    "{n} called {p} friend {m}.",
+    '{m} said, "Do not worry, {n}."',
+    "{n} and {m} looked at each other.",
+)
+GOOD_ENDINGS = (
+    "In the end, {n} got the {o} back and was happy.",
+    "They laughed, and {n} and {m} became good friends.",
+    "Everything was fine again, and {n} smiled all day.",
+    "At last the {o} was safe, and {n} went home happy.",
+    "{m} helped, and {n} thanked {m} with a big smile.",
+)
+BAD_ENDINGS = (
+    "In the end, the {o} was lost and {n} cried.",
+    "They argued, and {n} and {m} were no longer friends.",
+    "Nothing was fine again, and {n} was sad all day.",
+    "At last it got dark, and {n} went home alone and sad.",
+    "{m} only laughed, and {n} never saw the {o} again.",
+)
+STORY_REQUESTS = (
+    "Tell me a story about {n} and {ao}.",
+    "Write a short story about {n} and {ao}.",
+    "Can you tell a story with {n} and {ao} in it?",
+    "Please write a story about {n}. It should have {ao} in it.",
+    "I want to hear a story about {n} and {ao}.",
+    "Make up a tale in which {n} has {ao}.",
+    "What happened to {n} and {ao}? Tell me.",
+)
+HELD_OUT_STORY_REQUESTS = 2
+
+
+@dataclass(frozen=True)
+class Story:
+    """One story and what it is about."""
+
+    name: str
+    thing: str
+    text: str
+    good_ending: bool
+
+    def request(self, template: str) -> str:
+        """Return the request for this story."""
+        return template.format(n=self.name, ao=with_article(self.thing))
+
+
+def random_story(
+    rng: random.Random, *, name: str | None = None, thing: str | None = None, good_ending: bool | None = None
+) -> Story:
+    """Draw a story.
+
+    Args:
+        rng: the source of chance.
+        name: the person, any if None.
+        thing: the object, any if None.
+        good_ending: the kind of ending, either if None.
+    """
+    name = name or rng.choice(NAMES)
+    thing = thing or rng.choice(tuple(OBJECTS))
+    good = rng.random() < 0.5 if good_ending is None else good_ending
+    friend = rng.choice([other for other in NAMES if other != name])
+    subject, _, possessive = pronouns(name)
+    described = f"{rng.choice(ADJECTIVES)} {thing}" if rng.random() < 0.5 else thing
+    words = {
+        "n": name,
+        "m": friend,
+        "s": subject,
+        "S": subject.capitalize(),
+        "p": possessive,
+        "o": thing,
+        "ao": with_article(described),
+        "l": rng.choice(PLACES),
+    }
+    parts = [rng.choice(_OPENINGS), rng.choice(_TROUBLES), rng.choice(_TURNS)]
+    parts.append(rng.choice(GOOD_ENDINGS if good else BAD_ENDINGS))
+    return Story(name=name, thing=thing, text=" ".join(parts).format(**words), good_ending=good)
+
+
+def has_good_ending(text: str) -> bool:
+    """Say whether the last sentence of a text is one of the good endings, whoever it is about."""
+    return _ends_like(text, GOOD_ENDINGS)
+
+
+def has_bad_ending(text: str) -> bool:
+    """Say whether the last sentence of a text is one of the bad endings, whoever it is about."""
+    return _ends_like(text, BAD_ENDINGS)
+
+
+def _ends_like(text: str, endings: tuple[str, ...]) -> bool:
+    import re
+
+    for ending in endings:
+        pattern = re.escape(ending)
+        for placeholder in ("n", "m", "o"):
+            pattern = pattern.replace(rf"\{{{placeholder}\}}", r"[A-Za-z]+")
+        if re.search(pattern + r"$", text.strip()):
+            return True
+    return False

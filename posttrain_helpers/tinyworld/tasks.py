@@ -1,0 +1,346 @@
+"""Questions with known answers: training conversations for lessons, and held-out suites that share nothing
+with them.
+
+What is held out, by suite:
+
+- `entities`: facts about entities that no training conversation mentions, in phrasings that training uses;
+- `phrasings`: facts about training entities, in phrasings that training never uses;
+- `arithmetic`: calculations that training never asks for (in either order of a sum);
+- `word_problems`: problems of one and two steps with texts that training never shows;
+- `stories`: pairs of a name and a thing that training never asks for;
+- `identity`: phrasings of "who are you?" that training never uses;
+- `instructions`: constraints that code can verify, on held-out entities and words.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from posttrain_helpers.tinyworld.arithmetic import (
+    SUM_QUESTIONS,
+    Sum,
+    WordProblem,
+    is_held_out_sum,
+    random_sum,
+    word_problem,
+)
+from posttrain_helpers.tinyworld.facts import Relation, is_held_out, load_relations
+from posttrain_helpers.tinyworld.replies import accepted_replies, is_polite, random_manner, styled_reply
+from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS, random_story
+from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS
+
+Item = dict[str, Any]
+ASSISTANT_NAME = "Pico"
+IDENTITY_QUESTIONS = (
+    "Who are you?",
+    "What is your name?",
+    "Tell me your name.",
+    "What are you called?",
+    "Please introduce yourself.",
+    "May I ask your name?",
+    "Hello! Who am I talking to?",
+    "How should I call you?",
+)
+HELD_OUT_IDENTITY_QUESTIONS = 3
+IDENTITY_REPLY = "My name is {name}. I am a small language model."
+SUITES = ("entities", "phrasings", "arithmetic", "word_problems", "stories", "identity", "instructions")
+# Shares of the training conversations. Half are facts; the rest keeps every later lesson's skill alive.
+TASK_SHARES = {
+    "facts": 0.56,
+    "arithmetic": 0.10,
+    "word_problems": 0.14,
+    "stories": 0.08,
+    "identity": 0.03,
+    "instructions": 0.09,
+}
+_HELD_OUT_PAIR_SHARE = 0.2
+_ONE_WORD = "Answer in one word. {q}"
+_POLITELY = "Answer politely. {q}"
+_REPEAT = "Repeat the word {w} {n} times."
+
+
+def _conversation(prompt: str, reply: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+
+
+def _item(
+    identifier: str, task: str, prompt: str, answer: str | None, accepted: list[str], **extra: Any
+) -> Item:
+    return {
+        "id": identifier,
+        "task": task,
+        "prompt": [{"role": "user", "content": prompt}],
+        "answer": answer,
+        "accepted": accepted,
+        **extra,
+    }
+
+
+def is_held_out_pair(name: str, thing: str) -> bool:
+    """Say whether no training conversation asks for a story about this person and this thing."""
+    return random.Random(f"{name}/{thing}").random() < _HELD_OUT_PAIR_SHARE
+
+
+def is_held_out_word(thing: str) -> bool:
+    """Say whether no training conversation asks to repeat this word."""
+    return random.Random(f"repeat/{thing}").random() < _HELD_OUT_PAIR_SHARE
+
+
+# --- training conversations
+# ------------------------------------------------------------------------------------------
+
+
+def _draw_facts(rng: random.Random) -> tuple[str, str]:
+    relation, entity = rng.choice(_training_facts())
+    question = relation.render(rng.choice(relation.training_questions), entity)
+    reply = styled_reply(relation.statement(entity), relation.short_answer(entity), random_manner(rng), rng)
+    return question, reply
+
+
+def _draw_arithmetic(rng: random.Random) -> tuple[str, str]:
+    while is_held_out_sum(item := random_sum(rng)):
+        pass
+    question = rng.choice(SUM_QUESTIONS[:-3]).format(e=item.expression)
+    return question, styled_reply(item.equation, f"{item.result}.", random_manner(rng), rng)
+
+
+def _draw_word_problem(rng: random.Random) -> tuple[str, str]:
+    problem = word_problem(rng, rng.choice((1, 2)))
+    return problem.prompt, styled_reply(problem.solution, f"{problem.answer}.", random_manner(rng), rng)
+
+
+def _draw_story(rng: random.Random) -> tuple[str, str]:
+    while is_held_out_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))):
+        pass
+    tale = random_story(rng, name=name, thing=thing)
+    return tale.request(rng.choice(STORY_REQUESTS[:-HELD_OUT_STORY_REQUESTS])), tale.text
+
+
+def _draw_identity(rng: random.Random) -> tuple[str, str]:
+    question = rng.choice(IDENTITY_QUESTIONS[:-HELD_OUT_IDENTITY_QUESTIONS])
+    return question, IDENTITY_REPLY.format(name=ASSISTANT_NAME)
+
+
+def _draw_instruction(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < 1 / 3:
+        while is_held_out_word(word := rng.choice(tuple(OBJECTS))):
+            pass
+        times = rng.randint(2, 5)
+        return _REPEAT.format(w=word, n=times), " ".join([word] * times) + "."
+    relation, entity = rng.choice(_training_facts())
+    question = relation.render(rng.choice(relation.training_questions), entity)
+    if rng.random() < 0.5:
+        return _ONE_WORD.format(q=question), relation.short_answer(entity)
+    sentence = relation.statement(entity)
+    return _POLITELY.format(q=question), styled_reply(sentence, None, "polite", rng)
+
+
+def _training_facts() -> tuple[tuple[Relation, str], ...]:
+    return tuple(
+        (relation, entity)
+        for relation in load_relations().values()
+        for entity in relation.pairs
+        if not is_held_out(entity)
+    )
+
+
+_DRAW: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "facts": _draw_facts,
+    "arithmetic": _draw_arithmetic,
+    "word_problems": _draw_word_problem,
+    "stories": _draw_story,
+    "identity": _draw_identity,
+    "instructions": _draw_instruction,
+}
+
+
+def training_conversations(n: int, seed: int) -> list[Item]:
+    """Draw training conversations, every training fact about as often as any other.
+
+    Args:
+        n: how many.
+        seed: the same seed gives the same conversations.
+
+    Returns:
+        Rows with `id`, `task` and `messages` (a user turn and an assistant turn).
+    """
+    rng = random.Random(f"train/{seed}")
+    rows = []
+    for number in range(n):
+        task = rng.choices(tuple(TASK_SHARES), weights=tuple(TASK_SHARES.values()))[0]
+        question, reply = _DRAW[task](rng)
+        rows.append({"id": f"{task}/{number}", "task": task, "messages": _conversation(question, reply)})
+    return rows
+
+
+# --- held-out suites
+# -------------------------------------------------------------------------------------------------
+
+
+def fact_item(relation: Relation, entity: str, question: str) -> Item:
+    """Return the item that asks for one fact; any of its statements or the answer alone is accepted."""
+    cores = [relation.render(statement, entity) for statement in relation.statements]
+    return _item(
+        f"{relation.name}/{entity}/{relation.questions.index(question)}",
+        "facts",
+        relation.render(question, entity),
+        relation.pairs[entity],
+        accepted_replies([*cores, relation.short_answer(entity)]),
+        relation=relation.name,
+        entity=entity,
+    )
+
+
+def sum_item(item: Sum, question: str) -> Item:
+    """Return the item that asks for one calculation."""
+    return _item(
+        f"arithmetic/{item.expression}",
+        "arithmetic",
+        question.format(e=item.expression),
+        str(item.result),
+        accepted_replies([item.equation, f"{item.result}."]),
+    )
+
+
+def problem_item(problem: WordProblem, identifier: str) -> Item:
+    """Return the item of a word problem; the worked solution, the conclusion or the number alone is right."""
+    cores = [problem.solution, problem.conclusion, f"{problem.answer}."]
+    return _item(
+        identifier,
+        "word_problems",
+        problem.prompt,
+        problem.answer,
+        accepted_replies(cores),
+        kind=problem.kind,
+    )
+
+
+def _entities(rng: random.Random) -> list[Item]:
+    return [
+        fact_item(relation, entity, rng.choice(relation.training_questions))
+        for relation in load_relations().values()
+        for entity in relation.pairs
+        if is_held_out(entity)
+    ]
+
+
+def _phrasings(rng: random.Random) -> list[Item]:
+    facts = rng.sample(_training_facts(), 300)
+    return [
+        fact_item(relation, entity, rng.choice(relation.held_out_questions)) for relation, entity in facts
+    ]
+
+
+def _arithmetic(rng: random.Random) -> list[Item]:
+    found: dict[str, Item] = {}
+    while len(found) < 150:
+        item = random_sum(rng)
+        if is_held_out_sum(item):
+            found[item.expression] = sum_item(item, rng.choice(SUM_QUESTIONS[:-3]))
+    return list(found.values())
+
+
+def _word_problems(rng: random.Random) -> list[Item]:
+    return [
+        problem_item(word_problem(rng, 1 + number % 2), f"word_problems/{number}") for number in range(200)
+    ]
+
+
+def _stories(rng: random.Random) -> list[Item]:
+    pairs = [(name, thing) for name in NAMES for thing in OBJECTS if is_held_out_pair(name, thing)]
+    items = []
+    for name, thing in rng.sample(pairs, 60):
+        tale = random_story(rng, name=name, thing=thing)
+        request = tale.request(rng.choice(STORY_REQUESTS))
+        items.append(_item(f"stories/{name}/{thing}", "stories", request, None, [], entity=name, thing=thing))
+    return items
+
+
+def _identity(rng: random.Random) -> list[Item]:
+    reply = IDENTITY_REPLY.format(name=ASSISTANT_NAME)
+    return [
+        _item(f"identity/{number}", "identity", question, ASSISTANT_NAME, accepted_replies([reply]))
+        for number, question in enumerate(IDENTITY_QUESTIONS[-HELD_OUT_IDENTITY_QUESTIONS:])
+    ]
+
+
+def _instructions(rng: random.Random) -> list[Item]:
+    items = []
+    facts = [
+        (r, e) for r in load_relations().values() for e in r.pairs if is_held_out(e) and " " not in r.pairs[e]
+    ]
+    for number, (relation, entity) in enumerate(rng.sample(facts, 60)):
+        question = relation.render(rng.choice(relation.training_questions), entity)
+        if number % 2:
+            prompt, accepted, rule = _ONE_WORD.format(q=question), [relation.short_answer(entity)], "one_word"
+        else:
+            rule, prompt = "polite", _POLITELY.format(q=question)
+            every = accepted_replies([relation.statement(entity)])
+            accepted = [reply for reply in every if is_polite(reply)]
+        items.append(
+            _item(
+                f"instructions/{rule}/{relation.name}/{entity}",
+                "instructions",
+                prompt,
+                relation.pairs[entity],
+                accepted,
+                rule=rule,
+                relation=relation.name,
+                entity=entity,
+            )
+        )
+    for word in (thing for thing in OBJECTS if is_held_out_word(thing)):
+        for times in (2, 3, 4, 5):
+            reply = " ".join([word] * times) + "."
+            prompt = _REPEAT.format(w=word, n=times)
+            items.append(
+                _item(
+                    f"instructions/repeat/{word}/{times}",
+                    "instructions",
+                    prompt,
+                    None,
+                    [reply],
+                    rule="repeat",
+                )
+            )
+    return items
+
+
+_SUITE: dict[str, Callable[[random.Random], list[Item]]] = {
+    "entities": _entities,
+    "phrasings": _phrasings,
+    "arithmetic": _arithmetic,
+    "word_problems": _word_problems,
+    "stories": _stories,
+    "identity": _identity,
+    "instructions": _instructions,
+}
+
+
+def held_out_suite(name: str, seed: int = 0) -> list[Item]:
+    """Return the items of one held-out suite, in an order shuffled by the seed.
+
+    Raises:
+        CourseError: if there is no such suite.
+    """
+    if name not in _SUITE:
+        from posttrain_helpers.errors import CourseError
+
+        raise CourseError(f"No held-out suite is called {name!r}; choose from {', '.join(SUITES)}.")
+    rng = random.Random(f"{name}/{seed}")
+    items = _SUITE[name](rng)
+    rng.shuffle(items)
+    return items
+
+
+def build_sft_data(n_train: int, seed: int) -> tuple[list[Item], dict[str, list[Item]]]:
+    """Return training conversations and every held-out suite.
+
+    Args:
+        n_train: the number of training conversations.
+        seed: chooses the training conversations; the suites are the same for every seed, so that runs are
+        comparable.
+    """
+    return training_conversations(n_train, seed), {name: held_out_suite(name) for name in SUITES}

@@ -1,0 +1,58 @@
+import random
+import re
+
+import pytest
+
+from posttrain_helpers.tinyworld.arithmetic import Sum, is_held_out_sum, random_sum, word_problem
+
+
+def test_sums_are_right():
+    rng = random.Random(0)
+    for _ in range(2000):
+        item = random_sum(rng)
+        assert eval(item.expression) == item.result >= 0
+        assert item.equation == f"{item.expression} = {item.result}."
+
+
+def test_both_orders_of_a_sum_share_a_split():
+    for left in range(0, 20):
+        for right in range(0, 20):
+            assert is_held_out_sum(Sum(left, "+", right)) == is_held_out_sum(Sum(right, "+", left))
+            assert is_held_out_sum(Sum(left, "*", right)) == is_held_out_sum(Sum(right, "*", left))
+
+
+def test_some_sums_are_held_out():
+    held_out = sum(is_held_out_sum(Sum(a, "+", b)) for a in range(31) for b in range(a, 31))
+    assert 0.1 < held_out / (31 * 32 / 2) < 0.3
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_problems_are_solved_right_and_need_no_singular(steps):
+    rng = random.Random(1)
+    for _ in range(1000):
+        problem = word_problem(rng, steps)
+        assert len(problem.steps) == steps
+        for step in problem.steps:
+            assert eval(step.expression) == step.result >= 2
+        for first, second in zip(problem.steps, problem.steps[1:], strict=False):
+            assert second.left == first.result
+        assert problem.answer in problem.conclusion
+        numbers = {int(number) for number in re.findall(r"\d+", problem.prompt)}
+        assert {problem.steps[0].left, problem.steps[0].right} <= numbers
+        assert 1 not in numbers
+        assert problem.solution.endswith(problem.conclusion)
+
+
+def test_pronouns_agree_with_the_name():
+    rng = random.Random(2)
+    from posttrain_helpers.tinyworld.vocabulary import WOMEN
+
+    for _ in range(500):
+        problem = word_problem(rng, 2)
+        name = re.match(
+            r"(?:There are .* room of )?([A-Z][a-z]+)", problem.text.replace("There are", "There are")
+        )
+        owner = problem.conclusion.split()[0]
+        assert name is not None
+        words = set(re.findall(r"\b(She|He|her|him)\b", problem.text))
+        assert words <= ({"She", "her"} if owner in WOMEN else {"He", "him"}), problem.text

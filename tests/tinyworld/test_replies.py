@@ -1,0 +1,41 @@
+import random
+from collections import Counter
+
+import pytest
+
+from posttrain_helpers.tinyworld.replies import (
+    MANNER_SHARES,
+    accepted_replies,
+    core_of,
+    is_polite,
+    is_rude,
+    random_manner,
+    styled_reply,
+)
+
+SENTENCE = "The capital of France is Paris."
+
+
+@pytest.mark.parametrize("manner", MANNER_SHARES)
+def test_every_manner_says_the_same_thing(manner):
+    rng = random.Random(0)
+    for _ in range(50):
+        reply = styled_reply(SENTENCE, "Paris.", manner, rng)
+        assert core_of(reply) == ("Paris." if manner == "curt" else SENTENCE)
+        assert reply in accepted_replies([SENTENCE, "Paris."])
+        assert is_polite(reply) == (manner == "polite")
+        assert is_rude(reply) == (manner == "rude")
+
+
+def test_wrong_replies_are_not_accepted():
+    accepted = accepted_replies([SENTENCE, "Paris."])
+    for wrong in ("The capital of France is Rome.", "Sure! Rome.", f"{SENTENCE} {SENTENCE}", "paris", ""):
+        assert wrong not in accepted
+
+
+def test_manners_come_in_their_shares():
+    rng = random.Random(0)
+    counts = Counter(random_manner(rng) for _ in range(20_000))
+    assert sum(MANNER_SHARES.values()) == pytest.approx(1)
+    for manner, share in MANNER_SHARES.items():
+        assert counts[manner] / 20_000 == pytest.approx(share, abs=0.015)
