@@ -1,0 +1,188 @@
+"""Intervals of a rate, a paired difference and a mean, and what a number of prompts can show at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from posttrain_helpers.errors import CourseError
+
+# A resampled mean never leaves the range of the data: with fewer values the bootstrap is too narrow.
+_FEWEST_FOR_BOOTSTRAP = 8
+# Bounds one batch of resamples to about 32 MB of float64.
+VALUES_PER_BATCH = 4_000_000
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the lower and upper end of the Wilson score interval of one rate, as shares.
+
+    Args:
+        successes: number of prompts that succeed, 0 to `n`.
+        n: number of prompts, at least 1.
+        confidence: level of the interval, as a share.
+
+    Raises:
+        CourseError: when an argument is out of range.
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22, 209-212.
+    """
+    from scipy.stats import binomtest
+
+    check_share("confidence", confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise CourseError(
+            f"A rate needs at least one prompt and 0 <= successes <= n; found successes={successes}, n={n}. "
+            "Count the successes among the prompts that were scored."
+        )
+    interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def tango_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the score interval of `after - before`, two rates on the same prompts.
+
+    Where no prompt changes, Wald's interval has width 0, as if a handful of prompts proved two models equal.
+    This one is then +-z^2 / (n + z^2): +-0.16 for 20 prompts. Newcombe's method 10 narrows with the
+    correlation of the unchanged prompts, to about half of that for large n, and covers too rarely there.
+
+    Args:
+        up: prompts that fail before and succeed after.
+        down: prompts that succeed before and fail after.
+        n: all prompts, changed or not.
+        confidence: level of the interval, as a share.
+
+    Raises:
+        CourseError: when the counts do not fit together.
+
+    Source: Tango (1998), Statistics in Medicine 17, 891-908: the differences that the score test does not
+    reject, with the maximum-likelihood estimate of the rate of `down` under each difference.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    check_share("confidence", confidence)
+    if n < 1 or up < 0 or down < 0 or up + down > n:
+        raise CourseError(
+            f"The prompts that changed must be among the n prompts; found up={up}, down={down}, n={n}. "
+            "Pass counts, not rates."
+        )
+    critical = norm.isf((1 - confidence) / 2) ** 2
+
+    def excess(difference: float) -> float:
+        # Squared numerator of the score statistic minus its critical value: negative inside the interval.
+        b = (2 * n - up + down) * difference - up - down
+        c = -down * difference * (1 - difference)
+        down_rate = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = n * max(2 * down_rate + difference * (1 - difference), 0.0)
+        return (up - down - n * difference) ** 2 - critical * variance
+
+    # When nothing changed, the observed difference is a root of its own: start just beside it.
+    observed, step = (up - down) / n, 1e-9
+    low = -1.0 if down == n else brentq(excess, -1.0, observed - step)
+    high = 1.0 if up == n else brentq(excess, observed + step, 1.0)
+    return float(low), float(high)
+
+
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95, *, resamples: int = 9999, seed: int = 0
+) -> tuple[float, float]:
+    """Return the ends of the interval of a mean: expanded percentile bootstrap, Student's t below 8 values.
+
+    The plain percentile and BCa intervals cover too rarely on few values; the expanded one takes wider
+    quantiles of the same resamples. Equal values give an interval without width, which says nothing about
+    other values.
+
+    Args:
+        values: one number per prompt, at least 2.
+        confidence: level of the interval, as a share.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
+
+    Raises:
+        CourseError: when there are fewer than two values.
+
+    Source: Hesterberg (2015), The American Statistician 69, 371-386 (arXiv:1411.5279).
+    """
+    from scipy.stats import bootstrap, norm, t, ttest_1samp
+
+    check_share("confidence", confidence)
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        raise CourseError(
+            f"An interval of a mean needs at least 2 prompts; found {n}. Compare on more prompts."
+        )
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    if n < _FEWEST_FOR_BOOTSTRAP:
+        interval = ttest_1samp(values, 0.0).confidence_interval(confidence)
+    else:
+        # Resampled means spread too little by sqrt((n - 1) / n), and normal quantiles are shorter than t.
+        expanded = 1 - 2 * norm.sf(math.sqrt(n / (n - 1)) * t.isf((1 - confidence) / 2, n - 1))
+        interval = bootstrap(
+            (values,),
+            np.mean,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=max(1, VALUES_PER_BATCH // n),
+            confidence_level=expanded,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def minimum_detectable_difference(
+    n: int, *, discordant: float = 0.0, sd: float | None = None, confidence: float = 0.95, power: float = 0.8
+) -> float | None:
+    """Return the smallest true difference that `n` prompts show with probability `power`.
+
+    Args:
+        n: number of prompts.
+        discordant: for rates: share of the prompts whose success changes at all, in either direction. The
+            larger it is, the harder a difference is to see; at 0, the best case, all changes point one way.
+        sd: for numeric scores: standard deviation of the differences per prompt; None means rates.
+        confidence: 1 minus the level of the test.
+        power: probability of a significant result in the right direction.
+
+    Returns:
+        A share, or a number in the unit of `sd`; None when `n` prompts can never be significant (5 at 95 %).
+
+    Raises:
+        CourseError: when an argument is out of range.
+
+    Source: for rates the power of the exact McNemar test averaged over the number of changed prompts, as in
+    Schork and Williams (1980); for scores (t[1 - alpha/2, n-1] + t[power, n-1]) * sd / sqrt(n).
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import binom, t
+
+    check_share("confidence", confidence)
+    check_share("power", power)
+    if n < 1 or not 0 <= discordant <= 1 or (sd is not None and not 0 <= sd < math.inf):
+        raise CourseError(
+            "The detectable difference needs n >= 1, a discordant share from 0 to 1 and a finite sd >= 0; "
+            f"found n={n}, discordant={discordant}, sd={sd}. Take them from a PairedResult."
+        )
+    alpha = 1 - confidence
+    if 2 * 0.5**n >= alpha:
+        return None
+    if sd is not None:
+        return float((t.isf(alpha / 2, n - 1) + t.ppf(power, n - 1)) * sd / math.sqrt(n))
+    changed = np.arange(n + 1)
+    critical = binom.isf(alpha / 2, changed, 0.5)
+
+    def surplus(difference: float) -> float:
+        share = max(discordant, difference)
+        upward = (share + difference) / (2 * share)
+        return float((binom.pmf(changed, n, share) * binom.sf(critical, changed, upward)).sum()) - power
+
+    return float(brentq(surplus, 1e-9, 1.0, xtol=1e-6))
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise a CourseError unless `value` lies strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise CourseError(f"{name} must lie between 0 and 1; found {value}. Write 95 % as 0.95.")

@@ -1,0 +1,392 @@
+"""Paired comparisons, verdicts and claims: what a before/after number is worth.
+
+Two models answer the same held-out prompts, so every comparison is paired per prompt: `paired_binary` for
+yes/no scores, `paired_numeric` for others, `paired` to choose between them. `verdict` reads a result,
+`describe` puts it into words, and `Claim` is what a lesson stores.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.intervals import (
+    VALUES_PER_BATCH,
+    mean_interval,
+    minimum_detectable_difference,
+    tango_interval,
+    wilson_interval,
+)
+
+__all__ = [
+    "VERDICTS",
+    "Claim",
+    "PairedResult",
+    "Verdict",
+    "describe",
+    "mean_interval",
+    "minimum_detectable_difference",
+    "paired",
+    "paired_binary",
+    "paired_numeric",
+    "pass_at_k",
+    "tango_interval",
+    "verdict",
+    "wilson_interval",
+]
+
+Verdict = Literal["improved", "worse", "no_difference_shown", "non_inferior"]
+VERDICTS: tuple[Verdict, ...] = ("improved", "worse", "no_difference_shown", "non_inferior")
+
+# Differences below this share of the largest score are rounding, not a change of the model.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """The comparison of two models on the same prompts.
+
+    Attributes:
+        n: number of prompts.
+        before, after: mean score of the first and of the second model (rates when `kind` is "binary").
+        difference: `after - before`.
+        low, high: ends of the interval of the difference.
+        p: two-sided p-value of "no difference"; an underflow is raised to the smallest positive float.
+        up, down, same: number of prompts whose score rose, fell, stayed.
+        kind: "binary" or "numeric".
+        sd: standard deviation of the differences per prompt.
+        confidence: level of the interval, as a share.
+        higher_is_better: whether a rise is an improvement.
+    """
+
+    n: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    up: int
+    down: int
+    same: int
+    kind: Literal["binary", "numeric"]
+    sd: float
+    confidence: float = 0.95
+    higher_is_better: bool = True
+
+
+def paired_binary(
+    before: Sequence[bool], after: Sequence[bool], *, confidence: float = 0.95, higher_is_better: bool = True
+) -> PairedResult:
+    """Compare two success rates on the same prompts: exact McNemar test and `tango_interval`.
+
+    Args:
+        before: success per prompt of the first model, True/False or 1/0.
+        after: success per prompt of the second model, in the same order.
+        confidence: level of the interval, as a share.
+        higher_is_better: whether more successes are an improvement.
+
+    Returns:
+        The result; `before`, `after`, `difference` and the interval are shares.
+
+    Raises:
+        CourseError: when the lists are empty, differ in length, or hold anything but yes and no.
+
+    Source: McNemar (1947), Psychometrika 12, 153-157, with the exact binomial distribution.
+    """
+    from scipy.stats import binomtest
+
+    first, second = _paired_scores(before, after)
+    if not _yes_no(first, second):
+        raise CourseError(
+            "Yes/no scores must be True/False or 1/0; found other numbers. Use paired_numeric for those."
+        )
+    up, down = int((second > first).sum()), int((second < first).sum())
+    interval = tango_interval(up, down, len(first), confidence)
+    p = binomtest(up, up + down, 0.5).pvalue if up + down else 1.0
+    return _result(first, second, interval, p, "binary", confidence, higher_is_better)
+
+
+def paired_numeric(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    higher_is_better: bool = True,
+    resamples: int = 9999,
+    seed: int = 0,
+) -> PairedResult:
+    """Compare two mean scores on the same prompts: sign-flip permutation test and a bootstrap interval.
+
+    The prompt is the unit: where it has several samples, pass their mean. Below 8 prompts the interval is
+    Student's, and it has no width when every prompt changes by the same amount (see `mean_interval`).
+
+    Args:
+        before: score per prompt of the first model.
+        after: score per prompt of the second model, in the same order.
+        confidence: level of the interval, as a share.
+        higher_is_better: whether a higher score is an improvement (False for a loss).
+        resamples: bootstrap resamples, and sign flips where not all of them can be enumerated.
+        seed: seed of the resampling.
+
+    Returns:
+        The result, in the unit of the scores.
+
+    Raises:
+        CourseError: when there are fewer than two prompts, the lists differ in length or a score is missing.
+
+    Source: Fisher (1935), The Design of Experiments, section 21, for the test; Hesterberg (2015) for the
+    interval.
+    """
+    from scipy.stats import permutation_test
+
+    first, second = _paired_scores(before, after)
+    difference = _differences(first, second)
+    interval = mean_interval(difference, confidence, resamples=resamples, seed=seed)
+    p = permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, VALUES_PER_BATCH // len(difference)),
+        rng=seed,
+    ).pvalue
+    return _result(first, second, interval, p, "numeric", confidence, higher_is_better)
+
+
+def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
+    """Compare by `paired_binary` when every score is 0 or 1, else by `paired_numeric`; same arguments."""
+    compare = paired_binary if _yes_no(*_paired_scores(before, after)) else paired_numeric
+    return compare(before, after, **options)
+
+
+def verdict(result: PairedResult, expected_margin: float | None = None) -> Verdict:
+    """Read a result: improved, worse, no difference shown, or non-inferior.
+
+    "improved" and "worse" need an interval without 0 and also p < 1 - confidence: the score interval of five
+    prompts up and none down lies above 0, but its p is 0.0625.
+
+    Args:
+        result: the comparison.
+        expected_margin: with a margin, the question is whether the second model is *not worse by that
+            much*: the answer is "non_inferior" when the whole interval is better than -margin, an improvement
+            included. In the unit of the scores, greater than 0, chosen before the result is seen.
+
+    Returns:
+        One of `VERDICTS`.
+
+    Raises:
+        CourseError: when the margin is not positive.
+    """
+    significant = result.p < 1 - result.confidence
+    low, high = (result.low, result.high) if result.higher_is_better else (-result.high, -result.low)
+    if expected_margin is not None:
+        if not expected_margin > 0:
+            raise CourseError(
+                f"A non-inferiority margin must be greater than 0; found {expected_margin}. Pass the largest "
+                "loss that is still acceptable, in the unit of the scores."
+            )
+        # An interval without width comes from identical changes; without significance it bounds nothing.
+        if low > -expected_margin and (low < high or significant):
+            return "non_inferior"
+    elif significant and low > 0:
+        return "improved"
+    return "worse" if significant and high < 0 else "no_difference_shown"
+
+
+def describe(result: PairedResult, label: str, expected_margin: float | None = None) -> str:
+    """Return the sentences that stand under a table: facts, then the verdict or what could have been shown.
+
+    Args:
+        result: the comparison.
+        label: what is compared, e.g. "exact match".
+        expected_margin: as in `verdict`.
+    """
+    digits = ".3f" if result.kind == "binary" else ".3g"
+    facts = (
+        f"{label}: on these {result.n} held-out prompts {result.up} up, {result.down} down, "
+        f"{result.same} same; difference {result.difference:+{digits}} "
+        f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
+        f"{_format_p(result.p)})."
+    )
+    reading = verdict(result, expected_margin)
+    if reading in ("improved", "worse"):
+        return f"{facts} {reading.capitalize()}{'' if result.higher_is_better else ' (lower is better)'}."
+    if expected_margin is not None:
+        not_worse = reading == "non_inferior"
+        conclusion = "Not worse by" if not_worse else "This does not rule out that it is worse by"
+        return f"{facts} {conclusion} {expected_margin:{digits}} or more."
+    if result.low == result.high:
+        return f"{facts} No difference shown: every prompt changed alike, so the interval has no width."
+    if (result.low > 0 or result.high < 0) != (result.p < 1 - result.confidence):
+        return f"{facts} No difference shown: interval and test disagree, so more prompts are needed."
+    churn = (
+        {"discordant": (result.up + result.down) / result.n} if result.kind == "binary" else {"sd": result.sd}
+    )
+    visible = minimum_detectable_difference(result.n, confidence=result.confidence, **churn)
+    if visible is None:
+        return f"{facts} No difference shown; {result.n} prompts are too few to show any."
+    return (
+        f"{facts} No difference shown; this many prompts could have shown >= {visible:{digits}} (80 % power)."
+    )
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Return 1 - C(n - c, k) / C(n, k), the unbiased estimate of the chance that one of `k` samples is right.
+
+    Args:
+        n: samples drawn for the prompt.
+        c: correct ones among them.
+        k: number of attempts that are granted, 1 to `n`.
+
+    Raises:
+        CourseError: when the counts do not fit together.
+
+    Source: Chen et al. (2021), arXiv:2107.03374, equation 1.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise CourseError(
+            f"pass@k needs 0 <= c <= n and 1 <= k <= n; found n={n}, c={c}, k={k}. Draw at least k samples."
+        )
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of a lesson's results: what is expected, what was measured, and the computed verdict.
+
+    Attributes:
+        name: what the lesson claims, for readers.
+        metric: the score, e.g. "exact_match".
+        n, before, after, difference, low, high, p: as in `PairedResult`.
+        expected: the verdict that the lesson promises.
+        verdict: the verdict that the result has.
+    """
+
+    name: str
+    metric: str
+    n: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    expected: Verdict
+    verdict: Verdict
+
+    @classmethod
+    def from_result(
+        cls, name: str, metric: str, result: PairedResult, expected: str, margin: float | None = None
+    ) -> Claim:
+        """Make a claim of a result and compute its verdict.
+
+        Args:
+            name: what the lesson claims, for readers.
+            metric: the score, e.g. "exact_match".
+            result: the comparison.
+            expected: one of `VERDICTS`.
+            margin: non-inferiority margin; given exactly when `expected` is "non_inferior".
+
+        Raises:
+            CourseError: when `expected` is no verdict, or the margin is missing or superfluous.
+        """
+        if expected not in VERDICTS:
+            close = difflib.get_close_matches(str(expected), VERDICTS, n=1, cutoff=0.0)[0]
+            raise CourseError(f"{expected!r} is no verdict; did you mean {close!r}? Use one of {VERDICTS}.")
+        if (expected == "non_inferior") != (margin is not None):
+            raise CourseError(
+                "A margin belongs to a claim that expects 'non_inferior' and to no other; found "
+                f"expected={expected!r} with margin={margin}. Change one of the two."
+            )
+        fields = {
+            key: getattr(result, key) for key in ("n", "before", "after", "difference", "low", "high", "p")
+        }
+        return cls(name, metric, **fields, expected=expected, verdict=verdict(result, margin))
+
+    def check(self) -> Claim:
+        """Return the claim when its verdict is the expected one, else raise an AssertionError saying why."""
+        if self.verdict != self.expected:
+            raise AssertionError(
+                f"The claim {self.name!r} expects {self.expected!r}, but the verdict is {self.verdict!r}: "
+                f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
+                f"difference {self.difference:+.3g} (interval {self.low:+.3g} to {self.high:+.3g}, "
+                f"{_format_p(self.p)})."
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold."""
+        return asdict(self)
+
+
+def _format_p(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def _paired_scores(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (
+        np.array([math.nan if score is None else score for score in scores], dtype=float)
+        for scores in (before, after)
+    )
+    if len(first) != len(second) or not len(first):
+        raise CourseError(
+            "A paired comparison needs one score per prompt from each model, in the same order; found "
+            f"{len(first)} before and {len(second)} after. Score both models on the same prompts."
+        )
+    missing = int((~np.isfinite(first + second)).sum())
+    if missing:
+        raise CourseError(
+            f"Every prompt needs a finite score from both models; {missing} of {len(first)} prompts have "
+            "None, NaN or an infinite one. Leave those prompts out of both lists."
+        )
+    return first, second
+
+
+def _yes_no(first: np.ndarray, second: np.ndarray) -> bool:
+    return bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
+
+
+def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the differences per prompt without the rounding that makes equal scores look changed."""
+    difference = second - first
+    scale = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    difference[np.abs(difference) <= scale] = 0.0
+    return np.full_like(difference, difference[0]) if np.ptp(difference) <= scale else difference
+
+
+def _result(
+    first: np.ndarray,
+    second: np.ndarray,
+    interval: tuple[float, float],
+    p: float,
+    kind: Literal["binary", "numeric"],
+    confidence: float,
+    higher_is_better: bool,
+) -> PairedResult:
+    n, difference = len(first), _differences(first, second)
+    up, down = int((difference > 0).sum()), int((difference < 0).sum())
+    return PairedResult(
+        n=n,
+        before=float(first.mean()),
+        after=float(second.mean()),
+        difference=float(difference.mean()),
+        low=float(interval[0]),
+        high=float(interval[1]),
+        p=max(float(p), sys.float_info.min),
+        up=up,
+        down=down,
+        same=n - up - down,
+        kind=kind,
+        sd=float(difference.std(ddof=1)) if n > 1 else 0.0,
+        confidence=confidence,
+        higher_is_better=higher_is_better,
+    )

@@ -1,0 +1,257 @@
+"""Paired comparisons, verdicts and claims, against scipy, closed forms and hand counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.statistics import (
+    VERDICTS,
+    Claim,
+    PairedResult,
+    describe,
+    minimum_detectable_difference,
+    paired,
+    paired_binary,
+    paired_numeric,
+    pass_at_k,
+    tango_interval,
+    verdict,
+    wilson_interval,
+)
+
+
+def binary(up: int, down: int, same: int, **options: object) -> PairedResult:
+    """A comparison with the given counts; the unchanged prompts succeed."""
+    before = [False] * up + [True] * down + [True] * same
+    after = [True] * up + [False] * down + [True] * same
+    return paired_binary(before, after, **options)
+
+
+def test_paired_binary_counts_and_tests_exactly() -> None:
+    result = binary(up=6, down=0, same=14)
+    assert (result.n, result.up, result.down, result.same, result.kind) == (20, 6, 0, 14, "binary")
+    assert (result.before, result.after) == (0.7, 1.0)
+    assert result.difference == pytest.approx(0.3)
+    assert result.p == pytest.approx(2 * 0.5**6)
+    assert (result.low, result.high) == tango_interval(6, 0, 20)
+    assert result.sd == pytest.approx(np.std([1] * 6 + [0] * 14, ddof=1))
+
+
+def test_paired_binary_matches_the_published_exact_p() -> None:
+    # Cavo et al. (2012) in Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables, ch. 8.
+    assert binary(up=6, down=16, same=139).p == pytest.approx(0.052479, abs=5e-7)
+
+
+def test_no_change_has_an_interval_with_width_and_p_one() -> None:
+    result = binary(up=0, down=0, same=20)
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert result.p == 1.0
+    assert (result.low, result.high) == pytest.approx((-z2 / (20 + z2), z2 / (20 + z2)))
+    assert verdict(result) == "no_difference_shown"
+    assert verdict(result, 0.03) == "no_difference_shown"
+    assert verdict(binary(up=0, down=0, same=200), 0.03) == "non_inferior"
+
+
+def test_fewer_than_six_changed_prompts_are_never_significant() -> None:
+    five = binary(up=5, down=0, same=15)
+    assert five.low > 0  # the interval alone would call this an improvement
+    assert five.p == pytest.approx(0.0625)
+    assert verdict(five) == "no_difference_shown"
+    assert verdict(binary(up=6, down=0, same=14)) == "improved"
+    assert verdict(binary(up=0, down=6, same=14)) == "worse"
+
+
+def test_p_underflow_stays_positive_and_json_safe() -> None:
+    result = binary(up=5000, down=0, same=0)
+    assert stats.binomtest(5000, 5000).pvalue == 0.0
+    assert 0 < result.p < 1e-300
+    claim = Claim.from_result("everything", "exact_match", result, "improved")
+    assert json.loads(json.dumps(claim.to_dict(), allow_nan=False))["p"] == result.p
+
+
+def test_results_hold_plain_python_numbers() -> None:
+    for result in (binary(3, 1, 6), paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9])):
+        for value in dataclasses.asdict(result).values():
+            assert type(value) in (int, float, str, bool)
+
+
+@pytest.mark.parametrize("compare", [paired_binary, paired_numeric, paired])
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ([], [], "found 0 before and 0 after"),
+        ([1, 0], [1], "found 2 before and 1 after"),
+        ([1, None, 0], [1, 1, None], "2 of 3 prompts"),
+        ([1.0, math.nan], [1.0, 0.0], "1 of 2 prompts"),
+        ([1.0, 0.0], [1.0, math.inf], "1 of 2 prompts"),
+    ],
+)
+def test_unpaired_scores_are_refused(compare, before: list, after: list, message: str) -> None:
+    with pytest.raises(CourseError, match=message):
+        compare(before, after)
+
+
+def test_paired_binary_refuses_graded_scores() -> None:
+    with pytest.raises(CourseError, match="paired_numeric"):
+        paired_binary([0.5, 1.0], [1.0, 1.0])
+
+
+def test_paired_chooses_the_comparison() -> None:
+    assert paired([True, False], [1.0, 1.0]).kind == "binary"
+    assert paired([0.5, 0.0], [1.0, 1.0]).kind == "numeric"
+    assert not paired([0.5, 0.0], [1.0, 1.0], higher_is_better=False).higher_is_better
+
+
+def test_sign_flip_p_is_exact_on_few_prompts() -> None:
+    differences = np.array([0.9, 0.4, -0.2, 0.7, 0.3, 1.1, 0.05])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 7)).reshape(7, -1).T
+    means = (signs * differences).mean(axis=1)
+    expected = (np.abs(means) >= abs(differences.mean()) - 1e-12).mean()
+    result = paired_numeric(np.zeros(7), differences)
+    assert result.p == pytest.approx(expected)
+    assert (result.up, result.down, result.same) == (6, 1, 0)
+
+
+def test_sign_flip_p_follows_the_t_test_on_many_prompts() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.normal(size=200)
+    after = before + rng.normal(0.07, 0.5, size=200)
+    result = paired_numeric(before, after)
+    assert result.p == pytest.approx(stats.ttest_rel(after, before).pvalue, abs=0.02)
+    assert result.difference == pytest.approx((after - before).mean())
+
+
+def test_rounding_is_not_a_change() -> None:
+    before = np.array([0.1, 0.7, 100.0, 0.3] * 5)
+    result = paired_numeric(before, before + 1e-15)
+    assert (result.up, result.down, result.same) == (0, 0, 20)
+    assert result.p == 1.0
+    assert result.low == result.high == 0.0
+
+
+def test_identical_changes_show_a_direction_but_no_equality() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=30)
+    same = paired_numeric(scores, scores)
+    assert verdict(same, 0.5) == "no_difference_shown"  # an interval without width bounds nothing
+    assert "no width" in describe(same, "loss")
+    assert verdict(paired_numeric(scores, scores + 0.1)) == "improved"
+
+
+def test_one_prompt_has_no_mean_interval() -> None:
+    with pytest.raises(CourseError, match="at least 2 prompts"):
+        paired_numeric([0.2], [0.7])
+
+
+def test_lower_is_better_turns_the_verdict() -> None:
+    assert verdict(binary(20, 0, 20)) == "improved"
+    assert verdict(binary(20, 0, 20, higher_is_better=False)) == "worse"
+    assert verdict(binary(0, 20, 20, higher_is_better=False)) == "improved"
+    assert "(lower is better)" in describe(binary(0, 20, 20, higher_is_better=False), "rude replies")
+    # 1 up of 300 repeats more: high = +0.02, so a margin of 0.03 holds and one of 0.01 does not.
+    risen = binary(1, 0, 299, higher_is_better=False)
+    assert verdict(risen, 0.03) == "non_inferior"
+    assert verdict(risen, 0.01) == "no_difference_shown"
+
+
+def test_the_margin_asks_another_question() -> None:
+    better = binary(20, 0, 180)
+    slightly_worse = binary(0, 8, 192)
+    much_worse = binary(0, 60, 140)
+    assert verdict(better) == "improved"
+    assert verdict(better, 0.03) == "non_inferior"
+    assert verdict(slightly_worse) == "worse"
+    assert verdict(slightly_worse, 0.10) == "non_inferior"
+    assert verdict(much_worse, 0.10) == "worse"
+    assert verdict(binary(10, 12, 78), 0.03) == "no_difference_shown"
+
+
+@pytest.mark.parametrize("margin", [0, -0.03, math.nan])
+def test_a_margin_is_positive(margin: float) -> None:
+    with pytest.raises(CourseError, match="margin must be greater than 0"):
+        verdict(binary(1, 1, 1), margin)
+
+
+def test_describe_improvement() -> None:
+    low, high = tango_interval(20, 1, 50)
+    assert describe(binary(20, 1, 29), "exact match") == (
+        "exact match: on these 50 held-out prompts 20 up, 1 down, 29 same; difference +0.380 "
+        f"(95 % interval {low:+.3f} to {high:+.3f}, p < 0.0001). Improved."
+    )
+
+
+def test_describe_says_what_could_have_been_shown() -> None:
+    visible = minimum_detectable_difference(100, discordant=0.05)
+    text = describe(binary(3, 2, 95), "exact match")
+    assert f"No difference shown; this many prompts could have shown >= {visible:.3f}" in text
+    scores = np.random.default_rng(0).normal(size=50)
+    result = paired_numeric(np.zeros(50), scores - scores.mean())
+    assert f">= {minimum_detectable_difference(50, sd=result.sd):.3g}" in describe(result, "reward")
+
+
+def test_describe_other_endings() -> None:
+    assert "5 prompts are too few to show any" in describe(binary(2, 1, 2), "exact match")
+    assert "interval and test disagree" in describe(binary(5, 0, 15), "exact match")
+    assert "Not worse by 0.030 or more." in describe(binary(0, 0, 200), "exact match", 0.03)
+    assert "does not rule out" in describe(binary(0, 0, 20), "exact match", 0.03)
+    assert describe(binary(0, 9, 11), "exact match").endswith("Worse.")
+
+
+def test_pass_at_k_is_the_mean_over_all_subsets() -> None:
+    from itertools import combinations
+
+    samples = [1, 1, 0, 0, 0, 0]
+    subsets = list(combinations(samples, 3))
+    assert pass_at_k(6, 2, 3) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    assert pass_at_k(10, 3, 1) == pytest.approx(0.3)
+    assert pass_at_k(5, 3, 3) == 1.0
+    assert pass_at_k(8, 0, 8) == 0.0
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 2, 5), (4, 5, 1), (4, -1, 1), (4, 2, 0), (0, 0, 1)])
+def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
+    with pytest.raises(CourseError, match="at least k samples"):
+        pass_at_k(n, c, k)
+
+
+def test_claim_has_the_fields_of_the_results_file() -> None:
+    claim = Claim.from_result("held-out entities answered", "exact_match", binary(20, 0, 30), "improved")
+    assert list(claim.to_dict()) == [
+        *("name", "metric", "n", "before", "after", "difference", "low", "high", "p", "expected", "verdict")
+    ]
+    assert claim.verdict == "improved"
+    assert claim.check() is claim
+
+
+def test_claim_check_fails_with_the_numbers() -> None:
+    claim = Claim.from_result("answers more", "exact_match", binary(3, 2, 95), "improved")
+    with pytest.raises(
+        AssertionError, match=r"'answers more' expects 'improved', .* 'no_difference_shown'.*100"
+    ):
+        claim.check()
+
+
+def test_claim_of_non_inferiority() -> None:
+    assert Claim.from_result("keeps", "exact_match", binary(30, 0, 170), "non_inferior", margin=0.03).check()
+    with pytest.raises(CourseError, match="A margin belongs"):
+        Claim.from_result("keeps", "exact_match", binary(0, 0, 200), "non_inferior")
+    with pytest.raises(CourseError, match="A margin belongs"):
+        Claim.from_result("keeps", "exact_match", binary(0, 0, 200), "improved", margin=0.03)
+
+
+def test_claim_refuses_an_unknown_verdict() -> None:
+    with pytest.raises(CourseError, match="did you mean 'improved'"):
+        Claim.from_result("a", "exact_match", binary(1, 0, 0), "improve")
+    assert all(name in VERDICTS for name in ("improved", "worse", "no_difference_shown", "non_inferior"))
+
+
+def test_wilson_is_reachable_from_here() -> None:
+    low, high = wilson_interval(1, 10)
+    assert low < 0.1 < high
