@@ -1,0 +1,124 @@
+"""Models and data sets of the Hugging Face Hub, as local directories.
+
+A copy in the cache is used without asking the network; else the Hub is asked once, with a short time limit,
+before anything is downloaded. So a Hub that cannot be reached is one sentence after seconds, not minutes of
+retries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.weights import weight_files
+
+TIMEOUT_S = 10
+_LABELS = {"model": "model", "dataset": "data set"}
+_PATTERNS = {
+    # No pickled weights (.bin, .pt) and no code (.py).
+    "model": ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+    "dataset": ["*.json", "*.jsonl", "*.parquet", "*.csv", "*.gz", "*.zst", "README.md"],
+}
+
+
+def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = None) -> Path:
+    """Return a directory with the files of a Hub repository, from the cache or downloaded.
+
+    Args:
+        repo_id: "owner/name" (or the name alone for very old models).
+        repo_type: "model" or "dataset".
+        revision: a commit, branch or tag; None takes the cached copy of the main branch, else its newest
+            commit.
+
+    Returns:
+        The snapshot directory in the Hugging Face cache.
+
+    Raises:
+        CourseError: no such repository, not reachable, without safetensors, restricted, or a full disk.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    arguments = {
+        "repo_id": repo_id,
+        "repo_type": repo_type,
+        "revision": revision,
+        "cache_dir": cache,
+        "allow_patterns": _PATTERNS[repo_type],
+    }
+    cached = _cached_snapshot(arguments)
+    if cached is not None:
+        return cached
+    _check_reachable(repo_id, repo_type, revision, cache)
+    try:
+        return Path(snapshot_download(**arguments))
+    except OSError as error:
+        raise CourseError(
+            f"the download of the {_LABELS[repo_type]} {repo_id!r} to {cache} broke off: {error}; run the "
+            "cell again (what arrived is kept), or set HF_HOME to a disk with more space."
+        ) from error
+
+
+def _cached_snapshot(arguments: dict) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        directory = Path(snapshot_download(**arguments, local_files_only=True))
+    except IncompleteSnapshotError as error:
+        directory = Path(error.snapshot_path)
+        if (
+            arguments["repo_type"] == "dataset"
+        ):  # files that are not there cannot be told from files not needed
+            return None
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise CourseError(
+            f"{arguments['repo_id']!r} is no stage, no existing directory and no possible Hub id; correct "
+            "the name."
+        ) from error
+    if arguments["repo_type"] == "dataset":
+        return directory
+    has_config = (directory / "config.json").is_file() or (directory / "adapter_config.json").is_file()
+    return directory if has_config and weight_files(directory) else None
+
+
+def _check_reachable(repo_id: str, repo_type: str, revision: str | None, cache: Path) -> None:
+    """Ask the Hub about the repository once; the library's own downloads retry for half a minute per file."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    label = f"the {_LABELS[repo_type]} {repo_id!r}"
+    try:
+        info = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
+    except GatedRepoError as error:
+        raise CourseError(
+            f"{label} asks for permission; accept its terms on the Hub and log in with `hf auth login`."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise CourseError(
+            f"{label} does not exist on the Hub{at}, or is private; check the spelling."
+        ) from error
+    except (OSError, HTTPError) as error:
+        reason = "offline mode" if constants.HF_HUB_OFFLINE else type(error).__name__
+        raise CourseError(
+            f"{label} is not in the cache {cache} and the Hub cannot be reached ({reason}); go online once "
+            "with HF_HUB_OFFLINE=0, give a local directory, or use the offline profile 'tiny'."
+        ) from error
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    if repo_type == "model" and not any(name.endswith(".safetensors") for name in names):
+        raise CourseError(
+            f"{label} has no safetensors weights on the Hub, and pickled weights are not loaded; choose "
+            "another revision or another model."
+        )

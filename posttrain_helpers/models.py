@@ -1,0 +1,249 @@
+"""Load a model and its tokenizer, repaired so that it can chat, be trained and be saved.
+
+    model, tokenizer = load_model_and_tokenizer("base")
+
+The name is "base", a stage, a directory or a Hub id. Only safetensors are read and no code of a model
+repository runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.hub import hub_snapshot
+from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.repairs import repair_generation_config, repair_tokenizer
+from posttrain_helpers.runtime import current_runtime, display_path
+from posttrain_helpers.weights import check_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_model_and_tokenizer(
+    name_or_path: str | Path,
+    use_gpu: bool = True,
+    *,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    lora: dict[str, Any] | None = None,
+    quantization: str | None = None,
+    profile: str | Profile | None = None,
+    verbose: bool = True,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model in evaluation mode on its device, and its tokenizer.
+
+    Args:
+        name_or_path: "base", the name of a stage (built if it is missing), a directory, or a Hub id. A
+            directory with a LoRA adapter loads the base model and the adapter.
+        use_gpu: False keeps the model on the CPU. True uses the GPU that the profile wants, if there is one.
+        dtype: of the weights; None takes the profile's.
+        revision: commit, branch or tag of a Hub id; the profile's base model has its own pinned one.
+        lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train.
+        quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
+        profile: what "base" and stage names refer to; None takes the profile in use.
+        verbose: print one line about the model and one for each repair.
+
+    Returns:
+        Model and tokenizer.
+
+    Raises:
+        CourseError: nothing there, unreachable, no model, pickled, corrupt or incomplete weights, or too
+            little GPU memory.
+    """
+    from posttrain_helpers.stages import resolve_model
+
+    profile = get_profile(profile)
+    resolved = resolve_model(str(name_or_path), profile)
+    directory = _directory(resolved, revision, profile)
+    device = current_runtime(profile).device if use_gpu else "cpu"
+    if verbose and use_gpu and device == "cpu" and profile.device == "cuda":
+        print(f"no GPU was found, so {display_path(resolved)} is loaded on the CPU.")
+    model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile)
+    wants_template = profile.chat_template if resolved == profile.base_model else None
+    repairs = repair_tokenizer(tokenizer, model, wants_template)
+    repairs += repair_generation_config(model, tokenizer)
+    if lora:
+        model = _with_lora(model, lora)
+    model.eval()
+    if verbose:
+        print(describe_model(model, display_path(name_or_path)))
+        for repair in repairs:
+            print(f"  repaired: {repair}")
+    return model, tokenizer
+
+
+def describe_model(model: PreTrainedModel, name: str) -> str:
+    """Return one line: name, number of parameters (those that train, if not all do), dtype and device."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    share = f", {trainable:,} of them trained" if trainable != total else ""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return f"{name}: {total:,} parameters{share}, {dtype}, {model.device}"
+
+
+def _directory(resolved: str, revision: str | None, profile: Profile) -> Path:
+    path = Path(resolved).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CourseError(f"{path} is a file; give the directory that holds config.json and the weights.")
+    looks_like_path = path.is_absolute() or resolved.startswith((".", "~")) or resolved.count("/") > 1
+    if looks_like_path or "\\" in resolved:
+        raise CourseError(
+            f"the model directory {path} does not exist (working directory {Path.cwd()}); correct the path."
+        )
+    if revision is None and resolved == profile.base_model:
+        revision = profile.revision
+    return hub_snapshot(resolved, revision=revision)
+
+
+def _load_directory(
+    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None, profile: Profile
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    is_adapter = (directory / "adapter_config.json").is_file()
+    if not is_adapter and not (directory / "config.json").is_file():
+        found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        raise CourseError(
+            f"{directory} is no model directory: expected config.json or adapter_config.json, found "
+            f"{found[:200]}."
+        )
+    check_weights(directory)
+    if is_adapter:
+        return _load_adapter(directory, dtype, device, quantization, profile)
+    return _load_model(directory, dtype, device, quantization), _load_tokenizer(directory)
+
+
+def _load_model(
+    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None
+) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = (
+        {"quantization_config": _quantization_config(quantization)} if quantization else {}
+    )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CourseError(
+            f"{directory} could not be loaded as a language model: {_first_sentence(error)}"
+        ) from error
+    # transformers fills what the file lacks with random numbers and only logs it.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CourseError(
+            f"the weights in {directory} lack {len(missing)} parameters of a {type(model).__name__} (the "
+            f"first is {missing[0]}), which would be random; save the model again, or check config.json."
+        )
+    try:
+        return model if quantization else model.to(device)
+    except torch.cuda.OutOfMemoryError as error:
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        raise CourseError(
+            f"the GPU has too little free memory for the {size / 1e9:.1f} GB of {directory}; restart other "
+            "kernels, or load with use_gpu=False or quantization='4bit'."
+        ) from error
+
+
+def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if not any(
+        (directory / name).is_file()
+        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    ):
+        raise CourseError(
+            f"{directory} has weights but no tokenizer; save it there with "
+            "tokenizer.save_pretrained(directory)."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CourseError(
+            f"the tokenizer in {directory} could not be loaded: {_first_sentence(error)}"
+        ) from error
+
+
+def _load_adapter(
+    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None, profile: Profile
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from peft import PeftModel
+
+    from posttrain_helpers.stages import parent_of, resolve_model
+
+    settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    # A stage knows its parent by name, which holds on every machine; the adapter knows a path, which may not.
+    base = parent_of(directory) or settings.get("base_model_name_or_path")
+    if not base:
+        raise CourseError(
+            f"the adapter {directory} does not name its base model; set base_model_name_or_path in "
+            "adapter_config.json."
+        )
+    base_directory = _directory(resolve_model(base, profile), settings.get("revision"), profile)
+    model, tokenizer = _load_directory(base_directory, dtype, device, quantization, profile)
+    if (directory / "tokenizer_config.json").is_file():
+        tokenizer = _load_tokenizer(directory)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    try:
+        adapted = PeftModel.from_pretrained(model, directory, local_files_only=True)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"the adapter {directory} does not fit its base model {display_path(base)}: "
+            f"{_first_sentence(error)}"
+        ) from error
+    return adapted, tokenizer
+
+
+def _with_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PreTrainedModel:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        raise CourseError(
+            "the model already has an adapter; merge it (merge_and_unload), save and reload it, then add one."
+        )
+    try:
+        return get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
+    except (TypeError, ValueError) as error:
+        raise CourseError(f"the LoRA settings {lora} do not fit {type(model).__name__}: {error}") from error
+
+
+def _quantization_config(quantization: str) -> Any:
+    from importlib.util import find_spec
+
+    if quantization not in ("4bit", "8bit"):
+        raise CourseError(f"quantization must be '4bit' or '8bit', but it is {quantization!r}.")
+    if find_spec("bitsandbytes") is None:
+        raise CourseError(
+            f"quantization={quantization!r} needs bitsandbytes; run `pip install bitsandbytes`."
+        )
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text[:300] + " …") if len(text) > 300 else text

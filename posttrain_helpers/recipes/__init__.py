@@ -1,0 +1,331 @@
+"""Recipes: one YAML file per method that says which model, which data and which trainer arguments.
+
+The notebook, `load_stage`, the command line and CI load the same file, so no hyper-parameter is written
+twice. A file holds shared keys and, under `profiles`, what one profile adds or replaces:
+
+    method: sft
+    parent: base
+    args: {num_train_epochs: 1}
+    profiles:
+      tiny: {args: {learning_rate: 5e-4}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.data import data_keys
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.runtime import current_runtime, display_path, trainer_defaults
+from posttrain_helpers.storage import output_root
+from posttrain_helpers.suggestions import closest
+from posttrain_helpers.training import config_class
+
+if TYPE_CHECKING:
+    import pandas
+
+_DIRECTORY = Path(__file__).resolve().parent
+# `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
+_SECTIONS = ("data", "args", "lora")
+_VALUES = ("description", "method", "parent", "model", "seed", "quantization")
+_RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "max_seq_length": "max_length",
+    "warmup_ratio": "warmup_steps (below 1 it is a share of all steps)",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, fully described.
+
+    Attributes:
+        name: the file's name without its ending; also the name of the stage that it makes.
+        method: a key of `training.METHODS`.
+        parent: the stage that it starts from, "base" for the base model.
+        profile: the profile that it was loaded for.
+        model: what to load: the parent, unless the recipe or an override names another model.
+        data: source and sizes of the data.
+        args: arguments of the method's TRL config, the defaults of this machine included.
+        lora: arguments of `peft.LoraConfig`, None to train every weight.
+        quantization: "4bit", "8bit" or None.
+        seed: of data order and training.
+        path: the file.
+        description: one line for readers.
+        own_args: the part of `args` that the recipe itself sets.
+    """
+
+    name: str
+    method: str
+    parent: str
+    profile: str
+    model: str
+    data: dict[str, Any]
+    args: dict[str, Any]
+    lora: dict[str, Any] | None
+    quantization: str | None
+    seed: int
+    path: Path
+    description: str = ""
+    own_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Identity of everything that the recipe sets: equal recipes have equal hashes on every machine."""
+        text = json.dumps(self.content(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def content(self) -> dict[str, Any]:
+        """Return what the recipe sets, without what depends on the machine."""
+        return {
+            "method": self.method,
+            "profile": self.profile,
+            "model": self.model,
+            "seed": self.seed,
+            "data": self.data,
+            "args": self.own_args,
+            "lora": self.lora,
+            "quantization": self.quantization,
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what the recipe sets as pairs of dotted key (as in overrides) and value."""
+        pairs: list[tuple[str, str]] = []
+        for key, value in self.content().items():
+            if isinstance(value, dict):
+                pairs += [(f"{key}.{inner}", _shown(item)) for inner, item in value.items()]
+            elif value is not None:
+                pairs.append((key, display_path(_shown(value))))
+        return pairs
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return what the recipe sets as a table."""
+        import pandas
+
+        return pandas.DataFrame(self.rows(), columns=["setting", "value"])
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, border=0)
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(len(key) for key, _ in rows)
+        return "\n".join([f"recipe {self.name}", *(f"  {key:<{width}}  {value}" for key, value in rows)])
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that the course ships."""
+    return sorted(path.stem for path in _DIRECTORY.glob("*.yaml"))
+
+
+def load_recipe(
+    name_or_path: str | Path,
+    profile: str | Profile | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] | None = None,
+) -> Recipe:
+    """Load and check a recipe.
+
+    Args:
+        name_or_path: the name of a shipped recipe, or a path that ends with .yaml or .yml.
+        profile: None takes `POSTTRAIN_PROFILE`, else "tiny".
+        overrides: changes by dotted key, as {"args.learning_rate": 1e-3} or as texts
+            "args.learning_rate=1e-3".
+
+    Returns:
+        The recipe; `trl.SFTConfig(**recipe.args)` and its like accept its arguments.
+
+    Raises:
+        CourseError: no such recipe or profile section, not valid YAML, or an unknown key; the sentence names
+            the closest known one.
+    """
+    profile = get_profile(profile)
+    path = _recipe_path(name_or_path)
+    where = f"recipe {path.stem!r}"
+    document = _read_yaml(path)
+    settings = _for_profile(document, profile.name, where)
+    _apply_overrides(settings, _parsed_overrides(overrides), where)
+    _check(settings, where)
+    model = str(settings.get("model") or settings["parent"])
+    seed = settings.get("seed")
+    seed = current_runtime(profile).seed if seed is None else seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise CourseError(f"{where}: seed must be a whole number of at least 0, but it is {seed!r}.")
+    return Recipe(
+        name=path.stem,
+        method=settings["method"],
+        parent=settings["parent"],
+        profile=profile.name,
+        model=model,
+        data=settings["data"],
+        args={
+            **trainer_defaults(profile),
+            "seed": seed,
+            "output_dir": str(output_root() / profile.name / "runs" / path.stem),
+            **settings["args"],
+        },
+        lora=settings["lora"] or None,
+        quantization=settings.get("quantization"),
+        seed=settings["args"].get("seed", seed),
+        path=path,
+        description=settings.get("description", ""),
+        own_args=settings["args"],
+    )
+
+
+def _recipe_path(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise CourseError(f"the recipe file {path} does not exist (working directory {Path.cwd()}).")
+        return path.resolve()
+    names = recipe_names()
+    if str(name_or_path) not in names:
+        raise CourseError(
+            f"the recipe {str(name_or_path)!r} does not exist; {closest(name_or_path, names)}The recipes are "
+            f"{', '.join(names)}; a file of your own must end with .yaml."
+        )
+    return _DIRECTORY / f"{name_or_path}.yaml"
+
+
+@cache
+def _loader() -> type:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2 numbers: YAML 1.1 reads 5e-4 as text because it has no dot."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+    return Loader
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise CourseError(
+            f"{path} is not valid YAML{place}: {getattr(error, 'problem', error)}; correct that line."
+        ) from error
+    if not isinstance(document, dict):
+        raise CourseError(
+            f"{path} must hold keys such as method, data and args; found {type(document).__name__}."
+        )
+    return document
+
+
+def _for_profile(document: dict[str, Any], profile: str, where: str) -> dict[str, Any]:
+    """Return the shared keys with those of the profile laid over them."""
+    shared = deepcopy(document)
+    sections = shared.pop("profiles", None) or {}
+    if not isinstance(sections, dict):
+        raise CourseError(f"{where}: profiles must map a profile's name to its settings.")
+    if sections and profile not in sections:
+        raise CourseError(
+            f"{where} has no section for the profile {profile!r}; it has {', '.join(sections)}: add one, or "
+            "choose one of these."
+        )
+    known = (*_VALUES, *_SECTIONS)
+    own = sections.get(profile) or {}
+    for part, place, extra in ((shared, where, ("profiles",)), (own, f"{where}, profile {profile}", ())):
+        _check_keys(part, (*known, *extra), "", place)
+        for name in _SECTIONS:
+            if not isinstance(part.get(name) or {}, dict):
+                raise CourseError(f"{place}: {name} must hold keys and values, but it is {part[name]!r}.")
+    settings = {**shared, **own}
+    for name in _SECTIONS:
+        settings[name] = {**(shared.get(name) or {}), **(own.get(name) or {})}
+    return settings
+
+
+def _parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:
+    import yaml
+
+    if overrides is None:
+        return {}
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    parsed = {}
+    for text in [overrides] if isinstance(overrides, str) else overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise CourseError(f"an override looks like 'args.learning_rate=1e-3', but {text!r} was given.")
+        parsed[key.strip()] = yaml.load(value, Loader=_loader())
+    return parsed
+
+
+def _apply_overrides(settings: dict[str, Any], overrides: dict[str, Any], where: str) -> None:
+    for key, value in overrides.items():
+        section, dot, inner = key.partition(".")
+        if dot and section in _SECTIONS:
+            settings[section][inner] = value
+        elif not dot and section in _VALUES:
+            settings[section] = value
+        else:
+            known = [*_VALUES, *(f"{name}.…" for name in _SECTIONS)]
+            raise CourseError(
+                f"{where}: the override {key!r} does not exist; "
+                f"{closest(section, (*_VALUES, *_SECTIONS))}Known: {', '.join(known)}."
+            )
+    if "data.source" in overrides:
+        # Another kind of source: what the recipe says about the old one has no meaning for it.
+        allowed = data_keys(settings["data"]["source"])
+        settings["data"] = {
+            key: value
+            for key, value in settings["data"].items()
+            if key in allowed or f"data.{key}" in overrides
+        }
+
+
+def _check(settings: dict[str, Any], where: str) -> None:
+    for key in ("method", "parent"):
+        if not isinstance(settings.get(key), str):
+            raise CourseError(f"{where} lacks {key!r}, or it is no text; found {settings.get(key)!r}.")
+    if settings.get("quantization") not in (None, "4bit", "8bit"):
+        raise CourseError(
+            f"{where}: quantization must be 4bit, 8bit or null, but it is {settings['quantization']!r}."
+        )
+    _check_keys(settings["data"], data_keys(settings["data"].get("source")), "data.", where)
+    _check_keys(settings["args"], _field_names(config_class(settings["method"])), "args.", where)
+    if settings["lora"]:
+        from peft import LoraConfig
+
+        _check_keys(settings["lora"], _field_names(LoraConfig), "lora.", where)
+
+
+def _check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:
+    known = list(known)
+    for key in found:
+        if prefix == "args." and key in _RENAMED:
+            raise CourseError(f"{where}: the key {prefix}{key} was renamed; write {prefix}{_RENAMED[key]}.")
+        if key not in known:
+            hint = closest(key, known) or (
+                f"known are {', '.join(sorted(known))}. " if len(known) < 20 else ""
+            )
+            raise CourseError(
+                f"{where}: the key {prefix}{key} does not exist; {hint or 'no known key is near. '}Correct "
+                "or remove it."
+            )
+
+
+def _field_names(config: type) -> list[str]:
+    return [item.name for item in fields(config) if item.init]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from posttrain_helpers import profiles
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.tinyworld.tokenizer import chat_template
+
+pytestmark = pytest.mark.usefixtures("output_root")
+
+
+@pytest.fixture
+def model_dir(random_model_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(random_model_dir, tmp_path / "model"))
+
+
+@pytest.fixture
+def adapter_dir(model_dir: Path, tmp_path: Path) -> Path:
+    model, tokenizer = load_model_and_tokenizer(
+        model_dir, lora={"r": 2, "target_modules": "all-linear"}, verbose=False
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
+
+
+def logits(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([[5, 6, 7]])).logits
+
+
+def test_a_directory(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = load_model_and_tokenizer(model_dir)
+    assert not model.training
+    assert model.device.type == "cpu"
+    assert model.dtype == torch.float32
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    parameters = sum(p.numel() for p in model.parameters())
+    assert f"{parameters:,} parameters, float32, cpu" in capsys.readouterr().out
+
+
+def test_verbose_false_prints_nothing(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model_dir / "chat_template.jinja").unlink()
+    load_model_and_tokenizer(model_dir, verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_base_is_the_model_of_the_profile(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(profiles.PROFILES["tiny"], base_model=str(model_dir))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", own)
+    model, _ = load_model_and_tokenizer("base", verbose=False)
+    assert torch.equal(logits(model), logits(load_model_and_tokenizer(model_dir, verbose=False)[0]))
+
+
+def test_the_shipped_base_needs_no_repair(capsys: pytest.CaptureFixture[str]) -> None:
+    load_model_and_tokenizer("base")
+    assert "repaired" not in capsys.readouterr().out
+
+
+def test_dtype(model_dir: Path) -> None:
+    assert load_model_and_tokenizer(model_dir, dtype="bfloat16", verbose=False)[0].dtype == torch.bfloat16
+
+
+def test_repairs_are_printed(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model_dir / "chat_template.jinja").unlink()
+    edit_json(model_dir / "tokenizer_config.json", pad_token=None, chat_template=None)
+    edit_json(model_dir / "generation_config.json", temperature=0.6)
+    model, tokenizer = load_model_and_tokenizer(model_dir)
+    printed = capsys.readouterr().out
+    assert printed.count("repaired:") == 3
+    assert tokenizer.chat_template == chat_template()
+    assert tokenizer.pad_token == "<|endoftext|>"
+    model.save_pretrained(model_dir.parent / "saved")
+
+
+def test_the_profile_replaces_the_template_of_its_own_base_only(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = (model_dir / "chat_template.jinja").read_text(encoding="utf-8") + "{# thinks #}"
+    (model_dir / "chat_template.jinja").write_text(foreign, encoding="utf-8")
+    other = Path(shutil.copytree(model_dir, model_dir.parent / "other"))
+    own = replace(profiles.PROFILES["qwen3"], base_model=str(model_dir))
+    monkeypatch.setitem(profiles.PROFILES, "qwen3", own)
+    assert (
+        load_model_and_tokenizer("base", profile="qwen3", verbose=False)[1].chat_template == chat_template()
+    )
+    assert "thinks" in load_model_and_tokenizer(other, profile="qwen3", verbose=False)[1].chat_template
+
+
+def test_fallback_to_the_cpu_is_said_once_where_a_gpu_was_wanted(
+    model_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model, _ = load_model_and_tokenizer(model_dir, profile="qwen3")
+    assert model.device.type == "cpu"
+    assert capsys.readouterr().out.count("no GPU was found") == 1
+    load_model_and_tokenizer(model_dir, profile="tiny")
+    load_model_and_tokenizer(model_dir, use_gpu=False, profile="qwen3")
+    assert "GPU" not in capsys.readouterr().out
+
+
+def test_a_gpu_that_is_too_small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PreTrainedModel
+
+    def refuse(self: PreTrainedModel, device: str) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(PreTrainedModel, "to", refuse)
+    with pytest.raises(CourseError, match=r"too little free memory for the 0\.0 GB.*use_gpu=False"):
+        load_model_and_tokenizer(model_dir, profile="qwen3", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("/no/such/model", "model directory .* does not exist"),
+        ("./missing", "directory missing does not exist"),
+        ("someone/some-model", "'someone/some-model' is not in the cache .*offline profile 'tiny'"),
+        ("not a name", "no stage, no existing directory and no possible Hub id"),
+    ],
+)
+def test_nothing_there(name: str, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_model_and_tokenizer(name)
+
+
+def test_a_file_instead_of_a_directory(model_dir: Path) -> None:
+    with pytest.raises(CourseError, match="is a file; give the directory"):
+        load_model_and_tokenizer(model_dir / "model.safetensors")
+
+
+def test_a_directory_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
+    with pytest.raises(CourseError, match=r"no model directory: expected config\.json .* found .*notes\.txt"):
+        load_model_and_tokenizer(tmp_path)
+
+
+def test_a_model_without_tokenizer(model_dir: Path) -> None:
+    for path in model_dir.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(CourseError, match="weights but no tokenizer"):
+        load_model_and_tokenizer(model_dir)
+
+
+def test_a_damaged_tokenizer(model_dir: Path) -> None:
+    (model_dir / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CourseError, match=r"tokenizer in .* could not be loaded"):
+        load_model_and_tokenizer(model_dir)
+
+
+def test_half_a_weights_file(model_dir: Path) -> None:
+    path = model_dir / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CourseError, match="corrupt or cut off"):
+        load_model_and_tokenizer(model_dir)
+
+
+def test_pickled_weights(model_dir: Path) -> None:
+    (model_dir / "model.safetensors").rename(model_dir / "pytorch_model.bin")
+    with pytest.raises(CourseError, match="a pickle that can run code"):
+        load_model_and_tokenizer(model_dir)
+
+
+def test_missing_parameters_are_not_filled_with_random_numbers(model_dir: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model_dir / "model.safetensors")
+    removed = next(name for name in tensors if "mlp" in name)
+    del tensors[removed]
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CourseError, match=f"lack 1 parameters .*the first is {removed}"):
+        load_model_and_tokenizer(model_dir)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["{", '{"model_type": "nonsense"}', '{"model_type": "bert", "hidden_size": 32}'],
+    ids=["not JSON", "unknown architecture", "another architecture"],
+)
+def test_a_config_that_does_not_fit(model_dir: Path, config: str) -> None:
+    (model_dir / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(CourseError, match=r"could not be loaded as a language model|would be random"):
+        load_model_and_tokenizer(model_dir)
+
+
+def test_code_of_a_model_repository_does_not_run(model_dir: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "ran"
+    code = (
+        f"open({str(trap)!r}, 'w').close()\n"
+        "from transformers import PretrainedConfig\n"
+        "class C(PretrainedConfig): pass\n"
+    )
+    (model_dir / "modeling_own.py").write_text(code, encoding="utf-8")
+    edit_json(model_dir / "config.json", model_type="own", auto_map={"AutoConfig": "modeling_own.C"})
+    with pytest.raises(CourseError, match="could not be loaded"):
+        load_model_and_tokenizer(model_dir)
+    assert not trap.exists()
+
+
+def test_a_fresh_adapter_trains_few_parameters(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = load_model_and_tokenizer(model_dir, lora={"r": 2})
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    assert "of them trained" in capsys.readouterr().out
+
+
+def test_lora_settings_that_do_not_fit(model_dir: Path) -> None:
+    for settings in ({"rank": 2}, {"target_modules": ["no_such_layer"]}):
+        with pytest.raises(CourseError, match=r"LoRA settings .* do not fit Qwen3ForCausalLM"):
+            load_model_and_tokenizer(model_dir, lora=settings, verbose=False)
+
+
+def test_an_adapter_directory_loads_base_and_adapter(adapter_dir: Path, model_dir: Path) -> None:
+    adapted, tokenizer = load_model_and_tokenizer(adapter_dir, verbose=False)
+    base, _ = load_model_and_tokenizer(model_dir, verbose=False)
+    assert not adapted.training
+    assert not torch.allclose(logits(adapted), logits(base))
+    with adapted.disable_adapter():
+        assert torch.allclose(logits(adapted), logits(base))
+    assert tokenizer.chat_template == chat_template()
+
+
+def test_an_adapter_whose_base_is_gone(adapter_dir: Path, model_dir: Path) -> None:
+    shutil.rmtree(model_dir)
+    with pytest.raises(CourseError, match=r"model directory .* does not exist"):
+        load_model_and_tokenizer(adapter_dir)
+
+
+def test_an_adapter_that_names_no_base(adapter_dir: Path) -> None:
+    edit_json(adapter_dir / "adapter_config.json", base_model_name_or_path=None)
+    with pytest.raises(CourseError, match="does not name its base model"):
+        load_model_and_tokenizer(adapter_dir)
+
+
+def test_an_adapter_of_another_shape(adapter_dir: Path) -> None:
+    edit_json(adapter_dir / "adapter_config.json", r=3)
+    with pytest.raises(CourseError, match="does not fit its base model"):
+        load_model_and_tokenizer(adapter_dir)
+
+
+def test_an_adapter_on_an_adapter(adapter_dir: Path) -> None:
+    with pytest.raises(CourseError, match="already has an adapter; merge it"):
+        load_model_and_tokenizer(adapter_dir, lora={"r": 2}, verbose=False)
+
+
+def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CourseError, match="needs bitsandbytes"):
+        load_model_and_tokenizer(model_dir, quantization="4bit")
+    with pytest.raises(CourseError, match="'4bit' or '8bit', but it is '2bit'"):
+        load_model_and_tokenizer(model_dir, quantization="2bit")

@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from posttrain_helpers import data, profiles, stages
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.recipes import Recipe, load_recipe
+from posttrain_helpers.stages import (
+    MANIFEST,
+    build_stage,
+    is_complete,
+    load_stage,
+    resolve_model,
+    save_stage,
+    saved_stages,
+    stage_path,
+)
+
+# The same small course for this process and for the processes that are killed.
+SMALL_COURSE = """
+from dataclasses import replace
+from posttrain_helpers import data, profiles, recipes, stages
+
+def turns(question, reply):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
+
+def build(n_train, seed):
+    return [turns(f"question {n}", f"reply {n + seed}") for n in range(n_train)], {"entities": []}
+
+SMALL = {
+    "data.n_train": 8,
+    "args.per_device_train_batch_size": 4,
+    "args.gradient_accumulation_steps": 1,
+}
+
+def small_recipe(name, profile=None, overrides=None):
+    return recipes.load_recipe(name, profile, {**SMALL, **(overrides or {})})
+
+def install(base):
+    profiles.PROFILES["tiny"] = replace(profiles.PROFILES["tiny"], base_model=base)
+    data.BUILT_IN["tinyworld/sft"] = build
+    stages.load_recipe = small_recipe
+"""
+
+
+@pytest.fixture
+def base_dir(random_model_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(random_model_dir, tmp_path / "base"))
+
+
+@pytest.fixture
+def course(base_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Make the "sft" stage a matter of two steps; `course["overrides"]` changes its recipe."""
+    namespace: dict = {"overrides": {}}
+    exec(SMALL_COURSE, namespace)
+    own = replace(profiles.PROFILES["tiny"], base_model=str(base_dir))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", own)
+    monkeypatch.setitem(data.BUILT_IN, "tinyworld/sft", namespace["build"])
+    monkeypatch.setattr(
+        stages,
+        "load_recipe",
+        lambda name, profile=None: namespace["small_recipe"](name, profile, namespace["overrides"]),
+    )
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "tiny")
+    return namespace
+
+
+@pytest.fixture
+def built(course: dict) -> Path:
+    return load_stage("sft")
+
+
+@pytest.fixture
+def recipe(course: dict) -> Recipe:
+    return course["small_recipe"]("sft")
+
+
+def loaded(base: Path | str):
+    return load_model_and_tokenizer(base, verbose=False)
+
+
+def leftovers(target: Path) -> list[str]:
+    """Everything beside the stages themselves, except the lock files, which stay."""
+    if not target.parent.exists():
+        return []
+    return [
+        path.name for path in target.parent.iterdir() if path.name.startswith(".") and path.suffix != ".lock"
+    ]
+
+
+# --- paths and names ---
+
+
+def test_path_is_below_output_and_profile(output_root: Path) -> None:
+    assert stage_path("sft", "qwen3") == output_root / "qwen3" / "stages" / "sft"
+
+
+@pytest.mark.parametrize("name", ["base", "../sft", "a/b", "", ".hidden", "a.b"])
+def test_names_that_cannot_be_stages(name: str) -> None:
+    with pytest.raises(CourseError, match="cannot name a stage"):
+        stage_path(name, "tiny")
+
+
+@pytest.mark.usefixtures("course")
+def test_resolving_names(base_dir: Path, built: Path) -> None:
+    assert resolve_model("base") == str(base_dir)
+    assert resolve_model("sft") == str(built)
+    assert resolve_model("Qwen/Qwen3-0.6B-Base") == "Qwen/Qwen3-0.6B-Base"
+    assert resolve_model("gpt2") == "gpt2"
+    assert resolve_model(str(base_dir)) == str(base_dir)
+    assert load_stage("base") == base_dir
+
+
+def test_building_a_recipe_of_ones_own(
+    course: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "method: sft\nparent: base\ndata: {source: tinyworld/sft, n_train: 8}\n"
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "mine.yaml", "tiny")
+    assert build_stage(recipe) == stage_path("mine")
+    assert "stage 'mine' from 'base' (asked for) … done in" in capsys.readouterr().out
+    assert load_stage("mine") == stage_path("mine")
+
+
+@pytest.mark.usefixtures("course")
+def test_unknown_stage_names_the_closest() -> None:
+    with pytest.raises(CourseError, match=r"'sfft' does not exist; did you mean 'sft'\?"):
+        load_stage("sfft")
+
+
+# --- building and saving ---
+
+
+def test_a_missing_stage_is_built_and_says_so_in_one_line(
+    course: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = load_stage("sft")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("building stage 'sft' from 'base' (it does not exist yet) … done in ")
+    assert is_complete(target)
+    assert saved_stages() == ["sft"]
+    assert leftovers(target) == []
+    assert load_stage("sft") == target
+    assert capsys.readouterr().out == ""
+
+
+def test_manifest_tells_where_the_stage_comes_from(built: Path, recipe: Recipe) -> None:
+    manifest = json.loads((built / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["recipe_hash"] == recipe.hash
+    assert manifest["settings"] == recipe.content()
+    assert manifest["model"] == "base"
+    assert manifest["seed"] == 0
+    assert manifest["metrics"]["train_loss"] > 0
+    assert {"torch", "transformers", "trl"} <= set(manifest["versions"])
+    assert manifest["weights"]["model.safetensors"]["bytes"] == (built / "model.safetensors").stat().st_size
+
+
+def test_a_stage_holds_no_pickle(built: Path) -> None:
+    assert not [path.name for path in built.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_a_stage_loads_by_name_and_was_trained(built: Path, base_dir: Path) -> None:
+    import torch
+
+    model, _ = loaded("sft")
+    base, _ = loaded(base_dir)
+    assert not torch.equal(model.get_input_embeddings().weight, base.get_input_embeddings().weight)
+
+
+def test_building_leaves_the_random_state_alone(course: dict) -> None:
+    import random
+
+    import torch
+
+    random.seed(5)
+    torch.manual_seed(5)
+    load_stage("sft")
+    assert random.random() == random.Random(5).random()
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
+
+
+def test_building_twice_gives_the_same_weights(built: Path) -> None:
+    def identity() -> str:
+        return json.loads((built / MANIFEST).read_text(encoding="utf-8"))["identity"]
+
+    first = identity()
+    load_stage("sft", rebuild=True)
+    assert identity() == first
+
+
+def test_a_model_can_be_saved_under_a_name_of_its_own(course: dict, base_dir: Path, recipe: Recipe) -> None:
+    model, tokenizer = loaded(base_dir)
+    path = save_stage(model, "my_experiment", recipe, metrics={"loss": 1.5}, tokenizer=tokenizer)
+    assert load_stage("my_experiment") == path
+    assert resolve_model("my_experiment") == str(path)
+    assert json.loads((path / MANIFEST).read_text(encoding="utf-8"))["metrics"] == {"loss": 1.5}
+    with pytest.raises(CourseError, match="needs a tokenizer"):
+        save_stage(model, "other", recipe)
+
+
+def test_metrics_that_json_cannot_hold_are_left_out(course: dict, base_dir: Path, recipe: Recipe) -> None:
+    model, tokenizer = loaded(base_dir)
+    path = save_stage(
+        model, "x", recipe, metrics={"a": 1, "b": float("nan"), "c": "text"}, tokenizer=tokenizer
+    )
+    assert json.loads((path / MANIFEST).read_text(encoding="utf-8"))["metrics"] == {"a": 1}
+
+
+def test_sampling_settings_do_not_lose_a_training(course: dict, base_dir: Path, recipe: Recipe) -> None:
+    model, tokenizer = loaded(base_dir)
+    model.generation_config.temperature = 0.3
+    assert is_complete(save_stage(model, "x", recipe, tokenizer=tokenizer))
+
+
+def test_an_adapter_stage_finds_its_parent_by_name(course: dict, base_dir: Path, output_root: Path) -> None:
+    course["overrides"] = {"lora.r": 2, "lora.target_modules": "all-linear"}
+    target = load_stage("sft")
+    assert (target / "adapter_model.safetensors").is_file()
+    assert not (target / "model.safetensors").exists()
+    # The path that PEFT wrote is of another machine.
+    settings = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = "/somewhere/else"
+    (target / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    model, _ = loaded("sft")
+    assert type(model).__name__.startswith("Peft")
+
+
+# --- out of date ---
+
+
+def rebuilt(capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    load_stage("sft")
+    return capsys.readouterr().out
+
+
+def test_a_changed_recipe_rebuilds(built: Path, course: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    course["overrides"] = {"args.learning_rate": 1e-3}
+    assert "(its recipe has changed)" in rebuilt(capsys)
+    assert rebuilt(capsys) == ""
+
+
+def test_a_changed_parent_rebuilds(built: Path, base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = loaded(base_dir)
+    model.get_input_embeddings().weight.data.mul_(1.1)
+    model.save_pretrained(base_dir)
+    assert "('base' has changed)" in rebuilt(capsys)
+    assert rebuilt(capsys) == ""
+
+
+def test_another_seed_is_another_stage(built: Path, course: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    course["overrides"] = {"seed": 1}
+    assert "its recipe has changed" in rebuilt(capsys)
+
+
+def test_parents_are_built_first(
+    course: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = stages.load_recipe
+
+    def with_child(name: str, profile: object = None) -> Recipe:
+        if name != "child":
+            return small(name, profile)
+        return replace(small("sft", profile), name="child", parent="sft", model="sft")
+
+    monkeypatch.setattr(stages, "load_recipe", with_child)
+    monkeypatch.setattr(stages, "recipe_names", lambda: ["child", "sft"])
+    target = load_stage("child")
+    printed = capsys.readouterr().out
+    assert printed.index("stage 'sft' from 'base'") < printed.index("stage 'child' from 'sft'")
+    assert saved_stages() == ["child", "sft"]
+    course["overrides"] = {"args.learning_rate": 1e-3}
+    load_stage("child")
+    assert is_complete(target)
+    assert capsys.readouterr().out.count("building stage") == 2
+
+
+# --- damaged ---
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda d: (d / "model.safetensors").write_bytes(b"x" * 10),
+            "has 10 bytes, but [0-9,]+ were written",
+        ),
+        (lambda d: _flip_last_byte(d / "model.safetensors"), "SHA-256 differs"),
+        (lambda d: (d / "model.safetensors").unlink(), "lacks its weights file model.safetensors"),
+        (lambda d: (d / MANIFEST).write_text("{", encoding="utf-8"), "manifest.json is damaged"),
+        (lambda d: (d / MANIFEST).write_text("{}", encoding="utf-8"), "manifest.json lacks identity"),
+    ],
+    ids=["cut off", "bit flip", "no weights", "half a manifest", "empty manifest"],
+)
+def test_a_damaged_stage_is_refused_and_can_be_rebuilt(
+    built: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    damage(built)
+    with pytest.raises(CourseError, match=sentence) as caught:
+        load_stage("sft")
+    assert "delete" in str(caught.value)
+    assert "rebuild=True" in str(caught.value)
+    load_stage("sft", rebuild=True)
+    assert load_stage("sft") == built
+
+
+def _flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_complete_means_manifest_and_sizes(built: Path) -> None:
+    assert is_complete(built)
+    (built / "model.safetensors").write_bytes(b"")
+    assert not is_complete(built)
+    assert not is_complete(built / "nowhere")
+    assert saved_stages() == []
+
+
+def test_without_a_manifest_a_stage_is_built_again(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (built / MANIFEST).unlink()
+    assert not is_complete(built)
+    assert "(it is incomplete)" in rebuilt(capsys)
+
+
+def test_without_a_manifest_nothing_that_has_no_recipe_loads(course: dict, base_dir: Path) -> None:
+    shutil.copytree(base_dir, stage_path("copied"))
+    for load in (load_stage, resolve_model, loaded):
+        with pytest.raises(CourseError, match=r"no manifest\.json, so it was not written to the end"):
+            load("copied")
+
+
+# --- a full disk, a killed process ---
+
+
+def full_disk(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["model", "tokenizer", "manifest"])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_full_disk_leaves_what_was_there_before(
+    course: dict, base_dir: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, where: str, older: bool
+) -> None:
+    model, tokenizer = loaded(base_dir)
+    target = stage_path("mine")
+    if older:
+        save_stage(model, "mine", recipe, tokenizer=tokenizer)
+        before = (target / MANIFEST).read_bytes()
+    if where == "model":
+        model.save_pretrained = full_disk
+    elif where == "tokenizer":
+        tokenizer.save_pretrained = full_disk
+    else:
+        monkeypatch.setattr(stages, "write_json_atomic", full_disk)
+    with pytest.raises(
+        CourseError, match=r"could not be written .*No space left.* GB are free.*nothing of it was kept"
+    ):
+        save_stage(model, "mine", recipe, tokenizer=tokenizer)
+    assert leftovers(target) == []
+    assert target.exists() == older
+    if older:
+        assert (target / MANIFEST).read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_that_refuses_the_bytes(course: dict, base_dir: Path, recipe: Recipe) -> None:
+    """The weights are written by safetensors, whose own error is no OSError."""
+    import resource
+    import signal
+
+    model, tokenizer = loaded(base_dir)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CourseError, match=r"could not be written.*nothing of it was kept"):
+            save_stage(model, "mine", recipe, tokenizer=tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not stage_path("mine").exists()
+    assert leftovers(stage_path("mine")) == []
+
+
+def test_an_interrupted_cell_leaves_nothing(course: dict, base_dir: Path, recipe: Recipe) -> None:
+    model, tokenizer = loaded(base_dir)
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    tokenizer.save_pretrained = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        save_stage(model, "mine", recipe, tokenizer=tokenizer)
+    assert not stage_path("mine").exists()
+    assert leftovers(stage_path("mine")) == []
+
+
+IN_TRAINING = """
+from transformers import TrainerCallback
+from posttrain_helpers import training
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        print("NOW", flush=True)
+        time.sleep(600)
+
+make = training.make_trainer
+training.make_trainer = lambda *args: make(*args, callbacks=[Stop()])
+"""
+WHILE_SAVING = """
+def stop(*args):
+    print("NOW", flush=True)
+    time.sleep(600)
+
+stages.write_json_atomic = stop
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [IN_TRAINING, WHILE_SAVING], ids=["training", "saving"])
+def test_a_killed_process_leaves_nothing_that_loads(
+    course: dict, base_dir: Path, moment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (
+        SMALL_COURSE
+        + f"\nimport time\ninstall({str(base_dir)!r})\n"
+        + moment
+        + "\nstages.load_stage('sft')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    try:
+        assert any("NOW" in line for line in process.stdout), "the process ended before the moment came"
+        process.kill()
+        process.wait()
+    finally:
+        watchdog.cancel()
+        process.stdout.close()
+    target = stage_path("sft")
+    assert not target.exists()
+    assert not is_complete(target)
+    assert saved_stages() == []
+    assert bool(leftovers(target)) == (moment is WHILE_SAVING)
+    load_stage("sft")
+    assert "building stage" in capsys.readouterr().out
+    assert is_complete(target)
+    assert leftovers(target) == []
+
+
+def test_one_process_builds_while_another_waits(course: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    from filelock import FileLock
+
+    target = stage_path("sft")
+    ready = shutil.copytree(_built_elsewhere(course), target.parent.parent / "elsewhere")
+    locked = threading.Event()
+
+    def other_kernel() -> None:
+        with FileLock(target.with_name(".sft.lock")):
+            locked.set()
+            time.sleep(0.5)
+            shutil.copytree(ready, target)
+
+    other = threading.Thread(target=other_kernel)
+    other.start()
+    assert locked.wait(10)
+    assert load_stage("sft") == target
+    other.join()
+    printed = capsys.readouterr().out
+    assert "waiting: another process builds the stage 'sft'" in printed
+    assert "building stage 'sft'" not in printed
+
+
+def _built_elsewhere(course: dict) -> Path:
+    """Build the stage with its own trainer under another name, but with the manifest of "sft"."""
+    from posttrain_helpers.data import load_data
+    from posttrain_helpers.training import make_trainer, train
+
+    recipe = load_recipe("sft", "tiny", course["SMALL"])
+    model, tokenizer = loaded("base")
+    trainer = make_trainer(recipe, model, tokenizer, load_data(recipe, verbose=False)[0])
+    train(trainer)
+    return save_stage(trainer, "elsewhere", recipe)
