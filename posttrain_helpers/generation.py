@@ -1,0 +1,354 @@
+"""Batched generation that is the same for every model compared.
+
+The batches depend on the prompts, the tokenizer and the batch size only, never on the model: even the greedy
+replies of one model can differ between batch shapes, and that must not pass for an effect of training. The
+model's own sampling settings are overruled, so that two models always decode alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Prompt = str | list[dict[str, str]]
+
+# Many shipped generation configs set these, and `generate` takes over whatever is left unset.
+_NEUTRAL_DECODING = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+# transformers keeps 50 tokens when `top_k` is unset; a policy gradient or a KL needs the full distribution.
+_FULL_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One completion.
+
+    Attributes:
+        text: the completion without special tokens.
+        token_ids: the completion's tokens, the stop token included, padding excluded.
+        stop_reason: "stop" when the model ended by itself, "length" when it was cut at `max_new_tokens`.
+        log_probs: for each of `token_ids` its log-probability (nats) at temperature 1 under the full
+            softmax; None when it was not asked for.
+        prompt_length: number of tokens of the prompt, padding excluded.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    log_probs: tuple[float, ...] | None
+    prompt_length: int
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    return_log_probs: bool = False,
+    num_return_sequences: int = 1,
+    progress: bool = False,
+) -> list[Generation] | list[list[Generation]]:
+    """Complete prompts in left-padded batches of one constant size.
+
+    The model is in eval mode while it generates and gets its previous mode back. The random state of the
+    caller stays as it is.
+
+    Args:
+        model: a causal language model, or a PEFT model around one.
+        tokenizer: its tokenizer, with a padding token.
+        prompts: N prompts. A string is continued as it is; a list of messages goes through the chat template,
+            and the model writes the assistant's reply.
+        max_new_tokens: the most tokens to generate for a prompt.
+        temperature: 0 is greedy; above 0 tokens are sampled from the full softmax (no top-k, no top-p).
+        seed: seed of the sampling; unused when greedy.
+        batch_size: sequences in a batch. The last batch is filled up with repeated prompts.
+        return_log_probs: also return the log-probability of each generated token.
+        num_return_sequences: samples for each prompt; more than one needs a temperature above 0.
+        progress: show a progress bar over batches.
+
+    Returns:
+        N generations in the order of the prompts; N lists of generations when `num_return_sequences` is more
+        than one.
+
+    Raises:
+        CourseError: no prompts, a prompt of an unknown form, a missing chat template or padding token, a
+            prompt that leaves no room for `max_new_tokens`, or settings that contradict each other.
+    """
+    from tqdm.auto import tqdm
+
+    _check_settings(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    encoded = encode_prompts(tokenizer, prompts)
+    _check_fits(model, tokenizer, encoded, max_new_tokens)
+
+    rows = [ids for ids in encoded for _ in range(num_return_sequences)]
+    size = min(batch_size, len(rows))
+    generations: list[Generation] = []
+    with _evaluation_mode(model), _private_random_state(_device(model), seed):
+        for start in tqdm(range(0, len(rows), size), desc="generating", disable=not progress):
+            batch = rows[start : start + size]
+            filled = [batch[i % len(batch)] for i in range(size)]
+            completed = _generate_batch(
+                model, tokenizer, filled, max_new_tokens, float(temperature), return_log_probs
+            )
+            generations += completed[: len(batch)]
+    if num_return_sequences == 1:
+        return generations
+    return [generations[i : i + num_return_sequences] for i in range(0, len(rows), num_return_sequences)]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Turn prompts into token ids, ready to be continued.
+
+    Args:
+        tokenizer: the tokenizer; message lists need its chat template.
+        prompts: N strings or message lists, as for `generate`.
+
+    Returns:
+        N lists of token ids, without padding. Message lists end with the opening of the assistant's turn.
+
+    Raises:
+        CourseError: no prompts, a prompt of an unknown form or without tokens, or a missing chat template.
+    """
+    if isinstance(prompts, str):
+        raise CourseError("prompts must be a list, but one string was found; write [prompt].")
+    prompts = list(prompts)
+    if not prompts:
+        raise CourseError("There are no prompts to complete: the list is empty; pass at least one prompt.")
+    if all(isinstance(prompt, dict) and "role" in prompt for prompt in prompts):
+        raise CourseError(
+            "prompts must be a list of conversations, but the messages of one conversation were found; "
+            "write [messages]."
+        )
+    encoded = [_encode(tokenizer, prompt, index) for index, prompt in enumerate(prompts)]
+    for index, ids in enumerate(encoded):
+        if not ids:
+            raise CourseError(f"Prompt {index} has no tokens; give the model at least one word to continue.")
+    return encoded
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, index: int) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    _check_messages(prompt, index)
+    if not tokenizer.chat_template:
+        raise CourseError(
+            f"Prompt {index} is a conversation, but the tokenizer has no chat template; load the model with "
+            "load_model_and_tokenizer, which adds one, or pass the prompt as a string."
+        )
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    # The template has written the special tokens; the tokenizer must not add a second set.
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _check_messages(prompt: Any, index: int) -> None:
+    if isinstance(prompt, dict) and "prompt" in prompt:
+        raise CourseError(f"Prompt {index} is a whole item (a dict); pass its prompt: item['prompt'].")
+    if not isinstance(prompt, (list, tuple)):
+        raise CourseError(
+            f"Prompt {index} must be a string or a list of messages, but a {type(prompt).__name__} was found."
+        )
+    if not prompt:
+        raise CourseError(f"Prompt {index} is an empty conversation; give it at least one user message.")
+    for message in prompt:
+        well_formed = isinstance(message, dict) and isinstance(message.get("role"), str)
+        if not well_formed or not isinstance(message.get("content"), str):
+            raise CourseError(
+                f"Prompt {index} holds {message!r}, which is no message; "
+                'a message looks like {"role": "user", "content": "Hello."}.'
+            )
+    if prompt[-1]["role"] == "assistant":
+        raise CourseError(
+            f"Prompt {index} ends with the assistant's reply, so the answer is already in it; "
+            "drop the last message and let the model write it."
+        )
+
+
+def _check_settings(temperature: float, num_return_sequences: int, **counts: int) -> None:
+    for name, value in {"num_return_sequences": num_return_sequences, **counts}.items():
+        if value < 1:
+            raise CourseError(f"{name} must be at least 1, but {value} was found.")
+    if not math.isfinite(temperature) or temperature < 0:
+        raise CourseError(f"temperature must be 0 (greedy) or a positive number, but it is {temperature}.")
+    if num_return_sequences > 1 and temperature == 0:
+        raise CourseError(
+            f"{num_return_sequences} greedy completions of a prompt would all be equal; "
+            "set a temperature above 0 or num_return_sequences=1."
+        )
+
+
+def _check_fits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]], max_new_tokens: int
+) -> None:
+    if tokenizer.pad_token_id is None:
+        raise CourseError(
+            "The tokenizer has no padding token, so prompts cannot share a batch; load the model with "
+            "load_model_and_tokenizer, which picks one, or set tokenizer.pad_token."
+        )
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
+    if limit is not None and len(encoded[longest]) + max_new_tokens > limit:
+        raise CourseError(
+            f"Prompt {longest} has {len(encoded[longest])} tokens and {max_new_tokens} new ones are asked "
+            f"for, but the model has {limit} positions in all; shorten the prompt or lower max_new_tokens."
+        )
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.pad_token_id, *(token for ids in encoded for token in ids))
+    if largest >= vocabulary:
+        raise CourseError(
+            f"The tokenizer gives the token id {largest}, but the model's last one is {vocabulary - 1}; "
+            "pass the model's own tokenizer, or resize the model's embeddings."
+        )
+
+
+def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end a completion: those of the generation config and the tokenizer's.
+
+    Args:
+        model: the model whose `generation_config` is read.
+        tokenizer: the tokenizer whose end token is added.
+
+    Returns:
+        Sorted token ids; empty when neither names an end token.
+    """
+    configured = model.generation_config.eos_token_id
+    ids = set(configured) if isinstance(configured, (list, tuple)) else {configured}
+    return sorted((ids | {tokenizer.eos_token_id}) - {None})
+
+
+def _generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    return_log_probs: bool,
+) -> list[Generation]:
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    width = max(len(ids) for ids in batch)
+    pad, stop_ids = tokenizer.pad_token_id, stop_token_ids(model, tokenizer)
+    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in batch])
+    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch])
+    sampling = (
+        {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    recorder = _log_prob_recorder() if return_log_probs else None
+    # `generate` turns gradients off itself. inference_mode is no faster, and what a module keeps from a first
+    # forward in it (8-bit layers keep tensors) cannot be trained with afterwards.
+    sequences = model.generate(
+        input_ids=input_ids.to(_device(model)),
+        attention_mask=mask.to(_device(model)),
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
+            eos_token_id=stop_ids or None,
+            pad_token_id=pad,
+            return_dict_in_generate=False,
+            **_NEUTRAL_DECODING,
+            **sampling,
+        ),
+        logits_processor=LogitsProcessorList([recorder] if recorder else []),
+    )
+    completions = sequences[:, width:]
+    log_probs = recorder.finish(completions).tolist() if recorder else None
+    generations = []
+    for row, tokens in enumerate(completions.tolist()):
+        # Cut at the first stop token and nowhere else: a model may write the padding token in mid-text.
+        end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
+        length = len(tokens) if end is None else end + 1
+        generations.append(
+            Generation(
+                text=tokenizer.decode(
+                    tokens[: length if end is None else end],
+                    skip_special_tokens=True,
+                    clean_up_tokenization_spaces=False,
+                ),
+                token_ids=tuple(tokens[:length]),
+                stop_reason="length" if end is None else "stop",
+                log_probs=tuple(log_probs[row][:length]) if log_probs else None,
+                prompt_length=len(batch[row]),
+            )
+        )
+    return generations
+
+
+def _log_prob_recorder() -> Any:
+    """Make a logits processor that notes the log-probability of each chosen token.
+
+    It keeps one step of logits, where `output_logits=True` would keep all of them (gigabytes for a large
+    vocabulary), and it sees them before the temperature is applied.
+    """
+    import torch
+    from transformers import LogitsProcessor
+
+    class Recorder(LogitsProcessor):
+        def __init__(self) -> None:
+            self.chosen: list[torch.Tensor] = []
+            self.pending: torch.Tensor | None = None
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            # The choice made from one step's logits is known at the next step only.
+            self._note(input_ids[:, -1])
+            self.pending = torch.log_softmax(scores.float(), dim=-1)
+            return scores
+
+        def _note(self, tokens: torch.Tensor) -> None:
+            if self.pending is not None:
+                self.chosen.append(self.pending.gather(1, tokens[:, None]).squeeze(1))
+                self.pending = None
+
+        def finish(self, completions: torch.Tensor) -> torch.Tensor:
+            self._note(completions[:, -1])
+            # On a GPU `generate` may run a few steps past the end before it notices; those are dropped here.
+            return torch.stack(self.chosen, dim=1)[:, : completions.shape[1]]
+
+    return Recorder()
+
+
+@contextmanager
+def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout and checkpointing off, and give each module its own mode back.
+
+    In train mode the layers of a checkpointed model drop the key-value cache, and generation is garbage.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _private_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the generators that sampling uses, and put the caller's state back afterwards."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else [], device_type="cuda"):
+        # Not torch.manual_seed: it would also reset the generators of devices that are not put back.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
