@@ -1,0 +1,251 @@
+"""Figures that several lessons draw: rates with intervals, learning curves, next-token bars, coloured tokens.
+
+Sizes and fonts suit a projector; colours can be told apart without colour vision; every rate shows its
+interval.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedTokenizerBase
+
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7f7f7f"
+COLOURS = (GREY, ORANGE, BLUE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def new_figure(width: float = 8.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
+    """Return a figure and its axes (one, or an array of `columns`) in the style of the course."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    for panel in [axes] if columns == 1 else axes:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot_rates(
+    rates: Mapping[str, tuple[int, int]],
+    *,
+    axes: Axes | None = None,
+    title: str = "",
+    label: str = "share right",
+) -> Axes:
+    """Draw rates as bars with Wilson intervals.
+
+    Args:
+        rates: name -> (successes, trials).
+        axes: where to draw; None makes a figure.
+        title: of the panel.
+        label: of the value axis.
+
+    Raises:
+        CourseError: for a rate without trials.
+    """
+    from posttrain_helpers.statistics import wilson_interval
+
+    empty = [name for name, (_, trials) in rates.items() if trials == 0]
+    if empty or not rates:
+        raise CourseError(f"There is nothing to draw: {', '.join(empty) or 'no rate'} has no trials.")
+    axes = axes if axes is not None else new_figure(height=0.6 + 0.55 * len(rates))[1]
+    for position, (successes, trials) in enumerate(rates.values()):
+        low, high = wilson_interval(successes, trials)
+        value = successes / trials
+        axes.barh(position, value, color=COLOURS[position % len(COLOURS)], height=0.62)
+        axes.errorbar(
+            value, position, xerr=[[value - low], [high - value]], color="black", capsize=4, linewidth=1.4
+        )
+        axes.text(min(high, 1.0) + 0.015, position, f"{value:.0%}", va="center")
+    axes.set_yticks(range(len(rates)), [f"{name}  (n={trials})" for name, (_, trials) in rates.items()])
+    axes.set(xlim=(0, 1.12), xlabel=f"{label}, 95 % interval", title=title)
+    axes.invert_yaxis()
+    return axes
+
+
+def plot_changes(
+    before: Mapping[str, tuple[int, int]],
+    after: Mapping[str, tuple[int, int]],
+    labels: tuple[str, str],
+    title: str = "",
+) -> Figure:
+    """Draw, for each group, a rate before and after as two dots joined by a line.
+
+    Args:
+        before: group -> (successes, trials).
+        after: the same groups.
+        labels: names of the two models.
+        title: of the figure.
+    """
+    if set(before) != set(after):
+        raise CourseError(
+            f"Both models need the same groups; these differ: {', '.join(sorted(set(before) ^ set(after)))}."
+        )
+    groups = sorted(
+        before, key=lambda name: (after[name][0] / after[name][1], before[name][0] / before[name][1])
+    )
+    figure, axes = new_figure(height=1.2 + 0.27 * len(groups))
+    first = [before[name][0] / before[name][1] for name in groups]
+    second = [after[name][0] / after[name][1] for name in groups]
+    axes.hlines(range(len(groups)), first, second, color=GREY, alpha=0.5, linewidth=2)
+    axes.plot(first, range(len(groups)), "o", color=ORANGE, label=labels[0])
+    axes.plot(second, range(len(groups)), "s", color=BLUE, label=labels[1])
+    axes.set_yticks(
+        range(len(groups)), [f"{name.replace('_', ' ')}  (n={after[name][1]})" for name in groups]
+    )
+    axes.set(xlim=(-0.03, 1.03), xlabel="share right", title=title)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_next_token(
+    logits: torch.Tensor, tokenizer: PreTrainedTokenizerBase, temperatures: Sequence[float], top: int = 8
+) -> Figure:
+    """Draw the most likely next tokens at several temperatures.
+
+    Args:
+        logits: of the next token, shape (vocabulary,).
+        tokenizer: names the tokens.
+        temperatures: one panel each, above 0.
+        top: tokens shown, chosen at temperature 1.
+
+    Raises:
+        CourseError: for a temperature that is not above 0.
+    """
+    if any(temperature <= 0 for temperature in temperatures):
+        raise CourseError(
+            f"A temperature must be above 0, but {min(temperatures)} was given; 0 means greedy decoding."
+        )
+    best = logits.topk(top).indices
+    names = [repr(tokenizer.decode([token])) for token in best.tolist()]
+    figure, panels = new_figure(
+        width=3.4 * len(temperatures), height=0.8 + 0.36 * top, columns=len(temperatures)
+    )
+    for panel, temperature in zip([panels] if len(temperatures) == 1 else panels, temperatures, strict=True):
+        probabilities = (logits / temperature).softmax(-1)[best].tolist()
+        panel.barh(range(top), probabilities, color=BLUE)
+        panel.set_yticks(range(top), names, family="monospace")
+        panel.set(xlim=(0, 1), title=f"temperature {temperature:g}", xlabel="probability")
+        panel.invert_yaxis()
+    return figure
+
+
+def plot_training(
+    history: Sequence[Mapping[str, float]], keys: Sequence[str] = ("loss",), title: str = ""
+) -> Figure:
+    """Draw logged metrics over the optimizer steps, a panel each.
+
+    Args:
+        history: `trainer.state.log_history`.
+        keys: metrics to draw; log entries without one are left out.
+        title: of the figure.
+
+    Raises:
+        CourseError: when no entry has one of the metrics.
+    """
+    figure, panels = new_figure(width=4.6 * len(keys), height=3.4, columns=len(keys))
+    for panel, key in zip([panels] if len(keys) == 1 else panels, keys, strict=True):
+        points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
+        if not points:
+            known = sorted({name for entry in history for name in entry} - {"step", "epoch"})
+            raise CourseError(
+                f"No log entry has the metric {key!r}; found {', '.join(known) or 'an empty log'}."
+            )
+        panel.plot(*zip(*points, strict=True), color=BLUE, marker="." if len(points) < 40 else None)
+        panel.set(xlabel="optimizer step", title=key.replace("_", " "))
+    figure.suptitle(title)
+    return figure
+
+
+def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
+    """Return a trainer callback that redraws the learning curve in the notebook while training runs.
+
+    Args:
+        keys: metrics to draw.
+        every: redraw at every so many log entries; a redraw costs a few hundredths of a second.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+    from transformers import TrainerCallback
+
+    class LiveCurve(TrainerCallback):
+        """Draws into one output cell; the last picture stays."""
+
+        def __init__(self) -> None:
+            self.handle: Any = None
+            self.entries = 0
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.entries += 1
+            if self.entries % every == 0:
+                self.draw(state)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.draw(state)
+
+        def draw(self, state: Any) -> None:
+            history = [entry for entry in state.log_history if all(key in entry for key in keys)]
+            if not history:
+                return
+            figure = plot_training(history, keys, title=f"step {state.global_step} of {state.max_steps}")
+            if self.handle is None:
+                self.handle = display(figure, display_id=True)
+            else:
+                self.handle.update(figure)
+            plt.close(figure)
+
+    return LiveCurve()
+
+
+class TokenView:
+    """Tokens in boxes, the supervised ones coloured; HTML in a notebook, brackets in a terminal."""
+
+    def __init__(self, tokens: Sequence[str], mask: Sequence[bool]) -> None:
+        if len(tokens) != len(mask):
+            raise CourseError(
+                f"Every token needs a mask entry, but there are {len(tokens)} tokens and {len(mask)} entries."
+            )
+        self.tokens, self.mask = list(tokens), [bool(entry) for entry in mask]
+
+    def _repr_html_(self) -> str:
+        boxes = []
+        for token, supervised in zip(self.tokens, self.mask, strict=True):
+            colour = "rgba(0,114,178,0.28)" if supervised else "rgba(127,127,127,0.14)"
+            title = "supervised: counts in the loss" if supervised else "not supervised"
+            shown = html.escape(token).replace(" ", "·").replace("\n", "⏎")
+            boxes.append(
+                f'<span title="{title}" style="background:{colour};border-radius:3px;padding:1px 3px;'
+                f'margin:1px;display:inline-block;font-family:monospace">{shown}</span>'
+                + ("<br>" if "\n" in token else "")
+            )
+        return f'<div style="line-height:1.9">{"".join(boxes)}</div>'
+
+    def __str__(self) -> str:
+        return "".join(
+            f"[{token}]" if supervised else token
+            for token, supervised in zip(self.tokens, self.mask, strict=True)
+        )
+
+    __repr__ = __str__
+
+
+def show_tokens(
+    ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
+) -> TokenView:
+    """Show token ids as coloured pieces of text.
+
+    Args:
+        ids: token ids.
+        tokenizer: decodes them one by one.
+        mask: True where a token is supervised; None colours nothing.
+    """
+    tokens = [tokenizer.decode([token]) for token in ids]
+    return TokenView(tokens, mask if mask is not None else [False] * len(tokens))

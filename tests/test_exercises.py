@@ -1,0 +1,37 @@
+import pytest
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.exercises import check
+
+
+def test_unanswered_is_neither_right_nor_wrong():
+    assert check(None, 3, hint="look").correct is None
+    assert "None" in str(check(None, 3, hint="look"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [(3, True), (3.00001, True), (3.1, False), ("3", True), ("three", False)]
+)
+def test_numbers_are_compared_with_tolerance(answer, right):
+    assert check(answer, 3, hint="look").correct is right
+
+
+def test_wrong_answers_get_the_hint_and_right_ones_the_praise():
+    assert str(check("no", "yes", hint="look closer")) == "Not yet. look closer"
+    assert str(check("yes", "yes", hint="look closer", praise="Well seen.")) == "Right. Well seen."
+
+
+def test_a_function_may_decide():
+    assert check([1, 2], lambda answer: sum(answer) == 3, hint="look").correct is True
+    assert check([1], lambda answer: sum(answer) == 3, hint="look").correct is False
+
+
+def test_truth_values_are_not_numbers():
+    assert check(1.0, True, hint="look").correct is True
+    assert check(0, False, hint="look").correct is True
+    assert check("yes", True, hint="look").correct is False
+
+
+def test_an_exercise_needs_a_hint():
+    with pytest.raises(CourseError, match="needs a hint"):
+        check(1, 2, hint="")

@@ -1,0 +1,127 @@
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.plots import (
+    TokenView,
+    live_curve,
+    plot_changes,
+    plot_next_token,
+    plot_rates,
+    plot_training,
+    show_tokens,
+)
+from posttrain_helpers.statistics import wilson_interval
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_bars_show_the_rates_and_their_intervals():
+    axes = plot_rates({"before": (20, 100), "after": (90, 100)})
+    assert [bar.get_width() for bar in axes.patches] == [0.2, 0.9]
+    low, high = wilson_interval(90, 100)
+    segment = axes.collections[1].get_segments()[0]
+    assert segment[:, 0] == pytest.approx([low, high])
+    assert [text.get_text() for text in axes.texts] == ["20%", "90%"]
+    assert "n=100" in axes.get_yticklabels()[0].get_text()
+
+
+@pytest.mark.parametrize("rates", [{}, {"before": (0, 0)}])
+def test_nothing_to_draw_is_refused(rates):
+    with pytest.raises(CourseError, match="nothing to draw"):
+        plot_rates(rates)
+
+
+def test_groups_are_ordered_by_the_result():
+    figure = plot_changes(
+        {"low": (0, 10), "high": (5, 10)}, {"low": (1, 10), "high": (9, 10)}, ("before", "after")
+    )
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert [label.split()[0] for label in labels] == ["low", "high"]
+    with pytest.raises(CourseError, match="same groups; these differ: other"):
+        plot_changes({"low": (0, 10)}, {"low": (0, 10), "other": (1, 2)}, ("before", "after"))
+
+
+def test_next_token_bars_are_the_softmax_at_each_temperature(random_model_dir):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    logits = torch.randn(len(tokenizer), generator=torch.Generator().manual_seed(0))
+    figure = plot_next_token(logits, tokenizer, (0.5, 2.0), top=3)
+    for axes, temperature in zip(figure.axes, (0.5, 2.0), strict=True):
+        expected = (logits / temperature).softmax(-1).topk(3).values.tolist()
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx(expected)
+    with pytest.raises(CourseError, match="above 0"):
+        plot_next_token(logits, tokenizer, (0.0,))
+
+
+def test_training_curve_draws_what_was_logged():
+    history = [
+        {"step": 5, "loss": 2.0},
+        {"step": 10, "loss": 1.0, "kl": None},
+        {"step": 10, "train_runtime": 3.0},
+    ]
+    line = plot_training(history).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [5, 10]
+    assert line.get_ydata().tolist() == [2.0, 1.0]
+    with pytest.raises(CourseError, match="No log entry has the metric 'kl'; found kl, loss, train_runtime"):
+        plot_training(history, ("kl",))
+
+
+def test_live_curve_shows_the_last_state(monkeypatch):
+    from types import SimpleNamespace
+
+    import IPython.display
+
+    shown = []
+
+    def display(figure, display_id):
+        shown.append(figure)
+        return SimpleNamespace(update=shown.append)
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    callback = live_curve(("loss",), every=2)
+    state = SimpleNamespace(log_history=[], global_step=0, max_steps=6)
+    for step in range(1, 6):
+        state.global_step = step
+        state.log_history.append({"step": step, "loss": 1.0 / step})
+        callback.on_log(None, state, None)
+    assert len(shown) == 2
+    callback.on_train_end(None, state, None)
+    assert shown[-1].axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5]
+
+
+def test_live_curve_without_the_metric_draws_nothing():
+    from types import SimpleNamespace
+
+    callback = live_curve(("reward",), every=1)
+    callback.on_log(
+        None, SimpleNamespace(log_history=[{"step": 1, "loss": 1.0}], global_step=1, max_steps=1), None
+    )
+    assert callback.handle is None
+
+
+def test_tokens_are_escaped_and_the_supervised_ones_marked(random_model_dir):
+    view = TokenView(["<b>", " a", "\n"], [True, False, False])
+    assert "<b>" not in view._repr_html_()
+    assert view._repr_html_().count("counts in the loss") == 1
+    assert str(view) == "[<b>] a\n"
+    with pytest.raises(CourseError, match="2 tokens and 1 entries"):
+        TokenView(["a", "b"], [True])
+
+
+def test_shown_tokens_spell_the_text(random_model_dir):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    text = "The capital of France is Paris."
+    assert "".join(show_tokens(tokenizer(text).input_ids, tokenizer).tokens) == text
