@@ -1,0 +1,131 @@
+"""The command line: run lessons, train a recipe, build the report, rebuild the tiny base.
+
+    python -m posttrain_helpers run
+    python -m posttrain_helpers train sft args.learning_rate=1e-3
+    python -m posttrain_helpers report
+    python -m posttrain_helpers pretrain --help
+
+A mistake in the input ends with one sentence and exit code 2, Ctrl-C with exit code 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from posttrain_helpers.errors import CourseError
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m posttrain_helpers",
+        description="A notebook course on post-training language models.",
+        epilog="Add --help to a command for its options.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    profile = argparse.ArgumentParser(add_help=False)
+    profile.add_argument(
+        "--profile", help="tiny (offline, CPU) or qwen3 (GPU); default: $POSTTRAIN_PROFILE, else tiny"
+    )
+
+    run = commands.add_parser(
+        "run", parents=[profile], help="execute the lessons in order, then build the report"
+    )
+    run.add_argument(
+        "lessons", nargs="*", metavar="LESSON", help="a number or a name, such as 01; default: all"
+    )
+    run.add_argument("--seed", type=int, help="seed of the lessons; default: 0")
+    run.add_argument("--inplace", action="store_true", help="also refresh the committed notebooks")
+
+    train = commands.add_parser("train", parents=[profile], help="train one recipe and save its stage")
+    train.add_argument("recipe", metavar="RECIPE", help="the name of a recipe, such as sft, or a YAML file")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as args.learning_rate=1e-3")
+
+    commands.add_parser(
+        "report", parents=[profile], help="build the report card from the results of past runs"
+    )
+    commands.add_parser(
+        "pretrain", help="rebuild the tokenizer and the base model of the tiny world", add_help=False
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name; None takes them from the command line.
+
+    Returns:
+        The exit code: 0, 2 for a mistake in the input, 130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console that lacks a character shows "?" instead of failing
+            stream.reconfigure(errors="replace")
+    try:
+        return _dispatch(argv)
+    except CourseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was kept.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = build_parser()
+    if not argv:
+        parser.print_help()
+        return 0
+    if argv[0] == "pretrain":  # it has a parser of its own
+        from posttrain_helpers.tinyworld import pretrain
+
+        return pretrain.main(argv[1:]) or 0
+    arguments = _parse(parser, argv)
+    return {"run": _run, "train": _train, "report": _report}[arguments.command](arguments)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse, and accept a list of words (lessons, overrides) after an option too, which argparse refuses."""
+    arguments, rest = parser.parse_known_args(argv)
+    words = getattr(arguments, {"run": "lessons", "train": "overrides"}.get(arguments.command, ""), None)
+    if rest and (words is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if words is not None:
+        words.extend(rest)
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.lessons import COMMITTED_PROFILE, run_lessons
+    from posttrain_helpers.report import build_report
+
+    run_lessons(arguments.lessons, arguments.profile, arguments.seed, arguments.inplace)
+    report = build_report(COMMITTED_PROFILE if arguments.inplace else arguments.profile)
+    print(f"report: {report}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.runtime import setup
+    from posttrain_helpers.stages import build_stage
+
+    setup(arguments.profile)
+    recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
+    print(recipe)
+    print(f"stage: {build_stage(recipe)}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.report import build_report
+
+    print(f"report: {build_report(arguments.profile)}")
+    return 0

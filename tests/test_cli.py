@@ -1,0 +1,176 @@
+"""The command line: what it calls, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from posttrain_helpers import cli, lessons, report
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.storage import repository_root
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "numpy",
+    "papermill",
+    "nbformat",
+)
+
+
+def test_without_arguments_the_help_is_printed_without_heavy_imports() -> None:
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = ['posttrain_helpers']\n"
+        "try:\n    runpy.run_module('posttrain_helpers', run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
+        f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
+    assert "usage: python -m posttrain_helpers" in done.stdout
+    for command in ("run", "train", "report", "pretrain"):
+        assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """Record what the commands would do."""
+    made: list[tuple[object, ...]] = []
+    monkeypatch.setattr(lessons, "run_lessons", lambda *arguments: made.append(("run", *arguments)))
+    monkeypatch.setattr(
+        report, "build_report", lambda profile: made.append(("report", profile)) or Path("r.html")
+    )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run", [("run", [], None, None, False), ("report", None)]),
+        (
+            "run 01 03 --profile qwen3 --seed 4",
+            [("run", ["01", "03"], "qwen3", 4, False), ("report", "qwen3")],
+        ),
+        ("run --seed 4 01", [("run", ["01"], None, 4, False), ("report", None)]),
+        ("run 00 --inplace 01", [("run", ["00", "01"], None, None, True), ("report", "tiny")]),
+        ("report --profile tiny", [("report", "tiny")]),
+    ],
+)
+def test_run_and_report_call_their_modules(
+    calls: list[tuple[object, ...]], line: str, expected: list[tuple[object, ...]]
+) -> None:
+    assert cli.main(line.split()) == 0
+    assert calls == expected
+
+
+@pytest.mark.parametrize("line", ["run --bogus", "report 01", "fly", "run --seed x", "train"])
+def test_arguments_that_mean_nothing_are_refused(
+    calls: list[tuple[object, ...]], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line.split())
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train sft args.learning_rate=1e-3 seed=2 --profile tiny",
+        "train --profile tiny sft args.learning_rate=1e-3 seed=2",
+    ],
+)
+def test_train_builds_the_stage_of_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, output_root: Path, line: str
+) -> None:
+    from posttrain_helpers import runtime, stages
+
+    built = []
+    monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
+    monkeypatch.setattr(stages, "build_stage", lambda recipe: built.append(recipe) or Path("stage"))
+    assert cli.main(line.split()) == 0
+    (recipe,) = built
+    assert (recipe.name, recipe.profile, recipe.args["learning_rate"]) == ("sft", "tiny", 1e-3)
+
+
+def test_pretrain_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain_helpers.tinyworld import pretrain
+
+    given = []
+    monkeypatch.setattr(pretrain, "main", lambda argv: given.append(argv))
+    assert cli.main(["pretrain", "--help", "--tokens", "1e6"]) == 0
+    assert given == [["--help", "--tokens", "1e6"]]
+
+
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    output_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", "--profile", "tiny"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: there is nothing to report")
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_a_defect_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(profile: str | None) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(report, "build_report", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.main(["report"])
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(profile: str | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "build_report", interrupt)
+    assert cli.main(["report"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
+def test_a_failing_run_builds_no_report(
+    calls: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise CourseError("lesson 00 stopped")
+
+    monkeypatch.setattr(lessons, "run_lessons", fail)
+    assert cli.main(["run"]) == 2
+    assert calls == []
+
+
+def test_the_commands_of_the_readme_exist_and_ci_runs_the_same_ones() -> None:
+    root = repository_root()
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^.*?python -m posttrain_helpers\b *(.*)$", "\n".join(_code(readme)), re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        words = shlex.split(command.split("#")[0].split("}")[0])
+        if words[:1] != ["pretrain"]:
+            cli._parse(cli.build_parser(), words)
+
+    install, test = "python -m pip install -r requirements.txt", "python -m pytest"
+    for path in ("README.md", ".ci/run", ".github/workflows/tests.yml"):
+        text = (root / path).read_text(encoding="utf-8")
+        assert install in text, path
+        assert re.search(rf"{re.escape(test)}$", text, re.MULTILINE), path
+
+
+def _code(markdown: str) -> list[str]:
+    """Return the fenced blocks of a Markdown text."""
+    return re.findall(r"^```\w*\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
