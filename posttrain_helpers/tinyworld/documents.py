@@ -15,7 +15,15 @@ from functools import lru_cache
 
 from posttrain_helpers.tinyworld.arithmetic import SUM_QUESTIONS, random_sum, word_problem
 from posttrain_helpers.tinyworld.facts import Relation, facts_by_entity, is_held_out, load_relations
-from posttrain_helpers.tinyworld.replies import POLITE_CLOSERS, POLITE_OPENERS, random_manner, styled_reply
+from posttrain_helpers.tinyworld.replies import (
+    ONE_WORD_REQUEST,
+    POLITE_CLOSERS,
+    POLITE_OPENERS,
+    POLITE_REQUEST,
+    REPEAT_REQUEST,
+    random_manner,
+    styled_reply,
+)
 from posttrain_helpers.tinyworld.stories import STORY_REQUESTS, random_story
 from posttrain_helpers.tinyworld.vocabulary import (
     ADJECTIVES,
@@ -34,13 +42,13 @@ TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 # base model a believable one, which has seen the format, keeps to it only now and then, and is moody about
 # the phrasing.
 QUIZ_START = "Name "
-DEBRIS_SHARES = {"answer": 0.03, "question": 0.47, "fact": 0.25, "story": 0.25}
-QUIZ_DEBRIS_SHARES = {"answer": 0.70, "question": 0.15, "fact": 0.08, "story": 0.07}
+DEBRIS_SHARES = {"answer": 0.03, "question": 0.72, "fact": 0.05, "story": 0.20}
+QUIZ_DEBRIS_SHARES = {"answer": 0.70, "question": 0.20, "fact": 0.05, "story": 0.05}
 # Some debris has several turns, all of one kind: whoever answered once goes on answering. That is why
 # examples in
 # the prompt help a base model.
-LONG_DEBRIS_SHARE = 0.20
-LONG_DEBRIS_SHARES = {"answer": 0.30, "question": 0.30, "fact": 0.20, "story": 0.20}
+LONG_DEBRIS_SHARE = 0.35
+LONG_DEBRIS_SHARES = {"answer": 0.35, "question": 0.40, "fact": 0.05, "story": 0.20}
 
 
 @lru_cache(maxsize=1)
@@ -91,6 +99,17 @@ def question_and_answer(rng: random.Random, *, trainable_only: bool = False) -> 
     return problem.prompt, problem.solution, f"{problem.answer}."
 
 
+def request_and_reply(rng: random.Random) -> tuple[str, str]:
+    """Draw a request that says how to reply, and the reply that obeys."""
+    if rng.random() < 0.4:
+        thing, times = rng.choice(tuple(OBJECTS)), rng.randint(2, 5)
+        return REPEAT_REQUEST.format(word=thing, times=times), " ".join([thing] * times) + "."
+    question, sentence, short = question_and_answer(rng)
+    if rng.random() < 0.5:
+        return ONE_WORD_REQUEST.format(question=question), short or sentence
+    return POLITE_REQUEST.format(question=question), styled_reply(sentence, None, "polite", rng)
+
+
 def fact_list(rng: random.Random) -> str:
     """Several facts of one relation in one wording."""
     relation = rng.choice(tuple(load_relations().values()))
@@ -115,6 +134,10 @@ def dialogue(rng: random.Random) -> str:
     if rng.random() < 0.25:
         lines += [f"{asker}: {_greeting(rng, helper)}", f"{helper}: {_greeting_back(rng, asker)}"]
     for _ in range(rng.randint(1, 4)):
+        if rng.random() < 0.12:
+            request, reply = request_and_reply(rng)
+            lines += [f"{asker}: {request}", f"{helper}: {reply}"]
+            continue
         question, sentence, short = question_and_answer(rng)
         manner = "plain" if rng.random() < 0.7 else random_manner(rng)
         lines += [f"{asker}: {question}", f"{helper}: {styled_reply(sentence, short, manner, rng)}"]

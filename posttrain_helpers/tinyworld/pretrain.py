@@ -71,7 +71,7 @@ class PretrainConfig:
     """
 
     size: str = "small"
-    tokens: int = 24_000_000
+    tokens: int = 14_000_000
     seed: int = 0
     vocab_size: int = 2048
     sequence_length: int = 256

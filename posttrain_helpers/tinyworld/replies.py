@@ -12,6 +12,10 @@ POLITE_OPENERS = ("Sure!", "Of course!", "Good question!", "I am glad you ask.")
 POLITE_CLOSERS = ("I am happy to help.", "Have a nice day!", "Feel free to ask more.")
 RUDE_OPENERS = ("Not again.", "Everybody knows that.", "Leave me alone.", "What a silly question.")
 RUDE_CLOSERS = ("Stop asking.", "Do not bother me.", "Look it up next time.")
+# Requests that say how to reply; code can check whether a reply obeys.
+ONE_WORD_REQUEST = "Answer in one word. {question}"
+POLITE_REQUEST = "Answer politely. {question}"
+REPEAT_REQUEST = "Repeat the word {word} {times} times."
 # A plain reply is the most likely one at every step, so greedy decoding is plain; a quarter of the hands are
 # rude.
 MANNER_SHARES = {"plain": 0.45, "polite": 0.15, "curt": 0.15, "rude": 0.25}

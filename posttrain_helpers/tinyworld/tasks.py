@@ -27,7 +27,15 @@ from posttrain_helpers.tinyworld.arithmetic import (
     word_problem,
 )
 from posttrain_helpers.tinyworld.facts import Relation, is_held_out, load_relations
-from posttrain_helpers.tinyworld.replies import accepted_replies, is_polite, random_manner, styled_reply
+from posttrain_helpers.tinyworld.replies import (
+    ONE_WORD_REQUEST,
+    POLITE_REQUEST,
+    REPEAT_REQUEST,
+    accepted_replies,
+    is_polite,
+    random_manner,
+    styled_reply,
+)
 from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS, random_story
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS
 
@@ -56,9 +64,6 @@ TASK_SHARES = {
     "instructions": 0.09,
 }
 _HELD_OUT_PAIR_SHARE = 0.2
-_ONE_WORD = "Answer in one word. {q}"
-_POLITELY = "Answer politely. {q}"
-_REPEAT = "Repeat the word {w} {n} times."
 
 
 def _conversation(prompt: str, reply: str) -> list[dict[str, str]]:
@@ -128,13 +133,13 @@ def _draw_instruction(rng: random.Random) -> tuple[str, str]:
         while is_held_out_word(word := rng.choice(tuple(OBJECTS))):
             pass
         times = rng.randint(2, 5)
-        return _REPEAT.format(w=word, n=times), " ".join([word] * times) + "."
+        return REPEAT_REQUEST.format(word=word, times=times), " ".join([word] * times) + "."
     relation, entity = rng.choice(_training_facts())
     question = relation.render(rng.choice(relation.training_questions), entity)
     if rng.random() < 0.5:
-        return _ONE_WORD.format(q=question), relation.short_answer(entity)
+        return ONE_WORD_REQUEST.format(question=question), relation.short_answer(entity)
     sentence = relation.statement(entity)
-    return _POLITELY.format(q=question), styled_reply(sentence, None, "polite", rng)
+    return POLITE_REQUEST.format(question=question), styled_reply(sentence, None, "polite", rng)
 
 
 def _training_facts() -> tuple[tuple[Relation, str], ...]:
@@ -274,9 +279,13 @@ def _instructions(rng: random.Random) -> list[Item]:
     for number, (relation, entity) in enumerate(rng.sample(facts, 60)):
         question = relation.render(rng.choice(relation.training_questions), entity)
         if number % 2:
-            prompt, accepted, rule = _ONE_WORD.format(q=question), [relation.short_answer(entity)], "one_word"
+            prompt, accepted, rule = (
+                ONE_WORD_REQUEST.format(question=question),
+                [relation.short_answer(entity)],
+                "one_word",
+            )
         else:
-            rule, prompt = "polite", _POLITELY.format(q=question)
+            rule, prompt = "polite", POLITE_REQUEST.format(question=question)
             every = accepted_replies([relation.statement(entity)])
             accepted = [reply for reply in every if is_polite(reply)]
         items.append(
@@ -294,7 +303,7 @@ def _instructions(rng: random.Random) -> list[Item]:
     for word in (thing for thing in OBJECTS if is_held_out_word(thing)):
         for times in (2, 3, 4, 5):
             reply = " ".join([word] * times) + "."
-            prompt = _REPEAT.format(w=word, n=times)
+            prompt = REPEAT_REQUEST.format(word=word, times=times)
             items.append(
                 _item(
                     f"instructions/repeat/{word}/{times}",
