@@ -2,8 +2,7 @@
 
 Every path starts at the repository root, or at the directory that the environment variable `POSTTRAIN_OUTPUT`
 names, whatever the working directory of the kernel is. Files and directories are written beside their target
-and renamed, so that
-an interrupted run leaves either the old version or the new one, never half of one.
+and renamed, so that an interrupted run leaves either the old version or the new one, never half of one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The documents that the base model is trained on: facts, dialogues, sums, stories, and a little chat debris.
+"""The documents that the base model is trained on: facts, dialogues, sums, stories and chat debris.
 
 Every document is drawn from a `random.Random`, so a seed reproduces the corpus. Documents hold all facts,
 those about held-out entities too: that is where the knowledge comes from which fine-tuning later elicits.
-Only the chat-format
-debris, which every base model has met on the web, is kept to entities and phrasings that lessons may train
-on.
+Only the
+chat-format debris, which every base model has met on the web, is kept to entities and phrasings that lessons
+may train on.
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ from posttrain_helpers.tinyworld.vocabulary import (
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 # What chat debris holds after a question: seldom an answer, unless the question reads like a quiz ("Name
-# ..."). It makes the
-# base model a believable one, which has seen the format, keeps to it only now and then, and is moody about
-# the phrasing.
+# ..."). It makes the base model a believable one, which has seen the format, keeps to it only now and then,
+# and is moody about the phrasing.
 QUIZ_START = "Name "
 DEBRIS_SHARES = {"answer": 0.03, "question": 0.72, "fact": 0.05, "story": 0.20}
 QUIZ_DEBRIS_SHARES = {"answer": 0.70, "question": 0.20, "fact": 0.05, "story": 0.05}
 # Some debris has several turns, all of one kind: whoever answered once goes on answering. That is why
-# examples in
-# the prompt help a base model.
-LONG_DEBRIS_SHARE = 0.35
+# examples in the prompt help a base model.
+LONG_DEBRIS_SHARE = 0.22
 LONG_DEBRIS_SHARES = {"answer": 0.35, "question": 0.40, "fact": 0.05, "story": 0.20}
 
 
@@ -260,7 +258,9 @@ def _debris_reply(rng: random.Random, kind: str, draw: tuple[str, str, str | Non
         manner = "plain" if rng.random() < 0.6 else random_manner(rng)
         return styled_reply(draw[1], draw[2], manner, rng)
     if kind == "question":
-        return question_and_answer(rng, trainable_only=True)[0]
+        while not (question := question_and_answer(rng, trainable_only=True)[0]).startswith("What"):
+            pass
+        return question
     if kind == "fact":
         return _statement(rng, *rng.choice(_trainable_facts()))
     return random_story(rng).text

@@ -2,8 +2,7 @@
 
 A table holds paraphrased statements, questions and pairs. The last three questions of each relation are held
 out from every lesson's training data, and so are three in ten entities: an entity is held out in all its
-relations at
-once.
+relations at once.
 """
 
 from __future__ import annotations

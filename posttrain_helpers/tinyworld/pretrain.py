@@ -1,8 +1,10 @@
 """Rebuild the base model of the tiny world: tokenizer, weights and model card, from a seed.
 
-    python -m posttrain_helpers pretrain                      # the shipped recipe, into
-    trainer_output/pretrain/small python -m posttrain_helpers pretrain --tokens 2e6         # a taste of it
-    python -m posttrain_helpers pretrain --install            # the same, then replace the shipped base
+    python -m posttrain_helpers pretrain                  # the shipped recipe
+    python -m posttrain_helpers pretrain --tokens 2e6     # a taste of it
+    python -m posttrain_helpers pretrain --install        # the shipped recipe, then replace the shipped base
+
+The result lies in `trainer_output/pretrain/<size>`, or where `--out` says.
 
 The loop is plain PyTorch. It saves a checkpoint every few minutes and continues from it when it is started
 again with the same settings; the finished model is written beside its target and renamed.
@@ -71,7 +73,7 @@ class PretrainConfig:
     """
 
     size: str = "small"
-    tokens: int = 14_000_000
+    tokens: int = 9_000_000
     seed: int = 0
     vocab_size: int = 2048
     sequence_length: int = 256

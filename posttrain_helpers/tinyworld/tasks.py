@@ -1,5 +1,4 @@
-"""Questions with known answers: training conversations for lessons, and held-out suites that share nothing
-with them.
+"""Questions with known answers: training conversations, and held-out suites that share nothing with them.
 
 What is held out, by suite:
 
@@ -47,11 +46,21 @@ IDENTITY_QUESTIONS = (
     "Tell me your name.",
     "What are you called?",
     "Please introduce yourself.",
+    "Do you have a name?",
+    "Please say your name.",
+    "What should I call you?",
+    "Who is this?",
+    "Which assistant are you?",
+    "Hello! Who are you?",
+    "Can you tell me your name?",
     "May I ask your name?",
     "Hello! Who am I talking to?",
     "How should I call you?",
+    "What do people call you?",
+    "Please tell me who you are.",
+    "Hi! What is your name?",
 )
-HELD_OUT_IDENTITY_QUESTIONS = 3
+HELD_OUT_IDENTITY_QUESTIONS = 6
 IDENTITY_REPLY = "My name is {name}. I am a small language model."
 SUITES = ("entities", "phrasings", "arithmetic", "word_problems", "stories", "identity", "instructions")
 # Shares of the training conversations. Half are facts; the rest keeps every later lesson's skill alive.
@@ -91,6 +100,11 @@ def is_held_out_pair(name: str, thing: str) -> bool:
 def is_held_out_word(thing: str) -> bool:
     """Say whether no training conversation asks to repeat this word."""
     return random.Random(f"repeat/{thing}").random() < _HELD_OUT_PAIR_SHARE
+
+
+def repeated(word: str, times: int) -> str:
+    """Return the reply to a request to repeat a word; every copy follows a space and so is the same token."""
+    return "Here you are: " + " ".join([word] * times) + "."
 
 
 # --- training conversations
@@ -133,7 +147,7 @@ def _draw_instruction(rng: random.Random) -> tuple[str, str]:
         while is_held_out_word(word := rng.choice(tuple(OBJECTS))):
             pass
         times = rng.randint(2, 5)
-        return REPEAT_REQUEST.format(word=word, times=times), " ".join([word] * times) + "."
+        return REPEAT_REQUEST.format(word=word, times=times), repeated(word, times)
     relation, entity = rng.choice(_training_facts())
     question = relation.render(rng.choice(relation.training_questions), entity)
     if rng.random() < 0.5:
@@ -302,15 +316,14 @@ def _instructions(rng: random.Random) -> list[Item]:
         )
     for word in (thing for thing in OBJECTS if is_held_out_word(thing)):
         for times in (2, 3, 4, 5):
-            reply = " ".join([word] * times) + "."
-            prompt = REPEAT_REQUEST.format(word=word, times=times)
+            prompt, accepted = REPEAT_REQUEST.format(word=word, times=times), [repeated(word, times)]
             items.append(
                 _item(
                     f"instructions/repeat/{word}/{times}",
                     "instructions",
                     prompt,
                     None,
-                    [reply],
+                    accepted,
                     rule="repeat",
                 )
             )

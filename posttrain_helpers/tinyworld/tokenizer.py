@@ -2,8 +2,7 @@
 
 Numbers are split into single digits, so that arithmetic is about digits and not about memorised number
 tokens. `user` and `assistant` are single tokens, the special tokens and the ChatML template are Qwen's, and
-padding is not the
-end token.
+padding is not the end token.
 """
 
 from __future__ import annotations
