@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SELECTIONS = ("all", "changed", "up", "down")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """The replies of several models to the same prompts, their scores and what the scores show.
 
@@ -263,7 +263,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         return comparison_view.to_html(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return comparison_view.to_text(self)
 
 

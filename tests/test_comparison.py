@@ -519,3 +519,10 @@ def test_importing_the_module_loads_no_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_plain_form_in_a_notebook_is_the_short_table() -> None:
+    comparison = build({"a": GOOD, "b": BAD}, title="Plain form")
+    assert repr(comparison) == str(comparison)
+    assert "Plain form" in repr(comparison)
+    assert "Generation(" not in repr(comparison)
