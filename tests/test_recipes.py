@@ -184,3 +184,10 @@ def test_what_the_table_shows_can_be_used_as_overrides() -> None:
     recipe = load_recipe("sft", "tiny")
     keys = {key: value for key, value in recipe.rows() if key.startswith("args.") or key == "seed"}
     assert load_recipe("sft", "tiny", [f"{key}={value}" for key, value in keys.items()]).hash == recipe.hash
+
+
+def test_the_plain_form_in_a_notebook_is_the_table() -> None:
+    recipe = load_recipe("sft", "tiny")
+    assert repr(recipe) == str(recipe)
+    assert "args.learning_rate" in repr(recipe)
+    assert "output_dir" not in repr(recipe)

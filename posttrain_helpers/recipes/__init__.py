@@ -46,7 +46,7 @@ _RENAMED = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """One training run, fully described.
 
@@ -118,7 +118,7 @@ class Recipe:
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False, border=0)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = self.rows()
         width = max(len(key) for key, _ in rows)
         return "\n".join([f"recipe {self.name}", *(f"  {key:<{width}}  {value}" for key, value in rows)])
