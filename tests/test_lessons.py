@@ -236,6 +236,8 @@ def test_ctrl_c_ends_with_130_and_leaves_neither_kernel_nor_half_a_copy(
     tell = f"import os, pathlib, time\npathlib.Path({str(marker)!r}).write_text(str(os.getpid()))"
     write_notebook(tmp_path / "00_first.ipynb", f"{tell}\ntime.sleep(60)")
     program = (
+        # A shell's background job ignores Ctrl-C, and so would every process that the tests start in one.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import pathlib, sys; from posttrain_helpers import cli, lessons; "
         f"lessons.notebooks_directory = lambda: pathlib.Path({str(tmp_path)!r}); sys.exit(cli.main(['run']))"
     )
