@@ -39,14 +39,13 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from posttrain_helpers import load_data, load_recipe, setup
 from posttrain_helpers.cpu_trainer import score_every_position, skip_untrained_positions
+from posttrain_helpers.tinyworld.pretrain import PretrainConfig, build_model
 from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
 
 GOAL = 1.0
@@ -57,23 +56,7 @@ def new_model(directory: str | None, tokenizer: PreTrainedTokenizerBase) -> PreT
     """Load the model in float32, or make one with random weights in the shape of the shipped base."""
     if directory:
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=VOCABULARY,
-            hidden_size=192,
-            intermediate_size=576,
-            num_hidden_layers=4,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
+    return build_model(PretrainConfig(), tokenizer)
 
 
 def new_trainer(
