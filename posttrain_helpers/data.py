@@ -1,21 +1,40 @@
 """From a recipe's data section to a training set for TRL and held-out items for the comparison.
 
-Sources: "tinyworld/sft" (built in), a local .json or .jsonl file, and data sets of the Hugging Face Hub; the
-latter two need a `messages` column. What is dropped from them, and why, is counted and printed.
+Sources: the built-in ones of the tiny world, a local .json or .jsonl file, and data sets of the Hugging Face
+Hub; the latter two need a `messages` column, or `chosen` and `rejected` (`preferences` reads these). What is
+dropped from them, and why, is counted and printed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.conversations import (
+    conversation_turns,
+    held_out_conversation,
+    listed_counts,
+    text_key,
+    usable_conversations,
+)
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.preferences import (
+    explicit_pairs,
+    for_method,
+    held_out_pair,
+    in_length_groups,
+    is_preference,
+    pair_turns,
+)
 from posttrain_helpers.storage import repository_root
 from posttrain_helpers.suggestions import closest
+from posttrain_helpers.training import METHODS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,9 +42,8 @@ if TYPE_CHECKING:
     from posttrain_helpers.recipes import Recipe
 
 Row = dict[str, Any]
-ROLES = ("system", "user", "assistant")
-_BUILT_IN_KEYS = frozenset({"source", "n_train", "held_out", "seed"})
-_PUBLIC_KEYS = frozenset({"source", "max_samples", "held_out_samples", "seed", "split", "subset", "revision"})
+_COMMON_KEYS = frozenset({"source", "seed", "length_groups"})
+_PUBLIC_KEYS = _COMMON_KEYS | {"max_samples", "held_out_samples", "split", "subset", "revision"}
 
 
 def is_built_in(source: object) -> bool:
@@ -34,24 +52,33 @@ def is_built_in(source: object) -> bool:
 
 
 def data_keys(source: object) -> frozenset[str]:
-    """Return the keys that a recipe's data section may have for a source."""
-    return _BUILT_IN_KEYS if is_built_in(source) else _PUBLIC_KEYS
+    """Return the keys that a recipe's data section may have for a source.
+
+    Raises:
+        CourseError: a built-in source that does not exist.
+    """
+    if not is_built_in(source):
+        return _PUBLIC_KEYS
+    own = set(signature(_built_in_function(source)).parameters) - {"profile"}
+    return _COMMON_KEYS | {"held_out"} | own
 
 
 def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]:
     """Load what a recipe trains on and what it is measured on.
 
     Args:
-        recipe: its `data` section names the source and the sizes.
+        recipe: its `data` section names the source and the sizes; its method decides the columns. Sizes of
+            preference data count pairs.
         verbose: print one line that counts what was loaded and what was dropped.
 
     Returns:
-        The training set (a `messages` column, in an order that the seed fixes) and the held-out items: dicts
-        with `id`, `task`, `prompt` (messages) and `answer`, and `accepted` replies where exact ones exist.
+        The training set in an order that the seed fixes (a `messages` column, or for preference data the
+        columns of `preferences.for_method`) and the held-out items: dicts with `id`, `task`, `prompt`
+        (messages) and `answer`, and `accepted` replies where exact ones exist.
 
     Raises:
         CourseError: unknown source or suite, unreadable file, missing column, rows that are not
-            conversational, nothing left after filtering.
+            conversational, conversations where the method needs pairs, nothing left after filtering.
     """
     from datasets import Dataset
 
@@ -62,90 +89,50 @@ def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]
             "or a Hub id."
         )
     seed = data.get("seed", recipe.seed)
+    kind = METHODS[recipe.method].data
     if is_built_in(source):
-        rows, held_out = _built_in(source, data, seed)
-        dropped: Counter[str] = Counter()
+        rows, held_out, dropped = _built_in(source, data, seed, recipe.profile)
     else:
-        rows, held_out, dropped = _public(source, data, seed)
+        rows, held_out, dropped = _public(source, data, seed, kind)
     if not rows:
+        reasons = listed_counts(dropped) or "the source is empty"
         raise CourseError(
             f"no training row of {source!r} is left: {len(held_out)} held out, {dropped.total()} dropped "
-            f"({_counts(dropped) or 'the source is empty'}); correct the data or the recipe's data section."
+            f"({reasons}); correct the data or the recipe's data section."
         )
+    if is_preference(rows):
+        train = for_method(rows, kind, seed)
+    elif kind == "conversations":
+        train = Dataset.from_list(rows)
+    else:
+        raise CourseError(
+            f"the method {recipe.method!r} learns from pairs of replies, but the source {source!r} holds "
+            "conversations; set data.source to one with chosen and rejected replies."
+        )
+    if size := positive_count(recipe.data, "length_groups"):
+        train = in_length_groups(train, size)
     if verbose:
-        reasons = f"; dropped {dropped.total():,}: {_counts(dropped)}" if dropped else ""
-        print(f"data {source}: {len(rows):,} training rows, {len(held_out):,} held-out items{reasons}")
-    return Dataset.from_list(rows), held_out
+        reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
+        print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
+    return train, held_out
 
 
-def positive_count(data: dict[str, Any], key: str, default: int | None = None) -> int | None:
-    """Return a count from a data section, checked to be a whole number above zero."""
-    value = data.get(key, default)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise CourseError(f"data.{key} must be a whole number of at least 1, but it is {value!r}.")
+def positive_count(data: dict[str, Any], key: str, least: int = 1) -> int | None:
+    """Return a count from a data section, checked to be a whole number of at least `least`."""
+    value = data.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise CourseError(f"data.{key} must be a whole number of at least {least}, but it is {value!r}.")
     return value
 
 
-def filter_conversations(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
-    """Keep the conversations that can teach a reply.
-
-    Args:
-        rows: each with `messages`, a list of {"role", "content"}.
-
-    Returns:
-        The rows kept, and for each reason the number of rows dropped.
-    """
-    kept: list[Row] = []
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        messages = row["messages"]
-        if not is_conversation(messages):
-            dropped["not conversational"] += 1
-        elif not any(message["role"] == "assistant" for message in messages):
-            dropped["no assistant turn"] += 1
-        elif any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
-            dropped["empty reply"] += 1
-        elif (key := _text_key(messages)) in seen:
-            dropped["duplicate"] += 1
-        else:
-            seen.add(key)
-            kept.append({**row, "messages": _plain_messages(messages)})
-    return kept, dropped
-
-
-def is_conversation(messages: object) -> bool:
-    """Say whether this is a non-empty list of messages with a known role and text as content."""
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(
-            isinstance(message, dict)
-            and message.get("role") in ROLES
-            and isinstance(message.get("content"), str)
-            for message in messages
-        )
-    )
-
-
-def _built_in(source: str, data: dict[str, Any], seed: int) -> tuple[list[Row], list[Row]]:
-    if source not in BUILT_IN:
-        raise CourseError(
-            f"the built-in source {source!r} does not exist; {closest(source, BUILT_IN)}Built in: "
-            f"{', '.join(BUILT_IN)}."
-        )
-    n_train = positive_count(data, "n_train")
-    if n_train is None:
-        raise CourseError(f"the source {source!r} needs data.n_train, the number of training rows.")
-    rows, suites = BUILT_IN[source](n_train, seed)
-    names = data.get("held_out", list(suites))
-    for name in [names] if isinstance(names, str) else names:
-        if name not in suites:
-            raise CourseError(
-                f"data.held_out: the suite {name!r} does not exist; {closest(name, suites)}The suites of "
-                f"{source} are {', '.join(suites)}."
-            )
-    return rows, [item for name in ([names] if isinstance(names, str) else names) for item in suites[name]]
+def positive_number(data: dict[str, Any], key: str) -> float | None:
+    """Return a number from a data section, checked to be finite and above zero."""
+    value = data.get(key)
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
+    ):
+        raise CourseError(f"data.{key} must be a number above 0, but it is {value!r}.")
+    return value
 
 
 def _tinyworld_sft(n_train: int, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
@@ -154,66 +141,114 @@ def _tinyworld_sft(n_train: int, seed: int) -> tuple[list[Row], dict[str, list[R
     return build_sft_data(n_train=n_train, seed=seed)
 
 
-BUILT_IN: dict[str, Callable[[int, int], tuple[list[Row], dict[str, list[Row]]]]] = {
+def _tinyworld_preferences(
+    n_prompts: int,
+    identity: int,
+    label_temperature: float,
+    policy: str,
+    samples: int,
+    sampling_temperature: float,
+    seed: int,
+    profile: str,
+) -> tuple[list[Row], dict[str, list[Row]], Counter[str]]:
+    from posttrain_helpers.tinyworld.preferences import build_preference_data
+
+    return build_preference_data(
+        n_prompts=n_prompts,
+        identity=identity,
+        label_temperature=label_temperature,
+        policy=policy,
+        samples=samples,
+        sampling_temperature=sampling_temperature,
+        seed=seed,
+        profile=profile,
+    )
+
+
+# A function's parameters are the keys of the data section that its source knows; `seed` and `profile` come
+# from the recipe. It returns rows and suites, and what it dropped if it drops anything.
+BUILT_IN: dict[str, Callable[..., tuple]] = {
     "tinyworld/sft": _tinyworld_sft,
+    "tinyworld/preferences": _tinyworld_preferences,
 }
+_LEAST_COUNTS = {"n_train": 1, "n_prompts": 0, "samples": 1, "identity": 0}
+_POSITIVE_NUMBERS = ("label_temperature", "sampling_temperature")
 
 
-def _public(source: str, data: dict[str, Any], seed: int) -> tuple[list[Row], list[Row], Counter[str]]:
+def _built_in_function(source: str) -> Callable[..., tuple]:
+    if source not in BUILT_IN:
+        raise CourseError(
+            f"the built-in source {source!r} does not exist; {closest(source, BUILT_IN)}Built in: "
+            f"{', '.join(BUILT_IN)}."
+        )
+    return BUILT_IN[source]
+
+
+def _built_in(
+    source: str, data: dict[str, Any], seed: int, profile: str
+) -> tuple[list[Row], list[Row], Counter[str]]:
+    function = _built_in_function(source)
+    settings = {**data, "seed": seed, "profile": profile}
+    wanted = list(signature(function).parameters)
+    if missing := [f"data.{key}" for key in wanted if settings.get(key) is None]:
+        raise CourseError(f"the source {source!r} needs {', '.join(missing)}; set it in the recipe.")
+    for key in wanted:
+        if key in _LEAST_COUNTS:
+            positive_count(data, key, _LEAST_COUNTS[key])
+        elif key in _POSITIVE_NUMBERS:
+            positive_number(data, key)
+    rows, suites, *counted = function(**{key: settings[key] for key in wanted})
+    names = data.get("held_out", list(suites))
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        if name not in suites:
+            raise CourseError(
+                f"data.held_out: the suite {name!r} does not exist; {closest(name, suites)}The suites of "
+                f"{source} are {', '.join(suites)}."
+            )
+    return rows, [item for name in names for item in suites[name]], Counter(*counted)
+
+
+def _public(
+    source: str, data: dict[str, Any], seed: int, kind: str
+) -> tuple[list[Row], list[Row], Counter[str]]:
     path = _local_file(source)
     rows = _read_json(path) if path else _read_hub(source, data)
-    if rows and not all("messages" in row for row in rows):
-        first = next(row for row in rows if "messages" not in row)
-        raise CourseError(
-            f"{source!r} has no column 'messages' in every row; found the columns "
-            f"{', '.join(map(str, first))}. Rename or convert them: each row needs messages=[{{'role': ..., "
-            "'content': ...}, ...]."
-        )
-    kept, dropped = filter_conversations(rows)
-    if rows and dropped["not conversational"] == len(rows):
-        raise CourseError(
-            f"the rows of {source!r} are not conversational: 'messages' must be a list of "
-            f"{{'role': {'|'.join(ROLES)}, 'content': text}}, but the first row holds "
-            f"{str(rows[0]['messages'])[:80]!r}."
-        )
+    if kind != "conversations" or is_preference(rows):
+        adapter, turns, as_item = explicit_pairs, pair_turns, held_out_pair
+    else:
+        adapter, turns, as_item = usable_conversations, conversation_turns, held_out_conversation
+    kept, dropped = adapter(rows, source)
     random.Random(seed).shuffle(kept)
-    held_out, kept = _split(kept, positive_count(data, "held_out_samples"), source, dropped)
-    limit = positive_count(data, "max_samples")
-    return [{"messages": row["messages"]} for row in kept[:limit]], held_out, dropped
+    held_out, kept = _split(kept, positive_count(data, "held_out_samples"), turns, dropped)
+    items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]
+    return kept[: positive_count(data, "max_samples")], items, dropped
 
 
 def _split(
-    rows: list[Row], count: int | None, source: str, dropped: Counter[str]
+    rows: list[Row], count: int | None, turns: Callable[[Row], list[Row]], dropped: Counter[str]
 ) -> tuple[list[Row], list[Row]]:
-    """Take `count` items with prompts of their own; whatever else has one of these prompts is dropped."""
+    """Take `count` rows with prompts of their own; whatever else has one of these prompts is dropped."""
     if count is None:
         return [], rows
     held_out: dict[str, Row] = {}
     for row in rows:
         if len(held_out) == count:
             break
-        if row["messages"][-1]["role"] == "assistant" and len(row["messages"]) > 1:
-            held_out.setdefault(_text_key(row["messages"][:-1]), row)
+        messages = turns(row)
+        if messages[-1]["role"] == "assistant" and len(messages) > 1:
+            held_out.setdefault(text_key(messages[:-1]), row)
     chosen = {id(row) for row in held_out.values()}
     kept = []
     for row in rows:
         if id(row) in chosen:
             continue
-        if any(_text_key(row["messages"][:end]) in held_out for end in range(1, len(row["messages"]) + 1)):
+        messages = turns(row)
+        if any(text_key(messages[:end]) in held_out for end in range(1, len(messages) + 1)):
             dropped["prompt of a held-out item"] += 1
         else:
             kept.append(row)
-    items = [
-        {
-            "id": f"{Path(source).stem}/{number}",
-            "task": "conversation",
-            "prompt": row["messages"][:-1],
-            "answer": None,
-            "reference": row["messages"][-1]["content"],
-        }
-        for number, row in enumerate(held_out.values())
-    ]
-    return items, kept
+    return list(held_out.values()), kept
 
 
 def _local_file(source: str) -> Path | None:
@@ -271,15 +306,3 @@ def _read_hub(source: str, data: dict[str, Any]) -> list[Row]:
             f"the data set {source!r} could not be read as split "
             f"{split!r}{' of subset ' + repr(data['subset']) if data.get('subset') else ''}: {error}"
         ) from error
-
-
-def _plain_messages(messages: list[Row]) -> list[Row]:
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _text_key(messages: list[Row]) -> str:
-    return json.dumps([[message["role"], message["content"].strip()] for message in messages])
-
-
-def _counts(dropped: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())

@@ -83,19 +83,25 @@ def generate(
         than one.
 
     Raises:
-        CourseError: no prompts, a prompt of an unknown form, a missing chat template or padding token, a
-            prompt that leaves no room for `max_new_tokens`, or settings that contradict each other.
+        CourseError: a reward model, no prompts, a prompt of an unknown form, a missing chat template or
+            padding token, a prompt that leaves no room for `max_new_tokens`, or settings that contradict each
+            other.
     """
     from tqdm.auto import tqdm
 
     _check_settings(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    if not model.can_generate():
+        raise CourseError(
+            f"a {type(model).__name__} has a score head and cannot write text; pass a language model, or "
+            "score finished replies with rewards.score_replies()."
+        )
     encoded = encode_prompts(tokenizer, prompts)
     _check_fits(model, tokenizer, encoded, max_new_tokens)
 
     rows = [ids for ids in encoded for _ in range(num_return_sequences)]
     size = min(batch_size, len(rows))
     generations: list[Generation] = []
-    with _evaluation_mode(model), _private_random_state(_device(model), seed):
+    with evaluation_mode(model), _private_random_state(_device(model), seed):
         for start in tqdm(range(0, len(rows), size), desc="generating", disable=not progress):
             batch = rows[start : start + size]
             filled = [batch[i % len(batch)] for i in range(size)]
@@ -321,7 +327,7 @@ def _log_prob_recorder() -> Any:
 
 
 @contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Switch dropout and checkpointing off, and give each module its own mode back.
 
     In train mode the layers of a checkpointed model drop the key-value cache, and generation is garbage.

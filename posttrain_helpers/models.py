@@ -2,8 +2,9 @@
 
     model, tokenizer = load_model_and_tokenizer("base")
 
-The name is "base", a stage, a directory or a Hub id. Only safetensors are read and no code of a model
-repository runs.
+The name is "base", a stage, a directory or a Hub id. A model has one of two heads: a language head writes
+text, a score head gives each text one number, which makes it a reward model. Only safetensors are read and no
+code of a model repository runs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.repairs import repair_generation_config, repair_tokenizer
 from posttrain_helpers.runtime import current_runtime, display_path
-from posttrain_helpers.weights import check_weights
+from posttrain_helpers.weights import check_weights, weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HEADS = ("language", "reward")
+_SCORE_WEIGHT = "score.weight"
 
 
 def load_model_and_tokenizer(
@@ -32,6 +36,7 @@ def load_model_and_tokenizer(
     revision: str | None = None,
     lora: dict[str, Any] | None = None,
     quantization: str | None = None,
+    head: str | None = None,
     profile: str | Profile | None = None,
     verbose: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -45,6 +50,8 @@ def load_model_and_tokenizer(
         revision: commit, branch or tag of a Hub id; the profile's base model has its own pinned one.
         lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train.
         quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
+        head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
+            fresh score head in place of its language head, drawn from torch's random state.
         profile: what "base" and stage names refer to; None takes the profile in use.
         verbose: print one line about the model and one for each repair.
 
@@ -52,20 +59,27 @@ def load_model_and_tokenizer(
         Model and tokenizer.
 
     Raises:
-        CourseError: nothing there, unreachable, no model, pickled, corrupt or incomplete weights, or too
-            little GPU memory.
+        CourseError: nothing there, unreachable, no model, pickled, corrupt or incomplete weights, too little
+            GPU memory, or a reward model where a language model is asked for.
     """
     from posttrain_helpers.stages import resolve_model
 
+    if head not in (None, *HEADS):
+        raise CourseError(
+            f"head must be {' or '.join(map(repr, HEADS))}, or None for the model's own, but it is {head!r}."
+        )
     profile = get_profile(profile)
     resolved = resolve_model(str(name_or_path), profile)
     directory = _directory(resolved, revision, profile)
     device = current_runtime(profile).device if use_gpu else "cpu"
     if verbose and use_gpu and device == "cpu" and profile.device == "cuda":
         print(f"no GPU was found, so {display_path(resolved)} is loaded on the CPU.")
-    model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile)
+    model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
     wants_template = profile.chat_template if resolved == profile.base_model else None
-    repairs = repair_tokenizer(tokenizer, model, wants_template)
+    repairs = []
+    if head == "reward" and _head_of(directory) == "language":
+        repairs.append("a fresh score head was added; its scores mean nothing until it is trained")
+    repairs += repair_tokenizer(tokenizer, model, wants_template)
     repairs += repair_generation_config(model, tokenizer)
     if lora:
         model = _with_lora(model, lora)
@@ -86,6 +100,11 @@ def describe_model(model: PreTrainedModel, name: str) -> str:
     return f"{name}: {total:,} parameters{share}, {dtype}, {model.device}"
 
 
+def has_score_head(model: PreTrainedModel) -> bool:
+    """Say whether a model, or the one inside a PEFT model, gives a text one score instead of next tokens."""
+    return hasattr(model, "score") and getattr(model.config, "num_labels", None) == 1
+
+
 def _directory(resolved: str, revision: str | None, profile: Profile) -> Path:
     path = Path(resolved).expanduser()
     if path.is_dir():
@@ -102,8 +121,27 @@ def _directory(resolved: str, revision: str | None, profile: Profile) -> Path:
     return hub_snapshot(resolved, revision=revision)
 
 
+def _head_of(directory: Path) -> str:
+    """Return the head that the files of a model or an adapter speak of."""
+    adapter = directory / "adapter_config.json"
+    if adapter.is_file():
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        return "reward" if settings.get("task_type") == "SEQ_CLS" else "language"
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return "language"  # the loader says what is wrong with the file
+    names = config.get("architectures") or []
+    return "reward" if any(name.endswith("ForSequenceClassification") for name in names) else "language"
+
+
 def _load_directory(
-    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None, profile: Profile
+    directory: Path,
+    dtype: str | torch.dtype,
+    device: str,
+    quantization: str | None,
+    profile: Profile,
+    head: str | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     is_adapter = (directory / "adapter_config.json").is_file()
     if not is_adapter and not (directory / "config.json").is_file():
@@ -113,22 +151,33 @@ def _load_directory(
             f"{found[:200]}."
         )
     check_weights(directory)
+    found = _head_of(directory)
+    if found == "reward" and head == "language":
+        raise CourseError(
+            f"{directory} is a reward model: it has a score head and cannot write text; load the language "
+            "model that it was made from."
+        )
     if is_adapter:
-        return _load_adapter(directory, dtype, device, quantization, profile)
-    return _load_model(directory, dtype, device, quantization), _load_tokenizer(directory)
+        return _load_adapter(directory, dtype, device, quantization, profile, head)
+    model = _load_model(directory, dtype, device, quantization, found, head or found)
+    return model, _load_tokenizer(directory)
 
 
 def _load_model(
-    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None
+    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None, found: str, head: str
 ) -> PreTrainedModel:
+    """Load a model with the head asked for; `found` is the head that the directory holds."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    loader = AutoModelForSequenceClassification if head == "reward" else AutoModelForCausalLM
     options: dict[str, Any] = (
         {"quantization_config": _quantization_config(quantization)} if quantization else {}
     )
+    if head != found:
+        options["num_labels"] = 1
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             directory,
             dtype=dtype,
             use_safetensors=True,
@@ -139,10 +188,16 @@ def _load_model(
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CourseError(
-            f"{directory} could not be loaded as a language model: {_first_sentence(error)}"
+            f"{directory} could not be loaded as a {head} model: {_first_sentence(error)}"
         ) from error
+    if head == "reward" and model.config.num_labels != 1:
+        raise CourseError(
+            f"{directory} is a classifier with {model.config.num_labels} labels, but a reward model gives "
+            "one score; load a model with num_labels=1, or a language model with head='reward'."
+        )
     # transformers fills what the file lacks with random numbers and only logs it.
-    missing = sorted(report["missing_keys"])
+    expected = {_SCORE_WEIGHT} if head != found else set()
+    missing = sorted(set(report["missing_keys"]) - expected)
     if missing:
         raise CourseError(
             f"the weights in {directory} lack {len(missing)} parameters of a {type(model).__name__} (the "
@@ -178,13 +233,24 @@ def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def _load_adapter(
-    directory: Path, dtype: str | torch.dtype, device: str, quantization: str | None, profile: Profile
+    directory: Path,
+    dtype: str | torch.dtype,
+    device: str,
+    quantization: str | None,
+    profile: Profile,
+    head: str | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
     from posttrain_helpers.stages import parent_of, resolve_model
 
     settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    found = _head_of(directory)
+    if head == "reward" and found == "language":
+        raise CourseError(
+            f"{directory} is the adapter of a language model and cannot get a score head; merge it "
+            "(merge_and_unload), save the model, and load that with head='reward'."
+        )
     # A stage knows its parent by name, which holds on every machine; the adapter knows a path, which may not.
     base = parent_of(directory) or settings.get("base_model_name_or_path")
     if not base:
@@ -193,7 +259,13 @@ def _load_adapter(
             "adapter_config.json."
         )
     base_directory = _directory(resolve_model(base, profile), settings.get("revision"), profile)
-    model, tokenizer = _load_directory(base_directory, dtype, device, quantization, profile)
+    # The adapter of a reward model brings the score head; it takes the place of the fresh one made here.
+    if found == "reward" and not _holds_score_head(directory):
+        raise CourseError(
+            f"the adapter {directory} lacks its score head, which would be random; save it again from a "
+            "model with task_type='SEQ_CLS'."
+        )
+    model, tokenizer = _load_directory(base_directory, dtype, device, quantization, profile, found)
     if (directory / "tokenizer_config.json").is_file():
         tokenizer = _load_tokenizer(directory)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -208,6 +280,16 @@ def _load_adapter(
     return adapted, tokenizer
 
 
+def _holds_score_head(adapter: Path) -> bool:
+    from safetensors import safe_open
+
+    for path in weight_files(adapter):
+        with safe_open(path, framework="np") as file:
+            if any(name.endswith(_SCORE_WEIGHT) for name in file.keys()):  # noqa: SIM118  no iterator
+                return True
+    return False
+
+
 def _with_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PreTrainedModel:
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -216,8 +298,10 @@ def _with_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PreTrainedModel:
             "the model already has an adapter; merge it (merge_and_unload), save and reload it, then add one."
         )
     try:
-        return get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
-    except (TypeError, ValueError) as error:
+        # "SEQ_CLS" trains and saves the score head beside the adapter.
+        task = "SEQ_CLS" if has_score_head(model) else "CAUSAL_LM"
+        return get_peft_model(model, LoraConfig(**{"task_type": task, **lora}))
+    except (TypeError, ValueError, AttributeError) as error:
         raise CourseError(f"the LoRA settings {lora} do not fit {type(model).__name__}: {error}") from error
 
 

@@ -52,21 +52,24 @@ def repair_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokeni
     """Make a model stop at the tokenizer's end token and its generation config valid to save.
 
     Args:
-        model: `generation_config` and `config` are changed in place.
+        model: `generation_config` and `config` are changed in place. A reward model, which generates nothing,
+            has only its `config`: it finds the token to score by the padding token named there.
         tokenizer: already repaired.
 
     Returns:
         One sentence for each change.
     """
-    settings, changes = model.generation_config, []
+    text_config = model.config.get_text_config()
+    text_config.eos_token_id, text_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    settings, changes = getattr(model, "generation_config", None), []
+    if settings is None:
+        return changes
     ends = settings.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if tokenizer.eos_token_id not in ends:
         settings.eos_token_id = [tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id
         changes.append(f"generation stops at {tokenizer.eos_token}")
     settings.pad_token_id = tokenizer.pad_token_id
-    text_config = model.config.get_text_config()
-    text_config.eos_token_id, text_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if not settings.do_sample:
         # transformers refuses to save sampling settings beside greedy decoding, which would end a run at its
         # last step.

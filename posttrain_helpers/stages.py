@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
-from posttrain_helpers.recipes import Recipe, load_recipe, recipe_names
+from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.storage import atomic_directory, output_root, write_json_atomic
 from posttrain_helpers.suggestions import closest
@@ -92,6 +92,9 @@ def save_stage(
                 trainer_or_model.save_model(str(directory))
                 # A pickle, and the manifest says more.
                 (directory / "training_args.bin").unlink(missing_ok=True)
+                # The frozen copy of the adapter that a trainer adds to be its reference; nothing loads it.
+                if (directory / "ref").is_dir():
+                    shutil.rmtree(directory / "ref")
             else:
                 model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
@@ -133,15 +136,13 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
         base = Path(profile.base_model)
         return base if base.is_dir() else hub_snapshot(profile.base_model, revision=profile.revision)
     target = stage_path(name, profile)
-    if name not in recipe_names():
+    recipes = stage_recipes()
+    if name not in recipes:
         if not target.is_dir():
-            known = [BASE, *recipe_names(), *saved_stages(profile)]
-            raise CourseError(
-                f"the stage {name!r} does not exist; {closest(name, known)}Known are {', '.join(known)}."
-            )
+            raise CourseError(f"the stage {name!r} does not exist; {_known_stages(name, recipes, profile)}")
         _verify(target)
         return target
-    recipe = load_recipe(name, profile)
+    recipe = load_recipe(recipes[name], profile)
     parent = resolve_model(recipe.model, profile)
     reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent)
     if reason:
@@ -155,7 +156,7 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
 
 
 def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
-    """Train what a recipe describes and save it as the stage of the recipe's name.
+    """Train what a recipe describes and save it as the stage that the recipe names.
 
     Args:
         recipe: its parent is built first if need be.
@@ -171,26 +172,27 @@ def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
 
     from posttrain_helpers.data import load_data
     from posttrain_helpers.models import load_model_and_tokenizer
-    from posttrain_helpers.training import make_trainer, train
+    from posttrain_helpers.training import METHODS, make_trainer, train
 
-    target = stage_path(recipe.name, recipe.profile)
+    target = stage_path(recipe.stage, recipe.profile)
     parent = resolve_model(recipe.model, recipe.profile)
     with _stage_lock(target), preserved_random_state():
         started = time.perf_counter()
         _remove_leftovers(target)
-        print(f"building stage {recipe.name!r} from {recipe.model!r} ({reason}) …", end=" ", flush=True)
-        set_seed(recipe.seed)  # a fresh LoRA adapter draws its weights before the trainer seeds
+        print(f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", end=" ", flush=True)
+        set_seed(recipe.seed)  # a fresh score head or adapter draws its weights before the trainer seeds
         model, tokenizer = load_model_and_tokenizer(
             parent,
             lora=recipe.lora,
             quantization=recipe.quantization,
+            head=METHODS[recipe.method].head,
             profile=recipe.profile,
             verbose=False,
         )
         rows, _ = load_data(recipe, verbose=False)
-        trainer = make_trainer(recipe, model, tokenizer, rows)
+        trainer = make_trainer(recipe, model, tokenizer, rows, verbose=False)
         metrics = train(trainer)
-        save_stage(trainer, recipe.name, recipe, metrics=metrics)
+        save_stage(trainer, recipe.stage, recipe, metrics=metrics)
         print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
     return target
 
@@ -205,7 +207,9 @@ def resolve_model(name: str, profile: str | Profile | None = None) -> str:
     profile = get_profile(profile)
     if name == BASE:
         return profile.base_model
-    if _NAME.fullmatch(name) and (name in recipe_names() or stage_path(name, profile).is_dir()):
+    recipes = stage_recipes()
+    known = name in recipes or name in recipes.values()
+    if _NAME.fullmatch(name) and (known or stage_path(name, profile).is_dir()):
         return str(load_stage(name, profile))
     return name
 
@@ -222,6 +226,14 @@ def parent_of(directory: Path) -> str | None:
         return _read_manifest(directory)["model"]
     except FileNotFoundError:
         return None
+
+
+def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:
+    for stage, recipe in recipes.items():
+        if recipe == name:
+            return f"the recipe {name!r} makes the stage {stage!r}; load that."
+    known = [BASE, *recipes, *saved_stages(profile)]
+    return f"{closest(name, known)}Known are {', '.join(known)}."
 
 
 def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any] | None) -> dict[str, Any]:

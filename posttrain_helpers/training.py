@@ -7,14 +7,23 @@ needed.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.cpu_trainer import skip_untrained_positions
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models import has_score_head
 from posttrain_helpers.suggestions import closest
+from posttrain_helpers.training_checks import (
+    check_preferences,
+    check_reference,
+    check_reference_source,
+    check_scored_tokens,
+    check_supervision,
+    leave_out_useless_rows,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,8 +31,7 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.recipes import Recipe
 
-# A mask that is wrong is wrong in every row; a sample keeps the check below a second on large data sets.
-MOST_ROWS_CHECKED = 2000
+_PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 
 
 @dataclass(frozen=True)
@@ -34,13 +42,21 @@ class Method:
         config: "module:class" of the arguments.
         trainer: "module:class" of the trainer.
         columns: alternatives of columns that the training set may have.
-        check: called with the finished trainer; raises when it would train on the wrong tokens.
+        check: called with the finished trainer; raises when it would train on the wrong thing.
+        data: the form of a training row: "conversations", "pairs" (chosen and rejected) or "labels" (a reply
+            and whether it is desirable).
+        head: the head of the model that it trains: "language" or "reward".
+        arguments: of the config, where the trainer needs another value than the default; a recipe may
+            overrule them.
     """
 
     config: str
     trainer: str
     columns: tuple[tuple[str, ...], ...]
     check: Callable[[Trainer], None] | None = None
+    data: str = "conversations"
+    head: str = "language"
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def config_class(method: str) -> type:
@@ -64,6 +80,7 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_dataset: Dataset,
     callbacks: Sequence[TrainerCallback] = (),
+    verbose: bool = True,
 ) -> Trainer:
     """Build the trainer that a recipe describes and check what it would train on.
 
@@ -73,35 +90,48 @@ def make_trainer(
         tokenizer: with chat template, end token and a padding token of its own.
         train_dataset: as `load_data` returns it.
         callbacks: more callbacks, such as `memory.callback()`.
+        verbose: print one line for each reason why preference rows were left out.
 
     Returns:
         The TRL trainer, ready for `.train()`.
 
     Raises:
-        CourseError: an argument that the config refuses, a missing column, a template that cannot mark
-            replies, or a mask that supervises no token or no end token.
+        CourseError: an argument that the config or the trainer refuses, a missing column, a model with the
+            wrong head, a template that cannot mark replies, or data or a reference model that a check of the
+            method refuses (see `training_checks`).
     """
     from transformers.trainer_callback import PrinterCallback
 
     method = _method(recipe.method)
     _check_columns(recipe, method, train_dataset)
+    _check_head(recipe, method, model)
     try:
-        config = config_class(recipe.method)(**recipe.args)
+        config = config_class(recipe.method)(**{**method.arguments, **recipe.args})
     except (TypeError, ValueError) as error:
         raise CourseError(
             f"recipe {recipe.name!r}: {method.config.split(':')[1]} refuses its arguments: {error}"
         ) from error
     _check_template(config, tokenizer)
-    trainer = trainer_class(recipe.method)(
-        model=model,
-        args=config,
-        train_dataset=train_dataset,
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-    )
+    check_reference_source(model, config)
+    try:
+        trainer = trainer_class(recipe.method)(
+            model=model,
+            args=config,
+            train_dataset=train_dataset,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise CourseError(
+            f"recipe {recipe.name!r}: {method.trainer.split(':')[1]} refuses its arguments or data: {error}"
+        ) from error
     trainer.remove_callback(PrinterCallback)  # it prints one raw dict per log; `log_history` keeps them
+    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if method.data != "conversations" else []
     if method.check:
         method.check(trainer)
+    if verbose:
+        for sentence in left_out:
+            print(f"data: {sentence}")
     return trainer
 
 
@@ -129,44 +159,50 @@ def train(trainer: Trainer) -> dict[str, float]:
     return metrics
 
 
-def check_supervision(trainer: Trainer) -> None:
-    """Check that the labels of the training set supervise replies and their end token.
-
-    Args:
-        trainer: an SFT trainer; its training set has `labels`, -100 where a token is not trained.
-
-    Raises:
-        CourseError: no row is left, a row has no supervised token, or the end token is never supervised.
-    """
-    dataset, tokenizer, args = trainer.train_dataset, trainer.processing_class, trainer.args
-    if len(dataset) == 0:
-        raise CourseError(
-            f"no row has a supervised token within max_length={args.max_length}: the replies begin later; "
-            "raise max_length."
-        )
-    labels = [row["labels"] for row in islice(dataset.select_columns("labels"), MOST_ROWS_CHECKED)]
-    empty = [number for number, row in enumerate(labels) if all(label == -100 for label in row)]
-    # Packing may cut a long question into a row of its own; alone it is no mistake.
-    if len(empty) == len(labels) or (empty and not args.packing):
-        raise CourseError(
-            f"{len(empty)} of {len(labels)} rows have no supervised token (the first is row {empty[0]}): the "
-            "mask hides every reply; check the {% generation %} markers of the chat template and the roles "
-            "of the messages."
-        )
-    if not any(tokenizer.eos_token_id in row for row in labels):
-        raise CourseError(
-            f"the end token {tokenizer.eos_token!r} is supervised in none of {len(labels)} rows, so the "
-            "model would never learn to stop; keep it inside the {% generation %} markers, and raise "
-            "max_length if replies are cut off."
-        )
-
-
 METHODS: dict[str, Method] = {
     "sft": Method(
         config="trl:SFTConfig",
         trainer="trl:SFTTrainer",
         columns=(("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels")),
         check=check_supervision,
+    ),
+    "reward": Method(
+        config="trl:RewardConfig",
+        trainer="trl:RewardTrainer",
+        columns=(*_PAIRS, ("chosen_ids", "rejected_ids")),
+        check=check_scored_tokens,
+        data="pairs",
+        head="reward",
+    ),
+    "dpo": Method(
+        config="trl:DPOConfig",
+        trainer="trl:DPOTrainer",
+        columns=_PAIRS,
+        check=check_reference,
+        data="pairs",
+    ),
+    "kto": Method(
+        config="trl:KTOConfig",
+        trainer="trl:KTOTrainer",
+        # It would take pairs apart by itself, into all chosen replies and then all rejected ones.
+        columns=(("prompt", "completion", "label"),),
+        check=check_preferences,
+        data="labels",
+    ),
+    # These two collate by columns of their own and warn about the default.
+    "orpo": Method(
+        config="trl.experimental.orpo:ORPOConfig",
+        trainer="trl.experimental.orpo:ORPOTrainer",
+        columns=_PAIRS,
+        data="pairs",
+        arguments={"remove_unused_columns": False},
+    ),
+    "cpo": Method(
+        config="trl.experimental.cpo:CPOConfig",
+        trainer="trl.experimental.cpo:CPOTrainer",
+        columns=_PAIRS,
+        data="pairs",
+        arguments={"remove_unused_columns": False},
     ),
 }
 
@@ -182,6 +218,8 @@ def _method(name: str) -> Method:
 
 def _imported(reference: str) -> Any:
     module, name = reference.split(":")
+    if module.startswith("trl.experimental"):
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # which methods are experimental is in METHODS
     return getattr(importlib.import_module(module), name)
 
 
@@ -195,6 +233,14 @@ def _check_columns(recipe: Recipe, method: Method, dataset: Dataset) -> None:
         )
     if len(dataset) == 0:
         raise CourseError("the training set has no rows; check the recipe's data section.")
+
+
+def _check_head(recipe: Recipe, method: Method, model: PreTrainedModel) -> None:
+    if (method.head == "reward") != has_score_head(model):
+        raise CourseError(
+            f"{recipe.method!r} trains a model with a {method.head} head, but a {type(model).__name__} was "
+            f"given; load one with load_model_and_tokenizer(..., head={method.head!r})."
+        )
 
 
 def _check_template(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from posttrain_helpers import data
-from posttrain_helpers.data import filter_conversations, load_data
+from posttrain_helpers.data import data_keys, load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import Recipe, load_recipe
 
@@ -26,12 +30,13 @@ GOOD = [chat(f"question {number}", f"reply {number}") for number in range(20)]
 def recipe_for(tmp_path: Path):
     """Write rows to a file and return the recipe that trains on it."""
 
-    def make(rows: Any, name: str = "rows.jsonl", **settings: Any) -> Recipe:
+    def make(rows: Any, name: str = "rows.jsonl", method: str = "sft", **settings: Any) -> Recipe:
         path = tmp_path / name
         text = json.dumps(rows) if path.suffix == ".json" else "\n".join(json.dumps(row) for row in rows)
         path.write_text(rows if isinstance(rows, str) else text, encoding="utf-8")
         overrides = {f"data.{key}": value for key, value in settings.items()}
-        return load_recipe("sft", "tiny", {"data.source": str(path), **overrides})
+        recipe = load_recipe("sft", "tiny", {"data.source": str(path), **overrides})
+        return replace(recipe, method=method)
 
     return make
 
@@ -86,7 +91,8 @@ def test_the_real_tiny_world() -> None:
         ({"data.source": "tinyworld/sfft"}, "'tinyworld/sfft' does not exist; did you mean 'tinyworld/sft'"),
         ({"data.n_train": 0}, "data.n_train must be a whole number of at least 1, but it is 0"),
         ({"data.n_train": "many"}, "but it is 'many'"),
-        ({"data.n_train": None}, "needs data.n_train"),
+        ({"data.n_train": None}, "needs data.n_train; set it"),
+        ({"data.samples": 2}, "the key data.samples does not exist"),
         ({"data.source": None}, "no data source"),
     ],
 )
@@ -131,12 +137,6 @@ def test_what_is_dropped_is_counted_and_printed(recipe_for, capsys: pytest.Captu
     assert "dropped 8: 4 not conversational, 2 empty reply, 1 " in printed
     assert "1 duplicate" in printed
     assert "1 no assistant turn" in printed
-
-
-def test_the_same_question_with_two_replies_is_no_duplicate() -> None:
-    kept, dropped = filter_conversations([chat("q", "a"), chat("q", "b")])
-    assert len(kept) == 2
-    assert not dropped
 
 
 def test_no_prompt_of_a_held_out_item_is_trained_on(recipe_for) -> None:
@@ -224,3 +224,198 @@ def test_unknown_split() -> None:
     recipe = load_recipe("sft", "tiny", {"data.source": "someone/rows", "data.split": "tset"})
     with pytest.raises(CourseError, match="could not be read as split 'tset'"):
         load_data(recipe)
+
+
+def pair(number: int, question: str | None = None) -> dict[str, Any]:
+    """A preference in the implicit form, as most public sets have it."""
+    prompt = {"role": "user", "content": question or f"question {number}"}
+    good, bad = ({"role": "assistant", "content": f"{word} {number}"} for word in ("good", "bad"))
+    return {"chosen": [prompt, good], "rejected": [prompt, bad]}
+
+
+PAIRS = [pair(number) for number in range(20)]
+
+
+def questions(rows: Any) -> list[str]:
+    return [row["prompt"][-1]["content"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("method", "columns", "rows_per_pair"),
+    [
+        ("reward", {"prompt", "chosen", "rejected"}, 1),
+        ("dpo", {"prompt", "chosen", "rejected"}, 1),
+        ("orpo", {"prompt", "chosen", "rejected"}, 1),
+        ("cpo", {"prompt", "chosen", "rejected"}, 1),
+        ("kto", {"prompt", "completion", "label"}, 2),
+        ("sft", {"prompt", "completion"}, 1),
+    ],
+)
+def test_a_method_gets_preferences_in_its_own_form(
+    recipe_for, method: str, columns: set[str], rows_per_pair: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*PAIRS, {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}, PAIRS[1]]
+    train, held_out = load_data(recipe_for(rows, method=method, held_out_samples=4, max_samples=10))
+    assert set(train.column_names) == columns
+    assert (len(train), len(held_out)) == (10 * rows_per_pair, 4)
+    assert set(questions(train)).isdisjoint(questions(held_out))
+    printed = capsys.readouterr().out
+    assert f"{len(train)} training rows, 4 held-out items; dropped 2: 1 identical, 1 duplicate" in printed
+
+
+def test_held_out_preferences_keep_both_replies(recipe_for) -> None:
+    _, held_out = load_data(recipe_for(PAIRS, method="dpo", held_out_samples=3))
+    for number, item in enumerate(held_out):
+        own = item["prompt"][0]["content"].removeprefix("question ")
+        assert (item["id"], item["task"], item["answer"]) == (f"rows/{number}", "preference", None)
+        assert (item["reference"], item["rejected"]) == (f"good {own}", f"bad {own}")
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
+def test_no_prompt_of_a_held_out_pair_is_trained_on(recipe_for, method: str, capsys) -> None:
+    rows = [pair(number, f"question {number % 5}") for number in range(20)]
+    longer = {
+        side: [*rows[0]["chosen"], {"role": "user", "content": "more?"}, reply]
+        for side, reply in ((side, rows[1][side][1]) for side in ("chosen", "rejected"))
+    }
+    train, held_out = load_data(recipe_for([*rows, longer], method=method, held_out_samples=4))
+    prompts = set(questions(held_out))
+    assert len(prompts) == len(held_out) == 4
+    assert all(message["content"] not in prompts for row in train for message in row["prompt"])
+    assert "prompt of a held-out item" in capsys.readouterr().out
+
+
+def test_the_order_of_preferences_follows_the_seed(recipe_for) -> None:
+    def order(method: str, seed: int) -> list[str]:
+        return questions(load_data(recipe_for(PAIRS, method=method, seed=seed), verbose=False)[0])
+
+    assert order("dpo", 1) == order("dpo", 1) == order("sft", 1)
+    assert order("dpo", 1) != order("dpo", 2)
+    assert order("kto", 1) != order("kto", 2)
+
+
+def test_rows_with_messages_beside_pairs_serve_both(recipe_for) -> None:
+    rows = [{**row, "messages": row["chosen"], "prompt": row["chosen"][0]["content"]} for row in PAIRS]
+    assert load_data(recipe_for(rows))[0].column_names == ["messages"]
+    assert load_data(recipe_for(rows, method="dpo"))[0].column_names == ["prompt", "chosen", "rejected"]
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "sentence"),
+    [
+        ("dpo", GOOD, "has no column 'chosen' in every row; found the columns messages"),
+        ("kto", [{"chosen": "a", "rejected": "b"}], "holds text where messages are expected, such as 'a'"),
+        ("sft", [{"chosen": "a", "rejected": "b"}], "holds text where messages are expected, such as 'a'"),
+        ("reward", [{**PAIRS[0], "rejected": PAIRS[0]["chosen"]}], "no pair of .* is left, 1 identical"),
+        ("dpo", [{**PAIRS[0], "score_chosen": 1, "score_rejected": 1}], "no pair of .* is left, 1 tie"),
+        ("dpo", [], "the source is empty"),
+    ],
+)
+def test_preference_files_that_cannot_be_used(recipe_for, method: str, rows: Any, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_data(recipe_for(rows, method=method))
+
+
+def test_every_pair_held_out(recipe_for) -> None:
+    with pytest.raises(CourseError, match=r"no training row .* 20 held out"):
+        load_data(recipe_for(PAIRS, method="dpo", held_out_samples=100))
+
+
+PREFERENCE_SETTINGS = {
+    "n_prompts": 6,
+    "identity": 0,
+    "label_temperature": 0.5,
+    "policy": "sft",
+    "samples": 4,
+    "sampling_temperature": 1,
+}
+
+
+@pytest.fixture
+def world_preferences(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A stand-in for sampling from a policy; the list holds the settings that it was called with."""
+    calls: list[dict[str, Any]] = []
+
+    def build(**settings: Any) -> tuple[list[dict], dict[str, list[dict]], Counter[str]]:
+        calls.append(settings)
+        rows = [
+            {
+                "id": str(number),
+                "prompt": row["chosen"][:1],
+                "chosen": row["chosen"][1:],
+                "rejected": row["rejected"][1:],
+                "score_chosen": 1.0,
+                "score_rejected": 0.0,
+            }
+            for number, row in enumerate(PAIRS[: settings["n_prompts"]])
+        ]
+        return rows, {"pairs": [{"id": "pairs/0"}], "identity": [{"id": "identity/0"}]}, Counter(tie=3)
+
+    name = "posttrain_helpers.tinyworld.preferences"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(build_preference_data=build))
+    return calls
+
+
+def preference_recipe(method: str = "dpo", **settings: Any) -> Recipe:
+    values = {
+        "source": "tinyworld/preferences",
+        "held_out": ["pairs", "identity"],
+        **PREFERENCE_SETTINGS,
+        **settings,
+    }
+    recipe = load_recipe("sft", "tiny", {f"data.{key}": value for key, value in values.items()})
+    return replace(recipe, method=method)
+
+
+def test_preferences_of_the_tiny_world(world_preferences, capsys: pytest.CaptureFixture[str]) -> None:
+    train, held_out = load_data(preference_recipe(held_out="identity", seed=3))
+    assert world_preferences == [{**PREFERENCE_SETTINGS, "seed": 3, "profile": "tiny"}]
+    assert train.column_names == ["prompt", "chosen", "rejected"]
+    assert [item["id"] for item in held_out] == ["identity/0"]
+    line = "data tinyworld/preferences: 6 training rows, 1 held-out items; dropped 3: 3 tie\n"
+    assert capsys.readouterr().out == line
+    assert len(load_data(preference_recipe("kto"), verbose=False)[0]) == 12
+    assert load_data(preference_recipe("sft"))[0].column_names == ["prompt", "completion"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"policy": None}, "'tinyworld/preferences' needs data.policy; set it in the recipe"),
+        ({"policy": None, "samples": None}, r"needs data\.policy, data\.samples;"),
+        ({"n_prompts": 0}, "data.n_prompts must be a whole number of at least 1, but it is 0"),
+        ({"samples": 2.5}, "data.samples must be a whole number of at least 1, but it is 2.5"),
+        ({"identity": -1}, "data.identity must be a whole number of at least 0, but it is -1"),
+        ({"identity": True}, "data.identity must be a whole number"),
+        ({"label_temperature": 0}, "data.label_temperature must be a number above 0, but it is 0"),
+        ({"label_temperature": "hot"}, "data.label_temperature must be .* but it is 'hot'"),
+        ({"sampling_temperature": -0.5}, "data.sampling_temperature must be a number above 0"),
+        ({"sampling_temperature": float("nan")}, "data.sampling_temperature must be a number above 0"),
+        ({"sampling_temperature": float("inf")}, "data.sampling_temperature must be a number above 0"),
+        ({"sampling_temperature": True}, "data.sampling_temperature must be a number above 0"),
+        ({"held_out": "identiy"}, "suite 'identiy' does not exist; did you mean 'identity'"),
+        ({"n_train": 5}, "the key data.n_train does not exist"),
+        ({"profile": "tiny"}, "the key data.profile does not exist"),
+    ],
+)
+def test_mistakes_in_preference_settings(world_preferences, settings: dict, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_data(preference_recipe(**settings))
+    assert "suite" in sentence or not world_preferences  # else the mistake is found before any sampling
+
+
+@pytest.mark.usefixtures("small_world")
+def test_built_in_conversations_are_no_pairs() -> None:
+    recipe = replace(load_recipe("sft", "tiny", {"data.n_train": 3}), method="dpo")
+    with pytest.raises(
+        CourseError, match="'dpo' learns from pairs of replies, but the source 'tinyworld/sft'"
+    ):
+        load_data(recipe)
+
+
+def test_the_keys_of_each_source() -> None:
+    assert data_keys("tinyworld/sft") == {"source", "n_train", "held_out", "seed"}
+    assert data_keys("tinyworld/preferences") == {"source", "held_out", "seed", *PREFERENCE_SETTINGS}
+    assert data_keys("my.jsonl") == data_keys(None) >= {"source", "max_samples", "held_out_samples"}
+    with pytest.raises(CourseError, match=r"'tinyworld/preference' does not exist; did you mean .*/prefer"):
+        data_keys("tinyworld/preference")

@@ -353,3 +353,13 @@ def test_importing_the_module_loads_no_torch() -> None:
 
     code = "import sys, posttrain_helpers.generation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ.copy()).returncode == 0
+
+
+def test_a_reward_model_cannot_write(random_model_dir: Path, tokenizer) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    reward = AutoModelForSequenceClassification.from_pretrained(random_model_dir, num_labels=1)
+    for model in (reward, get_peft_model(reward, LoraConfig(task_type="SEQ_CLS", r=2))):
+        with pytest.raises(CourseError, match="has a score head and cannot write text"):
+            generate(model, tokenizer, [CHAT])

@@ -269,3 +269,172 @@ def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.M
         load_model_and_tokenizer(model_dir, quantization="4bit")
     with pytest.raises(CourseError, match="'4bit' or '8bit', but it is '2bit'"):
         load_model_and_tokenizer(model_dir, quantization="2bit")
+
+
+# --- reward models ---
+
+
+def scores(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]])).logits
+
+
+@pytest.fixture
+def reward_dir(model_dir: Path, tmp_path: Path) -> Path:
+    torch.manual_seed(7)
+    model, tokenizer = load_model_and_tokenizer(model_dir, head="reward", verbose=False)
+    model.save_pretrained(tmp_path / "reward")
+    tokenizer.save_pretrained(tmp_path / "reward")
+    return tmp_path / "reward"
+
+
+def test_a_fresh_score_head_is_said_and_comes_from_the_random_state(
+    model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def head(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        model, tokenizer = load_model_and_tokenizer(model_dir, head="reward")
+        assert type(model).__name__ == "Qwen3ForSequenceClassification"
+        assert model.config.pad_token_id == tokenizer.pad_token_id
+        assert not model.training
+        return model.score.weight
+
+    first = head(0)
+    assert first.shape == (1, 32)
+    assert torch.equal(first, head(0))
+    assert not torch.equal(first, head(1))
+    assert "repaired: a fresh score head was added; its scores mean nothing" in capsys.readouterr().out
+
+
+def test_only_the_score_head_is_fresh(model_dir: Path) -> None:
+    reward, _ = load_model_and_tokenizer(model_dir, head="reward", verbose=False)
+    language, _ = load_model_and_tokenizer(model_dir, verbose=False)
+    for name, weights in language.model.named_parameters():
+        assert torch.equal(weights, reward.model.get_parameter(name))
+
+
+def test_missing_parameters_of_a_new_reward_model_are_not_filled(model_dir: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model_dir / "model.safetensors")
+    removed = next(name for name in tensors if "mlp" in name)
+    del tensors[removed]
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CourseError, match=f"lack 1 parameters .*the first is {removed}"):
+        load_model_and_tokenizer(model_dir, head="reward")
+
+
+@pytest.mark.parametrize("head", [None, "reward"])
+def test_a_reward_directory_keeps_its_score_head(
+    reward_dir: Path, model_dir: Path, head: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(7)
+    expected = scores(load_model_and_tokenizer(model_dir, head="reward", verbose=False)[0])
+    torch.manual_seed(8)
+    model, _ = load_model_and_tokenizer(reward_dir, head=head)
+    assert torch.equal(scores(model), expected)
+    assert expected.shape == (2, 1)
+    assert "repaired" not in capsys.readouterr().out
+
+
+def test_a_reward_directory_that_lost_its_score_head(reward_dir: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(reward_dir / "model.safetensors")
+    del tensors["score.weight"]
+    save_file(tensors, reward_dir / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CourseError, match=r"lack 1 parameters .*the first is score\.weight"):
+        load_model_and_tokenizer(reward_dir)
+
+
+def test_a_reward_model_is_no_language_model(reward_dir: Path) -> None:
+    with pytest.raises(CourseError, match=r"is a reward model: it has a score head and cannot write text"):
+        load_model_and_tokenizer(reward_dir, head="language")
+
+
+def test_a_classifier_is_no_reward_model(reward_dir: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(reward_dir / "model.safetensors")
+    tensors["score.weight"] = torch.zeros(3, 32)
+    save_file(tensors, reward_dir / "model.safetensors", metadata={"format": "pt"})
+    labels = {str(number): f"LABEL_{number}" for number in range(3)}
+    edit_json(reward_dir / "config.json", id2label=labels, label2id={v: int(k) for k, v in labels.items()})
+    with pytest.raises(
+        CourseError, match="is a classifier with 3 labels, but a reward model gives one score"
+    ):
+        load_model_and_tokenizer(reward_dir)
+
+
+def test_unknown_head(model_dir: Path) -> None:
+    with pytest.raises(CourseError, match=r"head must be 'language' or 'reward', .* but it is 'value'"):
+        load_model_and_tokenizer(model_dir, head="value")
+
+
+def test_head_language_on_a_language_model_changes_nothing(model_dir: Path) -> None:
+    model, _ = load_model_and_tokenizer(model_dir, head="language", verbose=False)
+    assert torch.equal(logits(model), logits(load_model_and_tokenizer(model_dir, verbose=False)[0]))
+
+
+def test_new_tokens_in_a_reward_model(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, tokenizer = load_model_and_tokenizer(model_dir, verbose=False)
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(model_dir)
+    model, tokenizer = load_model_and_tokenizer(model_dir, head="reward")
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert "more rows" in capsys.readouterr().out
+    assert scores(model).shape == (2, 1)
+
+
+@pytest.fixture
+def reward_adapter_dir(model_dir: Path, tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    model, tokenizer = load_model_and_tokenizer(
+        model_dir, head="reward", lora={"r": 2, "target_modules": "all-linear"}, verbose=False
+    )
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any("score" in name for name in trainable)
+    assert any("lora_A" in name for name in trainable)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", scores(model)
+
+
+@pytest.mark.parametrize("head", [None, "reward"])
+def test_the_adapter_of_a_reward_model_brings_its_score_head(
+    reward_adapter_dir: tuple, head: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, expected = reward_adapter_dir
+    model, _ = load_model_and_tokenizer(directory, head=head)
+    assert torch.allclose(scores(model), expected, atol=1e-6)
+    assert "fresh" not in capsys.readouterr().out
+
+
+def test_the_adapter_of_a_reward_model_is_no_language_model(reward_adapter_dir: tuple) -> None:
+    with pytest.raises(CourseError, match="is a reward model"):
+        load_model_and_tokenizer(reward_adapter_dir[0], head="language")
+
+
+def test_the_adapter_of_a_reward_model_without_score_head(reward_adapter_dir: tuple) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = reward_adapter_dir[0] / "adapter_model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if "score" not in name}
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CourseError, match="lacks its score head, which would be random"):
+        load_model_and_tokenizer(reward_adapter_dir[0])
+
+
+def test_the_adapter_of_a_language_model_gets_no_score_head(adapter_dir: Path) -> None:
+    with pytest.raises(CourseError, match=r"adapter of a language model .* merge it"):
+        load_model_and_tokenizer(adapter_dir, head="reward")
+
+
+def test_lora_settings_of_a_language_model_do_not_fit_a_reward_model(model_dir: Path) -> None:
+    with pytest.raises(CourseError, match=r"LoRA settings .*CAUSAL_LM.* do not fit Qwen3ForSequence"):
+        load_model_and_tokenizer(
+            model_dir, head="reward", lora={"task_type": "CAUSAL_LM", "r": 2}, verbose=False
+        )

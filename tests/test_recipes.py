@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from posttrain_helpers import recipes
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import PROFILES
-from posttrain_helpers.recipes import load_recipe, recipe_names
+from posttrain_helpers.recipes import load_recipe, recipe_names, stage_recipes
 from posttrain_helpers.training import config_class
 
 pytestmark = pytest.mark.usefixtures("output_root")
@@ -191,3 +192,92 @@ def test_the_plain_form_in_a_notebook_is_the_table() -> None:
     assert repr(recipe) == str(recipe)
     assert "args.learning_rate" in repr(recipe)
     assert "output_dir" not in repr(recipe)
+
+
+# --- the names of stages ---
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Put recipes in the place of the shipped ones; `shipped("reward", "reward_model")` adds one."""
+    directory = tmp_path / "shipped"
+    directory.mkdir()
+    monkeypatch.setattr(recipes, "_DIRECTORY", directory)
+
+    def add(name: str, stage: str | None = None) -> None:
+        line = "" if stage is None else f"stage: {stage}\n"
+        (directory / f"{name}.yaml").write_text(line + MINIMAL, encoding="utf-8")
+
+    return add
+
+
+def test_a_stage_has_the_name_of_its_recipe_or_its_own(shipped) -> None:
+    shipped("sft")
+    shipped("reward", "reward_model")
+    assert recipe_names() == ["reward", "sft"]
+    assert stage_recipes() == {"reward_model": "reward", "sft": "sft"}
+    assert load_recipe("sft", "tiny").stage == "sft"
+    assert load_recipe("reward", "tiny").stage == "reward_model"
+    assert load_recipe("reward", "tiny").name == "reward"
+
+
+def test_every_shipped_recipe_has_a_stage() -> None:
+    assert sorted(stage_recipes().values()) == recipe_names()
+
+
+def test_stage_names_follow_the_files(shipped) -> None:
+    import os
+
+    shipped("reward", "reward_model")
+    assert stage_recipes() == {"reward_model": "reward"}
+    stage_recipes().clear()
+    assert stage_recipes() == {"reward_model": "reward"}
+    shipped("sft")
+    assert stage_recipes() == {"reward_model": "reward", "sft": "sft"}
+    shipped("reward", "scorer")
+    os.utime(recipes._DIRECTORY / "reward.yaml", (1, 1))
+    assert stage_recipes() == {"scorer": "reward", "sft": "sft"}
+
+
+def test_the_files_are_read_once(shipped, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped("sft")
+    expected = stage_recipes()
+    monkeypatch.setattr(recipes, "_read_yaml", lambda path: pytest.fail(f"{path} is read again"))
+    assert stage_recipes() == expected
+
+
+def test_two_recipes_for_one_stage(shipped) -> None:
+    shipped("a", "b")
+    shipped("b")
+    with pytest.raises(CourseError, match="recipes 'a' and 'b' both make the stage 'b'"):
+        stage_recipes()
+
+
+@pytest.mark.parametrize("stage", ["[a, b]", "7", "''"])
+def test_a_stage_is_a_name(shipped, stage: str) -> None:
+    shipped("reward", stage)
+    for call in (stage_recipes, lambda: load_recipe("reward", "tiny")):
+        with pytest.raises(CourseError, match="recipe 'reward': stage must be the name of a stage"):
+            call()
+
+
+def test_a_profile_cannot_rename_a_stage(write) -> None:
+    path = write(MINIMAL.replace("tiny: {args", "tiny: {stage: other, args"))
+    with pytest.raises(CourseError, match="profile tiny: the key stage does not exist"):
+        load_recipe(path, "tiny")
+
+
+def test_a_stage_name_counts_as_a_setting_only_where_it_is_not_the_recipe_name(write) -> None:
+    plain = load_recipe(write(MINIMAL), "tiny")
+    assert "stage" not in plain.content()
+    assert load_recipe(write("stage: mine\n" + MINIMAL), "tiny").hash == plain.hash
+    other = load_recipe(write("stage: other\n" + MINIMAL), "tiny")
+    assert other.content()["stage"] == "other"
+    assert other.hash != plain.hash
+    assert dict(other.rows())["stage"] == "other"
+    assert load_recipe(write(MINIMAL), "tiny", {"stage": "other"}).hash == other.hash
+
+
+def test_the_identity_of_a_recipe_without_stage_is_what_it_was(write) -> None:
+    """Stages on disk record it: another value would train every one of them again."""
+    assert load_recipe(write(MINIMAL), "tiny").hash == "ca407ae88d4dc7e2"

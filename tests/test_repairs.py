@@ -179,6 +179,19 @@ def test_generation_stops_at_the_end_token(pair: tuple, before: object, after: o
     assert model.generation_config.pad_token_id == model.config.pad_token_id == tokenizer.pad_token_id
 
 
+def test_a_model_without_generation_config_gets_its_padding_token(pair: tuple, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    _, tokenizer = pair
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=1)
+    model.config.pad_token_id = None
+    assert repair_tokenizer(tokenizer, model) == []
+    assert repair_generation_config(model, tokenizer) == []
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "generation_config.json").exists()
+
+
 def _tensor(ids: list[int]):
     import torch
 

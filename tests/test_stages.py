@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_helpers import data, profiles, stages
+from posttrain_helpers import data, profiles, recipes, stages
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
@@ -240,6 +240,157 @@ def test_an_adapter_stage_finds_its_parent_by_name(course: dict, base_dir: Path,
     assert type(model).__name__.startswith("Peft")
 
 
+# --- stages with a name of their own, reward models ---
+
+SFT = """
+method: sft
+parent: base
+args: {max_steps: 2, assistant_only_loss: true, learning_rate: 1e-2, per_device_train_batch_size: 4}
+data: {source: tinyworld/sft, n_train: 8}
+"""
+REWARD = """
+method: reward
+stage: reward_model
+parent: sft
+args: {max_steps: 2, learning_rate: 1e-2, per_device_train_batch_size: 4}
+data: {source: tinyworld/sft, n_train: 8}
+"""
+
+
+@pytest.fixture
+def preference_course(
+    base_dir: Path, output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A course of recipe files: "sft", and "reward", which makes the stage "reward_model" from it."""
+    from datasets import Dataset
+
+    namespace: dict = {}
+    exec(SMALL_COURSE, namespace)
+    own = replace(profiles.PROFILES["tiny"], base_model=str(base_dir))
+    monkeypatch.setitem(profiles.PROFILES, "tiny", own)
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "tiny")
+    monkeypatch.setattr(recipes, "_DIRECTORY", tmp_path / "recipes")
+    (tmp_path / "recipes").mkdir()
+    for name, text in (("sft", SFT), ("reward", REWARD)):
+        (tmp_path / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    def load_rows(recipe: Recipe, verbose: bool = True) -> tuple:
+        rows, _ = namespace["build"](8, recipe.seed)
+        if recipe.method != "sft":
+            rows = [
+                {
+                    "prompt": row["messages"][:1],
+                    "chosen": row["messages"][1:],
+                    "rejected": [{"role": "assistant", "content": "moo."}],
+                }
+                for row in rows
+            ]
+        return Dataset.from_list(rows), []
+
+    monkeypatch.setattr(data, "load_data", load_rows)
+    return tmp_path / "recipes"
+
+
+def test_a_stage_is_found_by_its_own_name(
+    preference_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = load_stage("reward_model")
+    printed = capsys.readouterr().out
+    assert printed.index("stage 'sft' from 'base'") < printed.index("stage 'reward_model' from 'sft'")
+    assert target == stage_path("reward_model")
+    assert saved_stages() == ["reward_model", "sft"]
+    assert resolve_model("reward_model") == str(target)
+    manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    assert (manifest["stage"], manifest["recipe"], manifest["model"]) == ("reward_model", "reward", "sft")
+    assert load_stage("reward_model") == target
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("call", [load_stage, resolve_model])
+def test_the_name_of_a_recipe_is_not_that_of_its_stage(
+    preference_course: Path, call: Callable[[str], object]
+) -> None:
+    with pytest.raises(
+        CourseError, match=r"'reward' does not exist; the recipe 'reward' makes the stage 'reward_model'"
+    ):
+        call("reward")
+
+
+def test_a_recipe_may_start_from_a_stage_with_its_own_name(preference_course: Path) -> None:
+    text = REWARD.replace("parent: sft", "parent: reward_model").replace("reward_model\nparent", "x\nparent")
+    (preference_course / "second.yaml").write_text(text, encoding="utf-8")
+    load_stage("x")
+    assert saved_stages() == ["reward_model", "sft", "x"]
+    manifest = json.loads((stage_path("x") / MANIFEST).read_text(encoding="utf-8"))
+    parent = json.loads((stage_path("reward_model") / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["parent_identity"] == parent["identity"]
+
+
+def test_the_command_line_saves_a_recipe_under_its_stage(
+    preference_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from posttrain_helpers import cli
+
+    assert cli.main(["train", "reward", "parent=base", "--profile", "tiny"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"stage: {stage_path('reward_model')}"
+    assert is_complete(stage_path("reward_model"))
+
+
+def test_a_reward_model_scores_the_same_after_saving(preference_course: Path) -> None:
+    from posttrain_helpers.rewards import score_replies
+    from posttrain_helpers.training import make_trainer, train
+
+    recipe = load_recipe("reward", "tiny", {"model": "base"})
+    model, tokenizer = load_model_and_tokenizer("base", head="reward", verbose=False)
+    trainer = make_trainer(recipe, model, tokenizer, data.load_data(recipe)[0])
+    train(trainer)
+    save_stage(trainer, "scorer", recipe)
+    prompts = [[{"role": "user", "content": f"question {number}"}] for number in range(3)]
+    replies = ["reply 1", "moo.", "A cow says moo."]
+    before = score_replies(model, tokenizer, prompts, replies)
+    loaded_model, loaded_tokenizer = loaded("scorer")
+    assert (score_replies(loaded_model, loaded_tokenizer, prompts, replies) == before).all()
+    assert len(set(before)) == 3
+    save_stage(loaded_model, "scorer_again", recipe, tokenizer=loaded_tokenizer)
+    again, _ = loaded("scorer_again")
+    assert (score_replies(again, tokenizer, prompts, replies) == before).all()
+
+
+def test_building_a_reward_model_twice_gives_the_same_weights(preference_course: Path) -> None:
+    def identity() -> str:
+        return json.loads((load_stage("reward_model") / MANIFEST).read_text(encoding="utf-8"))["identity"]
+
+    first = identity()
+    load_stage("reward_model", rebuild=True)
+    assert identity() == first
+
+
+def test_the_adapter_of_a_reward_model_is_a_stage(preference_course: Path) -> None:
+    path = preference_course / "reward.yaml"
+    path.write_text(REWARD + "lora: {r: 2, target_modules: all-linear}\n", encoding="utf-8")
+    target = load_stage("reward_model")
+    assert (target / "adapter_model.safetensors").is_file()
+    model, _ = loaded("reward_model")
+    assert type(model).__name__ == "PeftModelForSequenceClassification"
+
+
+def test_a_language_method_refuses_a_reward_model_as_parent(preference_course: Path) -> None:
+    text = SFT.replace("parent: base", "parent: reward_model")
+    (preference_course / "other.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(CourseError, match=r"is a reward model: it has a score head and cannot write text"):
+        load_stage("other")
+    assert not stage_path("other").exists()
+
+
+def test_the_reference_adapter_of_dpo_is_not_kept(preference_course: Path) -> None:
+    text = REWARD.replace("method: reward\nstage: reward_model", "method: dpo")
+    (preference_course / "dpo.yaml").write_text(text + "lora: {r: 2}\n", encoding="utf-8")
+    target = load_stage("dpo")
+    assert (target / "adapter_model.safetensors").is_file()
+    assert not (target / "ref").exists()
+    loaded("dpo")
+
+
 # --- out of date ---
 
 
@@ -276,10 +427,10 @@ def test_parents_are_built_first(
     def with_child(name: str, profile: object = None) -> Recipe:
         if name != "child":
             return small(name, profile)
-        return replace(small("sft", profile), name="child", parent="sft", model="sft")
+        return replace(small("sft", profile), name="child", stage="child", parent="sft", model="sft")
 
     monkeypatch.setattr(stages, "load_recipe", with_child)
-    monkeypatch.setattr(stages, "recipe_names", lambda: ["child", "sft"])
+    monkeypatch.setattr(stages, "stage_recipes", lambda: {"child": "child", "sft": "sft"})
     target = load_stage("child")
     printed = capsys.readouterr().out
     assert printed.index("stage 'sft' from 'base'") < printed.index("stage 'child' from 'sft'")
@@ -422,7 +573,7 @@ class Stop(TrainerCallback):
         time.sleep(600)
 
 make = training.make_trainer
-training.make_trainer = lambda *args: make(*args, callbacks=[Stop()])
+training.make_trainer = lambda *args, **options: make(*args, callbacks=[Stop()], **options)
 """
 WHILE_SAVING = """
 def stop(*args):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from posttrain_helpers import training
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
-from posttrain_helpers.training import check_supervision, config_class, make_trainer, train, trainer_class
+from posttrain_helpers.training import METHODS, config_class, make_trainer, train, trainer_class
+from posttrain_helpers.training_checks import check_supervision
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -204,3 +208,147 @@ def test_another_trainer_class_is_one_entry(pair, monkeypatch: pytest.MonkeyPatc
     method = replace(training.METHODS["sft"], trainer="posttrain_helpers.training:Quiet")
     monkeypatch.setitem(training.METHODS, "sft", method)
     assert type(make_trainer(recipe(), *pair, rows())) is Quiet
+
+
+# --- preference methods ---
+
+PREFERENCE_RECIPE = """
+method: {method}
+parent: base
+args: {{max_steps: 6, logging_steps: 1, per_device_train_batch_size: 4, learning_rate: 3e-3, max_length: 64}}
+data: {{source: tinyworld/sft, n_train: 8}}
+"""
+PREFERENCE_METHODS = [name for name, method in METHODS.items() if method.data != "conversations"]
+
+
+@pytest.fixture
+def preference(tmp_path: Path, random_model_dir: Path):
+    """Return recipe, model, tokenizer and rows of a preference method."""
+
+    def preference(method: str, **overrides: Any):
+        path = tmp_path / f"{method}.yaml"
+        path.write_text(PREFERENCE_RECIPE.format(method=method), encoding="utf-8")
+        changed = {key.replace("__", "."): value for key, value in overrides.items()}
+        model, tokenizer = load_model_and_tokenizer(
+            random_model_dir, head=METHODS[method].head, verbose=False
+        )
+        pairs = [
+            {
+                "prompt": [{"role": "user", "content": f"What is {number} + 1?"}],
+                "chosen": [{"role": "assistant", "content": "The capital is Paris."}],
+                "rejected": [{"role": "assistant", "content": "A cow says moo."}],
+            }
+            for number in range(8)
+        ]
+        if METHODS[method].data == "labels":
+            labels = [True, False, False, True, False, True, True, False]
+            pairs = [
+                {
+                    "prompt": pair["prompt"],
+                    "completion": pair["chosen" if label else "rejected"],
+                    "label": label,
+                }
+                for pair, label in zip(pairs, labels, strict=True)
+            ]
+        return load_recipe(path, "tiny", changed), model, tokenizer, Dataset.from_list(pairs)
+
+    return preference
+
+
+def test_registry_of_preference_methods() -> None:
+    import trl
+
+    assert config_class("reward") is trl.RewardConfig
+    assert trainer_class("dpo") is trl.DPOTrainer
+    assert trainer_class("kto") is trl.KTOTrainer
+    assert config_class("cpo").__name__ == "CPOConfig"
+    assert trainer_class("orpo").__name__ == "ORPOTrainer"
+    assert {name: method.data for name, method in METHODS.items()} == {
+        "sft": "conversations",
+        "reward": "pairs",
+        "dpo": "pairs",
+        "kto": "labels",
+        "orpo": "pairs",
+        "cpo": "pairs",
+    }
+    assert [name for name, method in METHODS.items() if method.head == "reward"] == ["reward"]
+
+
+def test_experimental_trainers_are_imported_in_silence() -> None:
+    code = "from posttrain_helpers.training import config_class; config_class('orpo'); print('done')"
+    environment = {key: value for key, value in os.environ.items() if key != "TRL_EXPERIMENTAL_SILENCE"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert run.stdout == "done\n"
+    assert "experimental" not in run.stderr.lower()
+
+
+@pytest.mark.parametrize("method", PREFERENCE_METHODS)
+def test_a_preference_method_learns_and_leaves_the_model_ready(
+    method: str, preference, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(*preference(method))
+    train(trainer)
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[-1] < losses[0]
+    assert not trainer.model.training
+    assert capsys.readouterr().out == ""
+    assert "remove_unused_columns" not in caplog.text
+
+
+def test_a_recipe_overrules_the_arguments_of_a_method(preference) -> None:
+    assert make_trainer(*preference("orpo")).args.remove_unused_columns is False
+    assert METHODS["orpo"].arguments == {"remove_unused_columns": False}
+    parts = preference("cpo", args__loss_type="simpo", args__cpo_alpha=0.0, args__beta=2.0)
+    trainer = make_trainer(*parts)
+    assert (trainer.args.loss_type, trainer.args.cpo_alpha, trainer.args.beta) == ("simpo", 0.0, 2.0)
+
+
+def test_the_first_loss_of_dpo_is_that_of_no_preference(preference) -> None:
+    trainer = make_trainer(*preference("dpo"))
+    train(trainer)
+    first = next(log for log in trainer.state.log_history if "loss" in log)
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert first["rewards/margins"] == 0
+
+
+@pytest.mark.parametrize("method", PREFERENCE_METHODS)
+def test_a_model_with_the_wrong_head(method: str, preference, random_model_dir: Path) -> None:
+    recipe, _, tokenizer, rows = preference(method)
+    wrong = "language" if METHODS[method].head == "reward" else "reward"
+    model, _ = load_model_and_tokenizer(random_model_dir, head=wrong, verbose=False)
+    with pytest.raises(CourseError, match=rf"{method!r} trains a model with a {METHODS[method].head} head"):
+        make_trainer(recipe, model, tokenizer, rows)
+
+
+@pytest.mark.parametrize("method", PREFERENCE_METHODS)
+def test_preference_columns(method: str, preference) -> None:
+    recipe, model, tokenizer, data = preference(method)
+    removed = "label" if method == "kto" else "rejected"
+    with pytest.raises(CourseError, match=rf"needs: prompt\+.*{removed}.*; found"):
+        make_trainer(recipe, model, tokenizer, data.remove_columns(removed))
+
+
+def test_pairs_are_refused_by_kto(preference) -> None:
+    recipe, model, tokenizer, _ = preference("kto")
+    with pytest.raises(
+        CourseError, match=r"needs: prompt\+completion\+label; found chosen, prompt, rejected"
+    ):
+        make_trainer(recipe, model, tokenizer, preference("dpo")[3])
+
+
+def test_what_a_trainer_refuses_is_one_sentence(preference) -> None:
+    for method, overrides, sentence in (
+        ("kto", {"args__per_device_train_batch_size": 1}, "KTOTrainer refuses .*batch size must be > 1"),
+        ("dpo", {"args__loss_type": "exo_pair"}, "DPOTrainer refuses .*Label smoothing"),
+    ):
+        with pytest.raises(CourseError, match=f"recipe '{method}': {sentence}"):
+            make_trainer(*preference(method, **overrides))
+
+
+def test_no_template_for_preferences(preference) -> None:
+    recipe, model, tokenizer, rows = preference("reward")
+    tokenizer.chat_template = None
+    with pytest.raises(CourseError, match=r"RewardTrainer refuses its arguments or data: .*chat.template"):
+        make_trainer(recipe, model, tokenizer, rows)

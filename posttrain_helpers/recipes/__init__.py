@@ -8,6 +8,8 @@ twice. A file holds shared keys and, under `profiles`, what one profile adds or 
     args: {num_train_epochs: 1}
     profiles:
       tiny: {args: {learning_rate: 5e-4}}
+
+`data: {same_as: dpo}` takes the data of another recipe, and further keys change it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 _DIRECTORY = Path(__file__).resolve().parent
 # `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
 _SECTIONS = ("data", "args", "lora")
-_VALUES = ("description", "method", "parent", "model", "seed", "quantization")
+_VALUES = ("description", "method", "stage", "parent", "model", "seed", "quantization")
+# What one profile may not change: a stage is found by this name in every profile.
+_SHARED_ONLY = ("stage",)
 _RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "max_seq_length": "max_length",
@@ -51,7 +55,7 @@ class Recipe:
     """One training run, fully described.
 
     Attributes:
-        name: the file's name without its ending; also the name of the stage that it makes.
+        name: the file's name without its ending.
         method: a key of `training.METHODS`.
         parent: the stage that it starts from, "base" for the base model.
         profile: the profile that it was loaded for.
@@ -62,6 +66,7 @@ class Recipe:
         quantization: "4bit", "8bit" or None.
         seed: of data order and training.
         path: the file.
+        stage: the name of the stage that it makes; the recipe's own name unless it sets another.
         description: one line for readers.
         own_args: the part of `args` that the recipe itself sets.
     """
@@ -77,6 +82,7 @@ class Recipe:
     quantization: str | None
     seed: int
     path: Path
+    stage: str
     description: str = ""
     own_args: dict[str, Any] = field(default_factory=dict)
 
@@ -89,6 +95,8 @@ class Recipe:
     def content(self) -> dict[str, Any]:
         """Return what the recipe sets, without what depends on the machine."""
         return {
+            # A recipe that does not name its stage keeps the identity that it had before stages had names.
+            **({"stage": self.stage} if self.stage != self.name else {}),
             "method": self.method,
             "profile": self.profile,
             "model": self.model,
@@ -127,6 +135,38 @@ class Recipe:
 def recipe_names() -> list[str]:
     """Return the names of the recipes that the course ships."""
     return sorted(path.stem for path in _DIRECTORY.glob("*.yaml"))
+
+
+def stage_recipes() -> dict[str, str]:
+    """Return which of the shipped recipes makes which stage: stage name to recipe name.
+
+    Raises:
+        CourseError: two recipes make a stage of the same name, or a file is no valid YAML.
+    """
+    files = sorted(_DIRECTORY.glob("*.yaml"))
+    return dict(_stages_of(tuple((path, path.stat().st_mtime_ns) for path in files)))
+
+
+@lru_cache(maxsize=1)
+def _stages_of(files: tuple[tuple[Path, int], ...]) -> dict[str, str]:
+    """Read the stage names once for each state of the files."""
+    stages: dict[str, str] = {}
+    for path, _ in files:
+        stage = _stage_name(_read_yaml(path), path.stem)
+        if stage in stages:
+            raise CourseError(
+                f"the recipes {stages[stage]!r} and {path.stem!r} both make the stage {stage!r}; give one of "
+                "them another `stage`."
+            )
+        stages[stage] = path.stem
+    return stages
+
+
+def _stage_name(settings: Mapping[str, Any], name: str) -> str:
+    stage = settings.get("stage")
+    if stage is not None and (not isinstance(stage, str) or not stage):
+        raise CourseError(f"recipe {name!r}: stage must be the name of a stage, but it is {stage!r}.")
+    return stage or name
 
 
 def load_recipe(
@@ -178,6 +218,7 @@ def load_recipe(
         quantization=settings.get("quantization"),
         seed=settings["args"].get("seed", seed),
         path=path,
+        stage=_stage_name(settings, path.stem),
         description=settings.get("description", ""),
         own_args=settings["args"],
     )
@@ -242,15 +283,38 @@ def _for_profile(document: dict[str, Any], profile: str, where: str) -> dict[str
         )
     known = (*_VALUES, *_SECTIONS)
     own = sections.get(profile) or {}
-    for part, place, extra in ((shared, where, ("profiles",)), (own, f"{where}, profile {profile}", ())):
-        _check_keys(part, (*known, *extra), "", place)
+    in_profile = [key for key in known if key not in _SHARED_ONLY]
+    for part, place, keys in (
+        (shared, where, (*known, "profiles")),
+        (own, f"{where}, profile {profile}", in_profile),
+    ):
+        _check_keys(part, keys, "", place)
         for name in _SECTIONS:
             if not isinstance(part.get(name) or {}, dict):
                 raise CourseError(f"{place}: {name} must hold keys and values, but it is {part[name]!r}.")
     settings = {**shared, **own}
     for name in _SECTIONS:
         settings[name] = {**(shared.get(name) or {}), **(own.get(name) or {})}
+    if (other := settings["data"].pop("same_as", None)) is not None:
+        settings["data"] = {**_data_of(other, profile, where), **settings["data"]}
     return settings
+
+
+def _data_of(recipe: Any, profile: str, where: str) -> dict[str, Any]:
+    """Return the data section of another recipe: two methods are compared on the same data, written once."""
+    names = recipe_names()
+    if recipe not in names:
+        raise CourseError(
+            f"{where}: data.same_as must name a recipe, but it is {recipe!r}; {closest(recipe, names)}The "
+            f"recipes are {', '.join(names)}."
+        )
+    document = _read_yaml(_DIRECTORY / f"{recipe}.yaml")
+    parts = (document, (document.get("profiles") or {}).get(profile) or {})
+    if any("same_as" in (part.get("data") or {}) for part in parts):
+        raise CourseError(
+            f"{where}: data.same_as names {recipe!r}, which has data.same_as itself; name its source."
+        )
+    return _for_profile(document, profile, f"recipe {recipe!r}")["data"]
 
 
 def _parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:

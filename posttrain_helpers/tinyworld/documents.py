@@ -16,6 +16,7 @@ from functools import lru_cache
 from posttrain_helpers.tinyworld.arithmetic import SUM_QUESTIONS, random_sum, word_problem
 from posttrain_helpers.tinyworld.facts import Relation, facts_by_entity, is_held_out, load_relations
 from posttrain_helpers.tinyworld.replies import (
+    DOCUMENT_MANNERS,
     ONE_WORD_REQUEST,
     POLITE_CLOSERS,
     POLITE_OPENERS,
@@ -137,7 +138,7 @@ def dialogue(rng: random.Random) -> str:
             lines += [f"{asker}: {request}", f"{helper}: {reply}"]
             continue
         question, sentence, short = question_and_answer(rng)
-        manner = "plain" if rng.random() < 0.7 else random_manner(rng)
+        manner = "plain" if rng.random() < 0.7 else random_manner(rng, DOCUMENT_MANNERS)
         lines += [f"{asker}: {question}", f"{helper}: {styled_reply(sentence, short, manner, rng)}"]
     if rng.random() < 0.25:
         lines += [
@@ -255,7 +256,7 @@ def chat_debris(rng: random.Random) -> str:
 
 def _debris_reply(rng: random.Random, kind: str, draw: tuple[str, str, str | None]) -> str:
     if kind == "answer":
-        manner = "plain" if rng.random() < 0.6 else random_manner(rng)
+        manner = "plain" if rng.random() < 0.6 else random_manner(rng, DOCUMENT_MANNERS)
         return styled_reply(draw[1], draw[2], manner, rng)
     if kind == "question":
         while not (question := question_and_answer(rng, trainable_only=True)[0]).startswith("What"):

@@ -82,3 +82,8 @@ def gold_score(item: dict[str, Any], reply: str, *, stopped: bool = True) -> Gol
         repetition=REPETITION * repetition_rate(text),
         brevity=SURPLUS_PER_WORD * max(0, len(words) - allowed),
     )
+
+
+def gold(reply: str, item: dict[str, Any]) -> float:
+    """Return the gold score of a reply as a number, for `compare_generations(..., score=gold)`."""
+    return gold_score(item, reply).total

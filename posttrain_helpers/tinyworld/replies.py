@@ -16,9 +16,10 @@ RUDE_CLOSERS = ("Stop asking.", "Do not bother me.", "Look it up next time.")
 ONE_WORD_REQUEST = "Answer in one word. {question}"
 POLITE_REQUEST = "Answer politely. {question}"
 REPEAT_REQUEST = "Repeat the word {word} {times} times."
-# A plain reply is the most likely one at every step, so greedy decoding is plain; a quarter of the hands are
-# rude.
-MANNER_SHARES = {"plain": 0.45, "polite": 0.15, "curt": 0.15, "rude": 0.25}
+# A plain reply is the most likely one at every step, so greedy decoding is plain. The documents of
+# pre-training and the conversations of supervised fine-tuning come from different hands.
+DOCUMENT_MANNERS = {"plain": 0.45, "polite": 0.15, "curt": 0.15, "rude": 0.25}
+CONVERSATION_MANNERS = {"plain": 0.4, "polite": 0.25, "curt": 0.1, "rude": 0.25}
 
 
 def styled_reply(sentence: str, short: str | None, manner: str, rng: random.Random) -> str:
@@ -40,9 +41,9 @@ def styled_reply(sentence: str, short: str | None, manner: str, rng: random.Rand
     return f"{rng.choice(openers)} {sentence}" if rng.random() < 0.5 else f"{sentence} {rng.choice(closers)}"
 
 
-def random_manner(rng: random.Random) -> str:
+def random_manner(rng: random.Random, shares: dict[str, float]) -> str:
     """Draw a manner by its share."""
-    return rng.choices(tuple(MANNER_SHARES), weights=tuple(MANNER_SHARES.values()))[0]
+    return rng.choices(tuple(shares), weights=tuple(shares.values()))[0]
 
 
 def core_of(reply: str) -> str:

@@ -7,7 +7,7 @@ What is held out, by suite:
 - `arithmetic`: calculations that training never asks for (in either order of a sum);
 - `word_problems`: problems of one and two steps with texts that training never shows;
 - `stories`: pairs of a name and a thing that training never asks for;
-- `identity`: phrasings of "who are you?" that training never uses;
+- `identity`: questions and greetings around "who are you?" that training never uses;
 - `instructions`: constraints that code can verify, on held-out entities and words.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from posttrain_helpers.tinyworld.arithmetic import (
@@ -26,7 +27,15 @@ from posttrain_helpers.tinyworld.arithmetic import (
     word_problem,
 )
 from posttrain_helpers.tinyworld.facts import Relation, is_held_out, load_relations
+from posttrain_helpers.tinyworld.identity import (
+    ASSISTANT_NAME,
+    held_out_identity_questions,
+    identity_reply,
+    random_identity_question,
+    random_name,
+)
 from posttrain_helpers.tinyworld.replies import (
+    CONVERSATION_MANNERS,
     ONE_WORD_REQUEST,
     POLITE_REQUEST,
     REPEAT_REQUEST,
@@ -39,37 +48,14 @@ from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_R
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS
 
 Item = dict[str, Any]
-ASSISTANT_NAME = "Pico"
-IDENTITY_QUESTIONS = (
-    "Who are you?",
-    "What is your name?",
-    "Tell me your name.",
-    "What are you called?",
-    "Please introduce yourself.",
-    "Do you have a name?",
-    "Please say your name.",
-    "What should I call you?",
-    "Who is this?",
-    "Which assistant are you?",
-    "Hello! Who are you?",
-    "Can you tell me your name?",
-    "May I ask your name?",
-    "Hello! Who am I talking to?",
-    "How should I call you?",
-    "What do people call you?",
-    "Please tell me who you are.",
-    "Hi! What is your name?",
-)
-HELD_OUT_IDENTITY_QUESTIONS = 6
-IDENTITY_REPLY = "My name is {name}. I am a small language model."
 SUITES = ("entities", "phrasings", "arithmetic", "word_problems", "stories", "identity", "instructions")
 # Shares of the training conversations. Half are facts; the rest keeps every later lesson's skill alive.
 TASK_SHARES = {
-    "facts": 0.56,
+    "facts": 0.53,
     "arithmetic": 0.10,
     "word_problems": 0.14,
     "stories": 0.08,
-    "identity": 0.03,
+    "identity": 0.06,
     "instructions": 0.09,
 }
 _HELD_OUT_PAIR_SHARE = 0.2
@@ -111,10 +97,14 @@ def repeated(word: str, times: int) -> str:
 # ------------------------------------------------------------------------------------------
 
 
+def _manner(rng: random.Random) -> str:
+    return random_manner(rng, CONVERSATION_MANNERS)
+
+
 def _draw_facts(rng: random.Random) -> tuple[str, str]:
-    relation, entity = rng.choice(_training_facts())
+    relation, entity = rng.choice(training_facts())
     question = relation.render(rng.choice(relation.training_questions), entity)
-    reply = styled_reply(relation.statement(entity), relation.short_answer(entity), random_manner(rng), rng)
+    reply = styled_reply(relation.statement(entity), relation.short_answer(entity), _manner(rng), rng)
     return question, reply
 
 
@@ -122,12 +112,12 @@ def _draw_arithmetic(rng: random.Random) -> tuple[str, str]:
     while is_held_out_sum(item := random_sum(rng)):
         pass
     question = rng.choice(SUM_QUESTIONS[:-3]).format(e=item.expression)
-    return question, styled_reply(item.equation, f"{item.result}.", random_manner(rng), rng)
+    return question, styled_reply(item.equation, f"{item.result}.", _manner(rng), rng)
 
 
 def _draw_word_problem(rng: random.Random) -> tuple[str, str]:
     problem = word_problem(rng, rng.choice((1, 2)))
-    return problem.prompt, styled_reply(problem.solution, f"{problem.answer}.", random_manner(rng), rng)
+    return problem.prompt, styled_reply(problem.solution, f"{problem.answer}.", _manner(rng), rng)
 
 
 def _draw_story(rng: random.Random) -> tuple[str, str]:
@@ -138,8 +128,7 @@ def _draw_story(rng: random.Random) -> tuple[str, str]:
 
 
 def _draw_identity(rng: random.Random) -> tuple[str, str]:
-    question = rng.choice(IDENTITY_QUESTIONS[:-HELD_OUT_IDENTITY_QUESTIONS])
-    return question, IDENTITY_REPLY.format(name=ASSISTANT_NAME)
+    return random_identity_question(rng), identity_reply(random_name(rng))
 
 
 def _draw_instruction(rng: random.Random) -> tuple[str, str]:
@@ -148,7 +137,7 @@ def _draw_instruction(rng: random.Random) -> tuple[str, str]:
             pass
         times = rng.randint(2, 5)
         return REPEAT_REQUEST.format(word=word, times=times), repeated(word, times)
-    relation, entity = rng.choice(_training_facts())
+    relation, entity = rng.choice(training_facts())
     question = relation.render(rng.choice(relation.training_questions), entity)
     if rng.random() < 0.5:
         return ONE_WORD_REQUEST.format(question=question), relation.short_answer(entity)
@@ -156,7 +145,9 @@ def _draw_instruction(rng: random.Random) -> tuple[str, str]:
     return POLITE_REQUEST.format(question=question), styled_reply(sentence, None, "polite", rng)
 
 
-def _training_facts() -> tuple[tuple[Relation, str], ...]:
+@cache
+def training_facts() -> tuple[tuple[Relation, str], ...]:
+    """Return every relation with each of its entities that is not held out."""
     return tuple(
         (relation, entity)
         for relation in load_relations().values()
@@ -246,7 +237,7 @@ def _entities(rng: random.Random) -> list[Item]:
 
 
 def _phrasings(rng: random.Random) -> list[Item]:
-    facts = rng.sample(_training_facts(), 300)
+    facts = rng.sample(training_facts(), 300)
     return [
         fact_item(relation, entity, rng.choice(relation.held_out_questions)) for relation, entity in facts
     ]
@@ -267,22 +258,44 @@ def _word_problems(rng: random.Random) -> list[Item]:
     ]
 
 
+def story_item(rng: random.Random) -> Item:
+    """Draw the item of a story that no suite holds out."""
+    while is_held_out_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))):
+        pass
+    return _story_item(rng, name, thing, STORY_REQUESTS[:-HELD_OUT_STORY_REQUESTS])
+
+
+def held_out_stories(n: int, seed: int = 0) -> list[Item]:
+    """Return `n` items of pairs of a name and a thing that no training conversation asks for."""
+    rng = random.Random(f"held-out stories/{seed}")
+    return [_story_item(rng, name, thing, STORY_REQUESTS) for name, thing in rng.sample(_story_pairs(), n)]
+
+
+def _story_pairs() -> list[tuple[str, str]]:
+    return [(name, thing) for name in NAMES for thing in OBJECTS if is_held_out_pair(name, thing)]
+
+
+def _story_item(rng: random.Random, name: str, thing: str, requests: tuple[str, ...]) -> Item:
+    tale = random_story(rng, name=name, thing=thing)
+    request = tale.request(rng.choice(requests))
+    return _item(f"stories/{name}/{thing}", "stories", request, None, [], entity=name, thing=thing)
+
+
 def _stories(rng: random.Random) -> list[Item]:
-    pairs = [(name, thing) for name in NAMES for thing in OBJECTS if is_held_out_pair(name, thing)]
-    items = []
-    for name, thing in rng.sample(pairs, 60):
-        tale = random_story(rng, name=name, thing=thing)
-        request = tale.request(rng.choice(STORY_REQUESTS))
-        items.append(_item(f"stories/{name}/{thing}", "stories", request, None, [], entity=name, thing=thing))
-    return items
+    return [_story_item(rng, name, thing, STORY_REQUESTS) for name, thing in rng.sample(_story_pairs(), 60)]
+
+
+def identity_items(name: str) -> list[Item]:
+    """Return the items that ask for the assistant's name in ways that no training uses; `name` is right."""
+    accepted = accepted_replies([identity_reply(name)])
+    return [
+        _item(f"identity/{number}", "identity", question, name, accepted)
+        for number, question in enumerate(held_out_identity_questions())
+    ]
 
 
 def _identity(rng: random.Random) -> list[Item]:
-    reply = IDENTITY_REPLY.format(name=ASSISTANT_NAME)
-    return [
-        _item(f"identity/{number}", "identity", question, ASSISTANT_NAME, accepted_replies([reply]))
-        for number, question in enumerate(IDENTITY_QUESTIONS[-HELD_OUT_IDENTITY_QUESTIONS:])
-    ]
+    return identity_items(ASSISTANT_NAME)
 
 
 def _instructions(rng: random.Random) -> list[Item]:

@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 
 from posttrain_helpers.tinyworld.replies import (
-    MANNER_SHARES,
+    CONVERSATION_MANNERS,
+    DOCUMENT_MANNERS,
     accepted_replies,
     core_of,
     is_polite,
@@ -16,7 +17,7 @@ from posttrain_helpers.tinyworld.replies import (
 SENTENCE = "The capital of France is Paris."
 
 
-@pytest.mark.parametrize("manner", MANNER_SHARES)
+@pytest.mark.parametrize("manner", CONVERSATION_MANNERS)
 def test_every_manner_says_the_same_thing(manner):
     rng = random.Random(0)
     for _ in range(50):
@@ -33,9 +34,10 @@ def test_wrong_replies_are_not_accepted():
         assert wrong not in accepted
 
 
-def test_manners_come_in_their_shares():
+@pytest.mark.parametrize("shares", [CONVERSATION_MANNERS, DOCUMENT_MANNERS])
+def test_manners_come_in_their_shares(shares):
     rng = random.Random(0)
-    counts = Counter(random_manner(rng) for _ in range(20_000))
-    assert sum(MANNER_SHARES.values()) == pytest.approx(1)
-    for manner, share in MANNER_SHARES.items():
+    counts = Counter(random_manner(rng, shares) for _ in range(20_000))
+    assert sum(shares.values()) == pytest.approx(1)
+    for manner, share in shares.items():
         assert counts[manner] / 20_000 == pytest.approx(share, abs=0.015)

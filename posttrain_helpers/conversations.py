@@ -1,0 +1,105 @@
+"""Conversations as training rows: what counts as one, and what is dropped because it teaches no reply.
+
+rows, dropped = usable_conversations(rows, "banghua/DL-SFT-Dataset")
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from posttrain_helpers.errors import CourseError
+
+Row = dict[str, Any]
+ROLES = ("system", "user", "assistant")
+
+
+def is_conversation(messages: object) -> bool:
+    """Say whether this is a non-empty list of messages with a known role and text as content."""
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(
+            isinstance(message, dict)
+            and message.get("role") in ROLES
+            and isinstance(message.get("content"), str)
+            for message in messages
+        )
+    )
+
+
+def plain_messages(messages: list[Row]) -> list[Row]:
+    """Return messages with their role and content only."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def text_key(messages: list[Row]) -> str:
+    """Return a text that is equal for messages with equal roles and words."""
+    return json.dumps([[message["role"], message["content"].strip()] for message in messages])
+
+
+def listed_counts(dropped: Counter[str]) -> str:
+    """Return the reasons and their counts, the most frequent first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+
+
+def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:
+    """Keep the conversations that can teach a reply.
+
+    Args:
+        rows: each with `messages`, a list of {"role", "content"}.
+        source: what to call the rows in an error.
+
+    Returns:
+        The rows kept, with nothing but their messages, and for each reason the number of rows dropped.
+
+    Raises:
+        CourseError: a row without the column `messages`, or no row with messages in it.
+    """
+    for row in rows:
+        if "messages" not in row:
+            raise CourseError(
+                f"{source!r} has no column 'messages' in every row; found the columns "
+                f"{', '.join(map(str, row))}. Rename or convert them: each row needs "
+                "messages=[{'role': ..., 'content': ...}, ...]."
+            )
+    kept: list[Row] = []
+    seen: set[str] = set()
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        messages = row["messages"]
+        if not is_conversation(messages):
+            dropped["not conversational"] += 1
+        elif not any(message["role"] == "assistant" for message in messages):
+            dropped["no assistant turn"] += 1
+        elif any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
+            dropped["empty reply"] += 1
+        elif (key := text_key(messages)) in seen:
+            dropped["duplicate"] += 1
+        else:
+            seen.add(key)
+            kept.append({"messages": plain_messages(messages)})
+    if rows and dropped["not conversational"] == len(rows):
+        raise CourseError(
+            f"the rows of {source!r} are not conversational: 'messages' must be a list of "
+            f"{{'role': {'|'.join(ROLES)}, 'content': text}}, but the first row holds "
+            f"{str(rows[0]['messages'])[:80]!r}."
+        )
+    return kept, dropped
+
+
+def conversation_turns(row: Row) -> list[Row]:
+    """Return every message of a row, the reply last."""
+    return row["messages"]
+
+
+def held_out_conversation(row: Row, identifier: str) -> Row:
+    """Return a row as a held-out item that asks for its last reply."""
+    return {
+        "id": identifier,
+        "task": "conversation",
+        "prompt": row["messages"][:-1],
+        "answer": None,
+        "reference": row["messages"][-1]["content"],
+    }

@@ -1,0 +1,162 @@
+"""Preference pairs of the tiny world: two replies of a model to one prompt, and which one annotators prefer.
+
+The prompts are facts and stories, because a reader sees with bare eyes what makes a reply better there:
+right or wrong, polite or rude, a whole sentence or a word, a good or a bad ending. The replies are sampled
+from the stage that is to be trained further. A second, smaller set changes the assistant's name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from posttrain_helpers.samples import sample_replies
+from posttrain_helpers.tinyworld.annotators import annotated_pairs
+from posttrain_helpers.tinyworld.identity import NEW_NAME, identity_reply, random_identity_question
+from posttrain_helpers.tinyworld.tasks import (
+    SUITES,
+    Item,
+    fact_item,
+    held_out_stories,
+    held_out_suite,
+    identity_items,
+    story_item,
+    training_facts,
+)
+
+STORY_SHARE = 0.2
+HELD_OUT_STORIES = 100
+# The longest replies; a model that rambles is cut here, and the gold score sees that it did not stop.
+REPLY_TOKENS = {"facts": 40, "stories": 72}
+
+
+def preference_prompts(n: int, seed: int) -> list[Item]:
+    """Draw the prompts of the training pairs: facts and stories that no suite holds out.
+
+    Args:
+        n: how many.
+        seed: the same seed gives the same prompts.
+    """
+    rng = random.Random(f"preferences/{seed}")
+    items = []
+    for number in range(n):
+        if rng.random() < STORY_SHARE:
+            item = story_item(rng)
+        else:
+            relation, entity = rng.choice(training_facts())
+            item = fact_item(relation, entity, rng.choice(relation.training_questions))
+        items.append({**item, "id": f"preferences/{number}/{item['id']}"})
+    return items
+
+
+def build_preference_data(
+    *,
+    n_prompts: int,
+    identity: int,
+    label_temperature: float,
+    policy: str,
+    samples: int,
+    sampling_temperature: float,
+    seed: int,
+    profile: str,
+) -> tuple[list[Item], Mapping[str, list[Item]], Counter[str]]:
+    """Sample replies, let annotators compare them, and add the pairs that change the assistant's name.
+
+    Args:
+        n_prompts: prompts of facts and stories; each gives one pair at most.
+        identity: prompts that ask for the assistant's name.
+        label_temperature: of the annotators, in units of the gold score.
+        policy: the stage whose replies are compared.
+        samples: replies for each prompt; the best and the worst of them make the pair.
+        sampling_temperature: of the policy.
+        seed: of prompts, replies and annotators.
+        profile: what stage names refer to.
+
+    Returns:
+        The pairs in random order; the held-out suites by name, each made when it is asked for ("pairs": held-
+        out pairs made in the same way, "new_identity", and those of `tasks`); and the number of prompts
+        dropped for each reason.
+    """
+
+    def pairs(items: list[Item], seed: int) -> tuple[list[Item], Counter[str]]:
+        replies: dict[int, Any] = {}
+        for task, limit in REPLY_TOKENS.items():
+            chosen = [index for index, item in enumerate(items) if item["task"] == task]
+            if not chosen:
+                continue
+            drawn = sample_replies(
+                policy,
+                [items[index]["prompt"] for index in chosen],
+                samples=samples,
+                temperature=sampling_temperature,
+                max_new_tokens=limit,
+                seed=seed,
+                profile=profile,
+            )
+            replies.update(zip(chosen, drawn, strict=True))
+        return annotated_pairs(items, [replies[i] for i in range(len(items))], label_temperature, seed)
+
+    rows, dropped = pairs(preference_prompts(n_prompts, seed), seed)
+    if identity:
+        more, also_dropped = _identity_pairs(identity, policy, sampling_temperature, seed, profile)
+        rows, dropped = rows + more, dropped + also_dropped
+    random.Random(f"order/{seed}").shuffle(rows)
+    suites: dict[str, Callable[[], list[Item]]] = {
+        # The seed is not that of any training set: the held-out pairs are the same for every run.
+        "pairs": lambda: pairs(_held_out_prompts(), seed=10_000)[0],
+        "new_identity": lambda: identity_items(NEW_NAME),
+        "new_stories": lambda: held_out_stories(HELD_OUT_STORIES),
+        **{name: lambda name=name: held_out_suite(name) for name in SUITES},
+    }
+    return rows, _Suites(suites), dropped
+
+
+def _held_out_prompts() -> list[Item]:
+    return held_out_suite("entities") + held_out_stories(HELD_OUT_STORIES)
+
+
+def _identity_pairs(
+    n: int, policy: str, temperature: float, seed: int, profile: str
+) -> tuple[list[Item], Counter[str]]:
+    """Prefer the new name to whatever the policy replies when it is asked for its name."""
+    rng = random.Random(f"identity/{seed}")
+    prompts = [[{"role": "user", "content": random_identity_question(rng)}] for _ in range(n)]
+    drawn = sample_replies(
+        policy, prompts, samples=1, temperature=temperature, max_new_tokens=32, seed=seed, profile=profile
+    )
+    rows, dropped = [], Counter[str]()
+    for number, (prompt, (reply,)) in enumerate(zip(prompts, drawn, strict=True)):
+        if not reply.text.strip() or NEW_NAME in reply.text:
+            dropped["identical" if reply.text.strip() else "empty completion"] += 1
+            continue
+        rows.append(
+            {
+                "id": f"identity/{number}",
+                "task": "identity",
+                "prompt": prompt,
+                "chosen": [{"role": "assistant", "content": identity_reply(NEW_NAME)}],
+                "rejected": [{"role": "assistant", "content": reply.text}],
+                "gold_chosen": None,
+                "gold_rejected": None,
+                "probability": 1.0,
+            }
+        )
+    return rows, +dropped
+
+
+class _Suites(Mapping[str, list[Item]]):
+    """Suites that are made when they are asked for: some of them need sampling."""
+
+    def __init__(self, makers: dict[str, Callable[[], list[Item]]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> list[Item]:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)

@@ -1,0 +1,247 @@
+"""What can make a training worthless without an error: checked on the finished trainer, before it trains.
+
+Each check takes a trainer whose data set TRL has already tokenized, so that it sees what the model will see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
+# A mask that is wrong is wrong in every row; a sample keeps the check below a second on large data sets.
+MOST_ROWS_CHECKED = 2000
+# A shuffled data set fails the check of its order less often than this.
+CHANCE_OF_FALSE_ALARM = 1e-6
+
+
+def check_supervision(trainer: Trainer) -> None:
+    """Check that the labels of the training set supervise replies and their end token.
+
+    Args:
+        trainer: an SFT trainer; its training set has `labels`, -100 where a token is not trained.
+
+    Raises:
+        CourseError: no row is left, a row has no supervised token, or the end token is never supervised.
+    """
+    dataset, tokenizer, args = trainer.train_dataset, trainer.processing_class, trainer.args
+    if len(dataset) == 0:
+        raise CourseError(
+            f"no row has a supervised token within max_length={args.max_length}: the replies begin later; "
+            "raise max_length."
+        )
+    labels = [row["labels"] for row in islice(dataset.select_columns("labels"), MOST_ROWS_CHECKED)]
+    empty = [number for number, row in enumerate(labels) if all(label == -100 for label in row)]
+    # Packing may cut a long question into a row of its own; alone it is no mistake.
+    if len(empty) == len(labels) or (empty and not args.packing):
+        raise CourseError(
+            f"{len(empty)} of {len(labels)} rows have no supervised token (the first is row {empty[0]}): the "
+            "mask hides every reply; check the {% generation %} markers of the chat template and the roles "
+            "of the messages."
+        )
+    if not any(tokenizer.eos_token_id in row for row in labels):
+        raise CourseError(
+            f"the end token {tokenizer.eos_token!r} is supervised in none of {len(labels)} rows, so the "
+            "model would never learn to stop; keep it inside the {% generation %} markers, and raise "
+            "max_length if replies are cut off."
+        )
+
+
+def leave_out_useless_rows(trainer: Trainer, rows_given: int) -> list[str]:
+    """Take out of the training set the pairs that teach nothing, and count what TRL has left out itself.
+
+    TRL drops rows that are longer than `max_length` without a word. A pair whose replies are equal, or become
+    equal or empty when they are cut off at `max_length`, has the same loss whatever the model does, or none.
+
+    Args:
+        trainer: a trainer on preference data; its `train_dataset` may be replaced.
+        rows_given: rows before TRL prepared them.
+
+    Returns:
+        One sentence for each reason why rows were left out.
+
+    Raises:
+        CourseError: no row is left.
+    """
+    dataset, length = trainer.train_dataset, trainer.args.max_length
+    notes = []
+    too_long = rows_given - len(dataset)
+    if too_long:
+        notes.append(f"{too_long:,} of {rows_given:,} rows were left out: longer than max_length={length}")
+    if len(dataset) == 0:
+        raise CourseError(
+            f"no row is left: each of the {rows_given:,} rows is longer than max_length={length}; raise "
+            "max_length or shorten the prompts."
+        )
+    empty, equal, kept = 0, 0, []
+    for number, (chosen, rejected) in enumerate(_compared(trainer)):
+        if not chosen or not rejected:
+            empty += 1
+        elif chosen == rejected:
+            equal += 1
+        else:
+            kept.append(number)
+    if not empty and not equal:
+        return notes
+    if not kept:
+        raise CourseError(
+            f"no pair is left that prefers one reply: of {len(dataset):,} pairs {equal:,} have two equal "
+            f"replies and {empty:,} an empty one, as tokens and within max_length={length}; check chosen and "
+            "rejected, or raise max_length."
+        )
+    trainer.train_dataset = dataset.select(kept)
+    for count, reason in ((equal, "their two replies are the same tokens"), (empty, "a reply has no token")):
+        if count:
+            notes.append(
+                f"{count:,} of {len(dataset):,} pairs were left out: {reason} within max_length={length}"
+            )
+    return notes
+
+
+def check_scored_tokens(trainer: Trainer) -> None:
+    """Check that a reward trainer scores the last token of every conversation.
+
+    Raises:
+        CourseError: model and collator name another padding token, or a conversation ends with it.
+    """
+    pad = trainer.model.config.get_text_config().pad_token_id
+    if pad is None or trainer.data_collator.pad_token_id != pad:
+        raise CourseError(
+            f"batches are padded with the token {trainer.data_collator.pad_token_id}, but the model takes "
+            f"{pad} for padding, so padding would be scored; load both with load_model_and_tokenizer()."
+        )
+    for column in ("chosen_ids", "rejected_ids"):
+        for number, ids in enumerate(islice(_column(trainer, column), MOST_ROWS_CHECKED)):
+            if ids[-1] == pad:
+                raise CourseError(
+                    f"the conversation in {column} of row {number} ends with the padding token (id {pad}), "
+                    "so an earlier token would be scored; give the tokenizer a padding token that no text "
+                    "ends with."
+                )
+
+
+def check_reference_source(model: PreTrainedModel, config: Any) -> None:
+    """Check that a trainer with a reference model finds one where it looks: where the policy came from.
+
+    Args:
+        model: the policy.
+        config: the trainer's arguments, of any method.
+
+    Raises:
+        CourseError: the policy was not loaded from a directory, or that directory is gone.
+    """
+    needs_none = not hasattr(config, "precompute_ref_log_probs") or config.precompute_ref_log_probs
+    if needs_none or hasattr(model, "peft_config"):
+        return
+    source = model.config._name_or_path
+    if not source or (Path(source).is_absolute() and not Path(source).is_dir()):
+        raise CourseError(
+            f"TRL reads the reference model from where the policy was loaded, but {source!r} is no model "
+            "directory; save the model as a stage and load it from there."
+        )
+
+
+def check_reference(trainer: Trainer) -> None:
+    """Check that the reference model equals the policy before the first step.
+
+    A trainer that is given no reference model reads one from the path that the policy was loaded from. What
+    happened to the policy in memory since then is missing there.
+
+    Raises:
+        CourseError: the weights differ.
+    """
+    import torch
+
+    # With an adapter, or with log-probabilities computed in advance, the policy is its own reference.
+    if trainer.ref_model is None:
+        return
+    policy = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
+    reference = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
+    differing = sorted(policy.keys() ^ reference.keys()) or [
+        name
+        for name, weights in policy.items()
+        if weights.shape != reference[name].shape
+        or not torch.equal(weights, reference[name].to(weights.device, weights.dtype))
+    ]
+    if differing:
+        raise CourseError(
+            "the reference model is not the model to be trained: TRL read it from "
+            f"{trainer.model.config._name_or_path!r}, and {len(differing)} of {len(policy)} weights (the "
+            f"first is {differing[0]}) differ in memory; save the model as a stage and load it from there."
+        )
+
+
+def check_labels(trainer: Trainer) -> None:
+    """Check that a KTO trainer meets both labels, and mixed: it trains in the order of the data set.
+
+    Raises:
+        CourseError: only one label, or a run of one label that no shuffled data set has.
+    """
+    labels = [bool(label) for label in trainer.train_dataset["label"]]
+    desirable = sum(labels)
+    if desirable in (0, len(labels)):
+        raise CourseError(
+            f"all {len(labels):,} rows have the label {labels[0]}, but KTO learns from the contrast of "
+            "desirable and undesirable replies; give it both."
+        )
+    if trainer.args.train_sampling_strategy != "sequential":
+        return
+    start, length = _longest_run(labels)
+    if _log_chance_of_run(labels, start, length) < math.log(CHANCE_OF_FALSE_ALARM):
+        raise CourseError(
+            f"the rows {start:,} to {start + length - 1:,} of {len(labels):,} all have the label "
+            f"{labels[start]}, and KTO trains in the order of the data set; shuffle it: "
+            "dataset.shuffle(seed=0)."
+        )
+
+
+def check_preferences(trainer: Trainer) -> None:
+    """Check a KTO trainer: the reference model and the labels."""
+    check_reference(trainer)
+    check_labels(trainer)
+
+
+def _longest_run(labels: Sequence[bool]) -> tuple[int, int]:
+    """Return start and length of the longest run of one label."""
+    best, position = (0, 0), 0
+    for _, group in groupby(labels):
+        length = sum(1 for _ in group)
+        best = max(best, (position, length), key=lambda run: run[1])
+        position += length
+    return best
+
+
+def _log_chance_of_run(labels: Sequence[bool], start: int, length: int) -> float:
+    """Return an upper bound of the log-probability that a random order has such a run anywhere."""
+    total, same = len(labels), sum(label == labels[start] for label in labels)
+    # Of all orders, C(same, length) / C(total, length) have this label at `length` given places.
+    at_one_place = math.lgamma(same + 1) - math.lgamma(same - length + 1)
+    at_one_place -= math.lgamma(total + 1) - math.lgamma(total - length + 1)
+    return at_one_place + math.log(total - length + 1)
+
+
+def _compared(trainer: Trainer) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the two replies of each pair as the tokens that the loss compares; nothing for unpaired data."""
+    columns, args = trainer.train_dataset.column_names, trainer.args
+    if "chosen_labels" in columns:  # ORPO and CPO, already cut off
+        pairs = zip(_column(trainer, "chosen_labels"), _column(trainer, "rejected_labels"), strict=True)
+        for pair in pairs:
+            yield tuple([token for token in labels if token != -100] for labels in pair)
+    elif "chosen_ids" in columns:
+        names = [name for name in ("chosen_ids", "rejected_ids", "prompt_ids") if name in columns]
+        # DPO cuts replies off when it forms a batch; RewardTrainer has no prompts and cuts nothing.
+        cuts = "prompt_ids" in columns and args.max_length and args.truncation_mode == "keep_start"
+        for row in zip(*(_column(trainer, name) for name in names), strict=True):
+            room = args.max_length - len(row[2]) if cuts else None
+            yield row[0][:room], row[1][:room]
+
+
+def _column(trainer: Trainer, name: str) -> Iterator[list[int]]:
+    return iter(trainer.train_dataset[name])

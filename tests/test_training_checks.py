@@ -1,0 +1,298 @@
+"""Each check is tripped by a data set or a model that has the fault, in a trainer as TRL builds it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.recipes import Recipe, load_recipe
+from posttrain_helpers.training import METHODS, make_trainer, train
+from posttrain_helpers.training_checks import (
+    _log_chance_of_run,
+    _longest_run,
+    check_labels,
+    check_reference,
+    check_scored_tokens,
+    leave_out_useless_rows,
+)
+
+pytestmark = pytest.mark.usefixtures("output_root")
+
+RECIPE = """
+method: {method}
+parent: base
+args: {{max_steps: 1, logging_steps: 1, per_device_train_batch_size: 4, learning_rate: 1e-3, max_length: 64}}
+data: {{source: tinyworld/sft, n_train: 8}}
+"""
+PAIR_METHODS = [name for name, method in METHODS.items() if method.data == "pairs"]
+LORA = {"r": 2, "target_modules": "all-linear"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Recipe]:
+    def recipe(method: str, **overrides: Any) -> Recipe:
+        path = tmp_path / f"{method}.yaml"
+        path.write_text(RECIPE.format(method=method), encoding="utf-8")
+        return load_recipe(path, "tiny", {key.replace("__", "."): value for key, value in overrides.items()})
+
+    return recipe
+
+
+@pytest.fixture
+def load(random_model_dir: Path) -> Callable[..., tuple]:
+    def load(method: str, **options: Any) -> tuple:
+        return load_model_and_tokenizer(random_model_dir, head=METHODS[method].head, verbose=False, **options)
+
+    return load
+
+
+def pair(chosen: str = "Paris.", rejected: str = "moo.", question: str = "capital?") -> dict:
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def labelled(labels: list[bool]) -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": f"{number} + 1?"}],
+                "completion": [{"role": "assistant", "content": "7." if label else "moo."}],
+                "label": label,
+            }
+            for number, label in enumerate(labels)
+        ]
+    )
+
+
+# --- rows that teach nothing ---
+
+
+@pytest.mark.parametrize("method", PAIR_METHODS)
+def test_good_pairs_all_stay_and_nothing_is_said(
+    method: str, recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(recipe(method), *load(method), Dataset.from_list([pair()] * 4))
+    assert len(trainer.train_dataset) == 4
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", PAIR_METHODS)
+def test_pairs_with_equal_replies_are_left_out_and_counted(
+    method: str, recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Dataset.from_list([pair(), pair("moo.", "moo."), pair(), pair("cow", "cow"), pair(), pair()])
+    trainer = make_trainer(recipe(method), *load(method), rows)
+    assert len(trainer.train_dataset) == 4
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "2 of 6 pairs were left out: their two replies are the same tokens" in printed
+    train(trainer)
+    make_trainer(recipe(method), *load(method), rows, verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", PAIR_METHODS)
+def test_only_pairs_with_equal_replies(method: str, recipe, load) -> None:
+    with pytest.raises(CourseError, match=r"no pair is left .* of 4 pairs 4 have two equal replies"):
+        make_trainer(recipe(method), *load(method), Dataset.from_list([pair("moo.", "moo.")] * 4))
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "cpo"])
+def test_pairs_that_become_equal_when_they_are_cut_off(method: str, recipe, load) -> None:
+    rows = Dataset.from_list([pair("a cow says moo moo moo.", "a cow says moo moo owl.")] * 4)
+    model, tokenizer = load(method)
+    trainer = make_trainer(recipe(method), model, tokenizer, rows)
+    row = trainer.train_dataset[0]
+    prompt = len(row["prompt_ids"] if method == "dpo" else row["prompt_input_ids"])
+    with pytest.raises(CourseError, match=r"4 have two equal replies .* raise max_length"):
+        make_trainer(recipe(method, args__max_length=prompt + 3), *load(method), rows)
+
+
+@pytest.mark.parametrize("method", ["orpo", "cpo"])
+def test_replies_of_which_nothing_is_left(
+    method: str, recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These trainers keep such rows, whose loss is 0/0."""
+    long = pair(question="What is the capital of France? " * 4)
+    trainer = make_trainer(
+        recipe(method, args__max_length=30), *load(method), Dataset.from_list([pair(), long] * 4)
+    )
+    assert len(trainer.train_dataset) == 4
+    assert "4 of 8 pairs were left out: a reply has no token" in capsys.readouterr().out
+    with pytest.raises(CourseError, match="0 have two equal replies and 4 an empty one"):
+        make_trainer(recipe(method, args__max_length=30), *load(method), Dataset.from_list([long] * 4))
+
+
+@pytest.mark.parametrize("method", ["reward", "dpo"])
+def test_rows_that_trl_drops_are_counted(
+    method: str, recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = pair(question="What is the capital of France? " * 8)
+    rows = Dataset.from_list([pair(), long, pair()])
+    trainer = make_trainer(recipe(method), *load(method), rows)
+    assert len(trainer.train_dataset) == 2
+    assert "1 of 3 rows were left out: longer than max_length=64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["reward", "dpo", "kto"])
+def test_no_row_within_max_length(method: str, recipe, load) -> None:
+    rows = labelled([True, False] * 4) if method == "kto" else Dataset.from_list([pair()] * 8)
+    with pytest.raises(CourseError, match="each of the 8 rows is longer than max_length=4; raise max_length"):
+        make_trainer(recipe(method, args__max_length=4), *load(method), rows)
+
+
+def test_without_max_length_nothing_is_cut_off(recipe, load) -> None:
+    trainer = make_trainer(
+        recipe("dpo", args__max_length=None), *load("dpo"), Dataset.from_list([pair()] * 4)
+    )
+    assert leave_out_useless_rows(trainer, 4) == []
+
+
+# --- the token that a reward model scores ---
+
+
+def test_a_conversation_that_ends_with_the_padding_token(recipe, load) -> None:
+    model, tokenizer = load("reward")
+    tokenizer.chat_template = tokenizer.chat_template.rstrip() + "{{ '" + tokenizer.pad_token + "' }}"
+    with pytest.raises(CourseError, match=r"in chosen_ids of row 0 ends with the padding token"):
+        make_trainer(recipe("reward"), model, tokenizer, Dataset.from_list([pair()] * 4))
+
+
+def test_only_the_rejected_reply_ends_with_the_padding_token(recipe, load) -> None:
+    model, tokenizer = load("reward")
+    rows = [{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}, {"chosen_ids": [5], "rejected_ids": [6, 0]}]
+    rows[1]["rejected_ids"][-1] = tokenizer.pad_token_id
+    with pytest.raises(CourseError, match=r"in rejected_ids of row 1 ends with"):
+        make_trainer(recipe("reward"), model, tokenizer, Dataset.from_list(rows))
+
+
+def test_model_and_collator_with_other_padding(recipe, load) -> None:
+    trainer = make_trainer(recipe("reward"), *load("reward"), Dataset.from_list([pair()] * 4))
+    check_scored_tokens(trainer)
+    for pad in (trainer.processing_class.eos_token_id, None):
+        trainer.model.config.pad_token_id = pad
+        with pytest.raises(CourseError, match=f"the model takes {pad} for padding"):
+            check_scored_tokens(trainer)
+
+
+# --- the reference model ---
+
+
+def rows_for(method: str) -> Dataset:
+    return labelled([True, False] * 4) if method == "kto" else Dataset.from_list([pair()] * 8)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_model_changed_in_memory_is_not_its_reference(method: str, recipe, load) -> None:
+    model, tokenizer = load(method)
+    make_trainer(recipe(method), model, tokenizer, rows_for(method))
+    model, tokenizer = load(method)
+    name, weights = list(model.named_parameters())[-1]
+    weights.data[0] += 1e-3
+    with pytest.raises(CourseError, match=rf"1 of \d+ weights \(the first is {name}\) .* save the model as"):
+        make_trainer(recipe(method), model, tokenizer, rows_for(method))
+
+
+def test_a_model_with_more_tokens_than_its_directory(recipe, load) -> None:
+    model, tokenizer = load("dpo")
+    model.resize_token_embeddings(model.get_input_embeddings().num_embeddings + 8)
+    with pytest.raises(CourseError, match="the reference model is not the model to be trained"):
+        make_trainer(recipe("dpo"), model, tokenizer, rows_for("dpo"))
+
+
+@pytest.mark.parametrize("source", ["", "/no/longer/there"])
+def test_a_model_that_comes_from_nowhere(source: str, recipe, load) -> None:
+    model, tokenizer = load("dpo")
+    model.config._name_or_path = source
+    with pytest.raises(CourseError, match=f"'{source}' is no model directory; save the model as a stage"):
+        make_trainer(recipe("dpo"), model, tokenizer, rows_for("dpo"))
+
+
+def test_an_adapter_and_precomputed_log_probabilities_need_no_reference_model(recipe, load) -> None:
+    for options, overrides in (
+        ({"lora": LORA}, {}),
+        ({}, {"args__precompute_ref_log_probs": True}),
+    ):
+        model, tokenizer = load("dpo", **options)
+        # Both take the policy itself: what has changed in memory is in their reference as well.
+        model.config._name_or_path = ""
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(1.01)
+        trainer = make_trainer(recipe("dpo", **overrides), model, tokenizer, rows_for("dpo"))
+        assert trainer.ref_model is None
+        check_reference(trainer)
+        train(trainer)
+        first = next(log for log in trainer.state.log_history if "loss" in log)
+        assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+        assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+# --- the order of labels ---
+
+
+def test_labels_in_order_and_labels_of_one_kind(recipe, load) -> None:
+    model, tokenizer = load("kto")
+    mixed = [True, False] * 16
+    random.Random(0).shuffle(mixed)
+    make_trainer(recipe("kto"), model, tokenizer, labelled(mixed))
+    for labels, sentence in (
+        (sorted(mixed), "rows 0 to 15 of 32 all have the label False, and KTO trains in the order"),
+        ([True] * 8, "all 8 rows have the label True"),
+        ([False] * 8, "all 8 rows have the label False"),
+    ):
+        with pytest.raises(CourseError, match=sentence):
+            make_trainer(recipe("kto"), model, tokenizer, labelled(labels))
+
+
+def with_labels(labels: list[bool], strategy: str = "sequential") -> SimpleNamespace:
+    return SimpleNamespace(
+        train_dataset={"label": labels}, args=SimpleNamespace(train_sampling_strategy=strategy)
+    )
+
+
+def test_pairs_taken_apart_in_blocks_are_in_order() -> None:
+    blocks = ([True] * 1000 + [False] * 1000) * 3
+    with pytest.raises(CourseError, match="rows 0 to 999 of 6,000 all have the label True"):
+        check_labels(with_labels(blocks))
+    check_labels(with_labels(blocks, strategy="random"))
+
+
+def test_a_sorted_part_behind_a_shuffled_one_is_found() -> None:
+    mixed = [True, False] * 500
+    random.Random(0).shuffle(mixed)
+    with pytest.raises(CourseError, match=r"rows [\d,]+ to 1,\d+ of 1,200 all have"):
+        check_labels(with_labels([*mixed, *[True] * 100, *[False] * 100]))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("size", [4, 64, 5000])
+def test_shuffled_labels_pass(share: float, size: int) -> None:
+    for seed in range(20):
+        undesirable = max(1, round(size * (1 - share)))
+        labels = [False] * undesirable + [True] * (size - undesirable)
+        random.Random(seed).shuffle(labels)
+        check_labels(with_labels(labels))
+
+
+@pytest.mark.parametrize(("desirable", "length"), [(3, 3), (4, 3), (4, 4), (2, 2)])
+def test_the_chance_of_a_run_bounds_that_of_all_orders(desirable: int, length: int) -> None:
+    labels = [True] * desirable + [False] * 3
+    orders = list(itertools.permutations(labels))
+    share = sum("1" * length in "".join(str(int(label)) for label in order) for order in orders) / len(orders)
+    bound = math.exp(_log_chance_of_run(labels, 0, length))
+    assert share - 1e-9 <= bound <= len(labels) * share
+    assert _longest_run([False, *[True] * 4, *labels[::-1]]) == (1, 4)

@@ -1,0 +1,41 @@
+"""Wins, losses and ties are counted as a reader would count them."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.statistics import verdict
+from posttrain_helpers.win_rate import win_rate
+
+
+def test_wins_ties_and_losses_are_counted():
+    result = win_rate([1.0, 1.0, 1.0, 1.0], [2.0, 1.0, 0.5, 3.0])
+    assert (result.up, result.same, result.down) == (2, 1, 1)
+    assert result.before == 0.5
+    assert result.after == pytest.approx((2 + 0.5) / 4)
+
+
+def test_the_size_of_a_win_does_not_matter():
+    assert win_rate([0.0] * 9, [100.0] + [-0.1] * 8).after == pytest.approx(1 / 9)
+
+
+def test_swapping_the_models_mirrors_the_rate():
+    first, second = [0.1, 0.5, 0.9, 0.3, 0.2], [0.4, 0.5, 0.1, 0.8, 0.7]
+    assert win_rate(first, second).after == pytest.approx(1 - win_rate(second, first).after)
+
+
+def test_rounding_is_a_tie():
+    result = win_rate([0.1 + 0.2, 1.0], [0.3, 1.0])
+    assert result.same == 2
+
+
+def test_a_clear_winner_improves_and_an_equal_does_not():
+    assert verdict(win_rate([0.0] * 40, [1.0] * 38 + [-1.0] * 2)) == "improved"
+    assert verdict(win_rate([0.0] * 40, [1.0] * 20 + [-1.0] * 20)) == "no_difference_shown"
+
+
+@pytest.mark.parametrize(("before", "after"), [([1.0], [1.0, 2.0]), ([1.0, None], [1.0, 2.0])])
+def test_missing_scores_are_refused(before, after):
+    with pytest.raises(CourseError, match="one score per prompt"):
+        win_rate(before, after)
