@@ -153,6 +153,11 @@ def _tinyworld_preferences(
 ) -> tuple[list[Row], dict[str, list[Row]], Counter[str]]:
     from posttrain_helpers.tinyworld.preferences import build_preference_data
 
+    if n_prompts + identity == 0:
+        raise CourseError(
+            "data.n_prompts and data.identity are both 0, so there is no prompt to make a pair of; set one "
+            "of them to at least 1."
+        )
     return build_preference_data(
         n_prompts=n_prompts,
         identity=identity,
@@ -171,7 +176,7 @@ BUILT_IN: dict[str, Callable[..., tuple]] = {
     "tinyworld/sft": _tinyworld_sft,
     "tinyworld/preferences": _tinyworld_preferences,
 }
-_LEAST_COUNTS = {"n_train": 1, "n_prompts": 0, "samples": 1, "identity": 0}
+_LEAST_COUNTS = {"n_train": 1, "n_prompts": 0, "samples": 2, "identity": 0}
 _POSITIVE_NUMBERS = ("label_temperature", "sampling_temperature")
 
 

@@ -62,13 +62,15 @@ def sample_replies(
         For each prompt its K replies.
 
     Raises:
-        CourseError: fewer than one sample, or no sampling at temperature 0; what loading and generating
-            raise.
+        CourseError: one string instead of a list, fewer than one sample, or temperature 0; what loading and
+            generating raise.
     """
     from posttrain_helpers.generation import generate
     from posttrain_helpers.models import load_model_and_tokenizer
     from posttrain_helpers.stages import resolve_model
 
+    if isinstance(prompts, str):
+        raise CourseError("prompts must be a list, but one string was found; write [prompt].")
     if samples < 1 or not temperature > 0:
         raise CourseError(
             f"sampling needs samples >= 1 and a temperature above 0; found samples={samples} and "

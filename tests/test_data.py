@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -383,8 +384,10 @@ def test_preferences_of_the_tiny_world(world_preferences, capsys: pytest.Capture
     [
         ({"policy": None}, "'tinyworld/preferences' needs data.policy; set it in the recipe"),
         ({"policy": None, "samples": None}, r"needs data\.policy, data\.samples;"),
-        ({"n_prompts": 0}, "data.n_prompts must be a whole number of at least 1, but it is 0"),
-        ({"samples": 2.5}, "data.samples must be a whole number of at least 1, but it is 2.5"),
+        ({"n_prompts": -1}, "data.n_prompts must be a whole number of at least 0, but it is -1"),
+        ({"n_prompts": 0}, "data.n_prompts and data.identity are both 0, so there is no prompt"),
+        ({"n_prompts": False, "identity": 5}, "data.n_prompts must be a whole number"),
+        ({"samples": 2.5}, "data.samples must be a whole number of at least 2, but it is 2.5"),
         ({"identity": -1}, "data.identity must be a whole number of at least 0, but it is -1"),
         ({"identity": True}, "data.identity must be a whole number"),
         ({"label_temperature": 0}, "data.label_temperature must be a number above 0, but it is 0"),
@@ -404,6 +407,67 @@ def test_mistakes_in_preference_settings(world_preferences, settings: dict, sent
     assert "suite" in sentence or not world_preferences  # else the mistake is found before any sampling
 
 
+@pytest.mark.parametrize(("n_prompts", "identity"), [(0, 8), (8, 0), (8, 8)])
+def test_either_kind_of_prompts_is_enough(
+    n_prompts: int, identity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain_helpers.samples import Sample
+    from posttrain_helpers.tinyworld import preferences
+
+    replies = [Sample("Sure! I think so.", True), Sample("Leave me alone.", True)]
+    monkeypatch.setattr(
+        preferences, "sample_replies", lambda _, prompts, samples, **__: [replies[:samples] for _ in prompts]
+    )
+    settings = {"n_prompts": n_prompts, "identity": identity, "samples": 2, "held_out": "new_identity"}
+    train, held_out = load_data(preference_recipe(**settings))
+    assert len(train) == n_prompts + identity
+    assert train.column_names == ["prompt", "chosen", "rejected"]
+    assert {item["answer"] for item in held_out} == {"Luna"}
+
+
+def test_the_source_hands_every_setting_on() -> None:
+    """The keys of a recipe are the parameters of the one, what is made of them those of the other."""
+    from posttrain_helpers.tinyworld.preferences import build_preference_data
+
+    keys, wanted = (
+        {name: parameter.annotation for name, parameter in signature(function).parameters.items()}
+        for function in (data.BUILT_IN["tinyworld/preferences"], build_preference_data)
+    )
+    assert keys == wanted
+    assert {*PREFERENCE_SETTINGS, "seed", "profile"} == set(wanted)
+
+
+def test_length_groups_sort_within_groups_only(recipe_for) -> None:
+    rows = [chat(f"question {number}", "word " * (number * 7 % 20 + 1)) for number in range(20)]
+
+    def lengths(**settings: Any) -> list[int]:
+        train, _ = load_data(recipe_for(rows, seed=1, **settings), verbose=False)
+        return [len(row["messages"][1]["content"]) for row in train]
+
+    plain, grouped = lengths(), lengths(length_groups=8)
+    assert grouped != plain
+    for start in (0, 8, 16):
+        # As long texts have equally long questions up to one digit, replies decide.
+        assert sorted(plain[start : start + 8]) == grouped[start : start + 8]
+
+
+def test_length_groups_of_labelled_replies(recipe_for) -> None:
+    plain, grouped = (
+        load_data(recipe_for(PAIRS, method="kto", seed=1, **settings), verbose=False)[0].to_list()
+        for settings in ({}, {"length_groups": 10})
+    )
+    assert plain != grouped
+    for start in range(0, 40, 10):
+        of_group = plain[start : start + 10]
+        assert all(row in of_group for row in grouped[start : start + 10])
+
+
+@pytest.mark.parametrize("size", [0, -4, 2.5, True, "many"])
+def test_a_length_group_is_a_count(recipe_for, size: Any) -> None:
+    with pytest.raises(CourseError, match=r"data\.length_groups must be a whole number of at least 1"):
+        load_data(recipe_for(GOOD, length_groups=size))
+
+
 @pytest.mark.usefixtures("small_world")
 def test_built_in_conversations_are_no_pairs() -> None:
     recipe = replace(load_recipe("sft", "tiny", {"data.n_train": 3}), method="dpo")
@@ -414,8 +478,9 @@ def test_built_in_conversations_are_no_pairs() -> None:
 
 
 def test_the_keys_of_each_source() -> None:
-    assert data_keys("tinyworld/sft") == {"source", "n_train", "held_out", "seed"}
-    assert data_keys("tinyworld/preferences") == {"source", "held_out", "seed", *PREFERENCE_SETTINGS}
+    common = {"source", "seed", "length_groups"}
+    assert data_keys("tinyworld/sft") == {*common, "n_train", "held_out"}
+    assert data_keys("tinyworld/preferences") == {*common, "held_out", *PREFERENCE_SETTINGS}
     assert data_keys("my.jsonl") == data_keys(None) >= {"source", "max_samples", "held_out_samples"}
     with pytest.raises(CourseError, match=r"'tinyworld/preference' does not exist; did you mean .*/prefer"):
         data_keys("tinyworld/preference")

@@ -15,6 +15,7 @@ from posttrain_helpers.preferences import (
     for_method,
     held_out_pair,
     implicit_prompt,
+    in_length_groups,
     is_preference,
 )
 
@@ -273,6 +274,60 @@ def test_held_out_item_keeps_both_replies() -> None:
         "reference": "Slowly.",
         "rejected": "No.",
     }
+
+
+def of_lengths(lengths: list[int]) -> Any:
+    """Rows whose replies have these lengths; the questions number them with two digits."""
+    rows = [explicit(f"{10 + number}?", "x" * length, "-") for number, length in enumerate(lengths)]
+    return for_method(rows, "pairs", 0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_length_groups_keep_their_members_and_sort_them(size: int) -> None:
+    lengths = [9, 2, 30, 4, 1, 12, 7, 40, 3, 5, 8]
+    dataset = of_lengths(lengths)
+    rows, grouped = dataset.to_list(), in_length_groups(dataset, size)
+    assert grouped.column_names == dataset.column_names
+    assert len(grouped) == len(rows)
+    for start in range(0, len(rows), size):
+        group, members = grouped.to_list()[start : start + size], rows[start : start + size]
+        found = [len(row["chosen"][0]["content"]) for row in group]
+        assert found == sorted(lengths[start : start + size])
+        assert all(row in members for row in group)
+    assert grouped.to_list() != rows
+
+
+def test_length_groups_of_one_row_and_of_all_rows() -> None:
+    dataset = of_lengths([3, 1, 2])
+    assert in_length_groups(dataset, 1).to_list() == dataset.to_list()
+    for size in (3, 100):
+        grouped = in_length_groups(dataset, size)
+        assert [row["chosen"][0]["content"] for row in grouped] == ["x", "xx", "xxx"]
+
+
+def test_rows_of_equal_length_keep_their_order() -> None:
+    dataset = of_lengths([4] * 8)
+    assert in_length_groups(dataset, 4).to_list() == dataset.to_list()
+
+
+def test_every_turn_counts_as_length() -> None:
+    rows = [explicit("a long question, is it not?", "x", "-"), explicit("no?", "x", "long " * 9), SCORED]
+    grouped = in_length_groups(for_method(rows, "pairs", 0), 3)
+    assert [row["prompt"][0]["content"] for row in grouped] == [
+        "cook?",
+        rows[0]["prompt"][0]["content"],
+        "no?",
+    ]
+
+
+def test_length_groups_of_labels_and_conversations() -> None:
+    for kind, columns in (("labels", {"prompt", "completion", "label"}), ("conversations", None)):
+        dataset = for_method(PAIRS, kind, 0)
+        grouped = in_length_groups(dataset, 4)
+        assert set(grouped.column_names) == (columns or {"prompt", "completion"})
+        for start in range(0, len(dataset), 4):
+            members = dataset.to_list()[start : start + 4]
+            assert all(row in members for row in grouped.to_list()[start : start + 4])
 
 
 TOKENIZED = [

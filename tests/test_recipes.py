@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,9 +205,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     directory.mkdir()
     monkeypatch.setattr(recipes, "_DIRECTORY", directory)
 
-    def add(name: str, stage: str | None = None) -> None:
+    def add(name: str, stage: str | None = None, text: str = MINIMAL) -> None:
         line = "" if stage is None else f"stage: {stage}\n"
-        (directory / f"{name}.yaml").write_text(line + MINIMAL, encoding="utf-8")
+        (directory / f"{name}.yaml").write_text(line + text, encoding="utf-8")
 
     return add
 
@@ -281,3 +282,178 @@ def test_a_stage_name_counts_as_a_setting_only_where_it_is_not_the_recipe_name(w
 def test_the_identity_of_a_recipe_without_stage_is_what_it_was(write) -> None:
     """Stages on disk record it: another value would train every one of them again."""
     assert load_recipe(write(MINIMAL), "tiny").hash == "ca407ae88d4dc7e2"
+
+
+# --- the data of another recipe ---
+
+# What a recipe of the family changes in the data of dpo; `reward` has a source of its own for qwen3.
+CHANGED_DATA = {
+    "reward": {"held_out"},
+    "dpo_identity": {"n_prompts", "identity", "held_out", "length_groups"},
+    "ipo": set(),
+    "kto": {"length_groups"},
+    "orpo": set(),
+    "simpo": set(),
+    "sft_chosen": set(),
+}
+
+
+def same_as(data: str, profile: str = "{}") -> str:
+    """A recipe that takes data from another one; `profile` is the tiny profile's data section."""
+    return MINIMAL.replace("{source: tinyworld/sft, n_train: 10}", data).replace(
+        "tiny: {args", f"tiny: {{data: {profile}, args"
+    )
+
+
+def difference(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
+    return {key for key in first | second if first.get(key) != second.get(key)}
+
+
+@pytest.mark.parametrize("name", CHANGED_DATA)
+def test_the_family_learns_from_the_same_data(name: str) -> None:
+    dpo = load_recipe("dpo", "tiny")
+    recipe = load_recipe(name, "tiny")
+    assert difference(recipe.data, dpo.data) <= CHANGED_DATA[name]
+    assert (recipe.data["source"], recipe.seed, recipe.parent) == (
+        "tinyworld/preferences",
+        dpo.seed,
+        dpo.data["policy"],
+    )
+
+
+@pytest.mark.parametrize("name", sorted(CHANGED_DATA.keys() - {"reward"}))
+def test_the_family_learns_from_the_same_data_on_a_gpu(name: str) -> None:
+    data = load_recipe(name, "qwen3").data
+    assert data == load_recipe("dpo", "qwen3").data
+    assert data["source"] == "banghua/DL-DPO-Dataset"
+    assert "n_prompts" not in data  # a key of the tiny profile's source
+
+
+def test_every_recipe_that_takes_data_from_dpo_is_in_the_table() -> None:
+    texts = {name: (recipes._DIRECTORY / f"{name}.yaml").read_text("utf-8") for name in recipe_names()}
+    assert {name for name, text in texts.items() if "same_as: dpo" in text} == set(CHANGED_DATA)
+
+
+def test_what_the_family_changes() -> None:
+    dpo, kto, reward, identity = (
+        load_recipe(name, "tiny").data for name in ("dpo", "kto", "reward", "dpo_identity")
+    )
+    assert kto["length_groups"] == 2 * dpo["length_groups"]  # a pair is two rows
+    assert reward["held_out"] == ["pairs"]
+    assert (identity["n_prompts"], dpo["identity"]) == (0, 0)
+    assert identity["identity"] > 0
+
+
+@pytest.mark.parametrize("name", ["dpo", *CHANGED_DATA])
+def test_a_length_group_is_the_rows_of_a_step(name: str) -> None:
+    """Only then every optimizer step sees the random rows that it would have seen without sorting."""
+    recipe = load_recipe(name, "tiny")
+    step = recipe.args["per_device_train_batch_size"] * recipe.args["gradient_accumulation_steps"]
+    assert recipe.data["length_groups"] == step
+    # KTO's trainer reads in order by itself.
+    assert recipe.args.get("train_sampling_strategy") == (None if name == "kto" else "sequential")
+
+
+def test_same_as_takes_the_data_of_a_recipe(shipped, write) -> None:
+    shipped("other")
+    path = write(same_as("{same_as: other}"))
+    assert load_recipe(path, "tiny").data == {"source": "tinyworld/sft", "n_train": 10}
+    assert load_recipe(path, "qwen3").data == {"source": "tinyworld/sft", "n_train": 20}
+    assert load_recipe(path, "tiny").hash == load_recipe(write(MINIMAL), "tiny").hash
+
+
+def test_further_keys_change_the_data(shipped, write) -> None:
+    shipped("other")
+    path = write(same_as("{same_as: other, held_out: [stories]}", "{n_train: 7}"))
+    expected = {"source": "tinyworld/sft", "n_train": 7, "held_out": ["stories"]}
+    assert load_recipe(path, "tiny").data == expected
+    assert load_recipe(path, "tiny", ["data.n_train=3"]).data == {**expected, "n_train": 3}
+    # A key of the other recipe's profile gives way to this recipe's shared one.
+    own = write(same_as("{same_as: other, n_train: 5}").replace("{data: {n_train: 20}}", "{}"))
+    assert load_recipe(own, "qwen3").data["n_train"] == 5
+
+
+def test_a_change_of_the_other_recipe_changes_the_hash(shipped, write) -> None:
+    path = write(same_as("{same_as: other}"))
+    hashes = set()
+    for text in (MINIMAL, MINIMAL.replace("n_train: 10", "n_train: 11")):
+        shipped("other", text=text)
+        hashes.add(load_recipe(path, "tiny").hash)
+    assert len(hashes) == 2
+
+
+def test_a_profile_may_take_its_data_from_another_recipe(shipped, write) -> None:
+    shipped("other")
+    path = write(same_as("{}", "{same_as: other}").replace("{n_train: 20}", "{source: my.jsonl}"))
+    assert load_recipe(path, "tiny").data == {"source": "tinyworld/sft", "n_train": 10}
+    assert load_recipe(path, "qwen3").data == {"source": "my.jsonl"}
+
+
+def test_a_profile_may_refuse_the_data_of_another_recipe(shipped, write) -> None:
+    shipped("other")
+    path = write(same_as("{same_as: other}", "{same_as: null, source: my.jsonl}"))
+    assert load_recipe(path, "tiny").data == {"source": "my.jsonl"}
+
+
+def test_another_source_drops_what_came_with_the_data() -> None:
+    recipe = load_recipe("kto", "tiny", ["data.source=my.jsonl", "data.max_samples=5"])
+    assert recipe.data == {"source": "my.jsonl", "max_samples": 5, "length_groups": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "othr",
+            "data.same_as must name a recipe, but it is 'othr'; did you mean 'other'.*are chained, other",
+        ),
+        ("nothing", "must name a recipe, but it is 'nothing'; The recipes are chained, other"),
+        ("[other]", r"must name a recipe, but it is \['other'\]"),
+        ("7", "must name a recipe, but it is 7"),
+        ("other.yaml", "must name a recipe, but it is 'other.yaml'; did you mean 'other'"),
+        ("''", "must name a recipe, but it is ''"),
+        ("chained", "data.same_as names 'chained', which has data.same_as itself; name its source"),
+    ],
+)
+def test_a_wrong_name_in_same_as_is_one_sentence(shipped, write, name: str, sentence: str) -> None:
+    shipped("other")
+    shipped("chained", text=same_as("{same_as: other}"))
+    with pytest.raises(CourseError, match=f"recipe 'mine': .*{sentence}"):
+        load_recipe(write(same_as(f"{{same_as: {name}}}")), "tiny")
+
+
+def test_a_chain_within_a_profile_is_refused_there_only(shipped, write) -> None:
+    shipped("other")
+    shipped("chained", text=same_as("{source: tinyworld/sft, n_train: 10}", "{same_as: other}"))
+    path = write(same_as("{same_as: chained}"))
+    with pytest.raises(CourseError, match=r"'chained', which has data\.same_as itself"):
+        load_recipe(path, "tiny")
+    assert load_recipe(path, "qwen3").data["n_train"] == 20
+
+
+def test_a_recipe_cannot_take_its_own_data(shipped) -> None:
+    shipped("loop", text=same_as("{same_as: loop}"))
+    with pytest.raises(CourseError, match=r"'loop', which has data\.same_as itself"):
+        load_recipe("loop", "tiny")
+
+
+def test_the_other_recipe_must_know_the_profile(shipped, write) -> None:
+    shipped("other", text=MINIMAL.replace("tiny:", "small:"))
+    with pytest.raises(CourseError, match="recipe 'other' has no section for the profile 'tiny'"):
+        load_recipe(write(same_as("{same_as: other}")), "tiny")
+
+
+def test_mistakes_in_the_taken_data_are_found(shipped, write) -> None:
+    shipped("other")
+    with pytest.raises(CourseError, match=r"recipe 'mine': the key data\.n_trian does not exist"):
+        load_recipe(write(same_as("{same_as: other, n_trian: 5}")), "tiny")
+
+
+def test_same_as_is_no_setting_of_a_run(shipped, write) -> None:
+    """It is resolved in the file; a table or a manifest shows what was meant."""
+    shipped("other")
+    recipe = load_recipe(write(same_as("{same_as: other}")), "tiny")
+    assert "same_as" not in recipe.data
+    assert "same_as" not in str(recipe)
+    with pytest.raises(CourseError, match=r"the key data\.same_as does not exist"):
+        load_recipe("other", "tiny", ["data.same_as=other"])

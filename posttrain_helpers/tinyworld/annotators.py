@@ -31,7 +31,8 @@ def preference_probability(gold_difference: float, temperature: float) -> float:
 
     Source: Bradley and Terry (1952), Biometrika 39, equation 1, with strengths exp(gold / temperature).
     """
-    return 1 / (1 + math.exp(-gold_difference / temperature))
+    # The sigmoid, in a form that does not overflow.
+    return 0.5 * (1 + math.tanh(gold_difference / temperature / 2))
 
 
 def annotated_pairs(

@@ -155,6 +155,9 @@ class _Suites(Mapping[str, list[Item]]):
     def __getitem__(self, name: str) -> list[Item]:
         return self._makers[name]()
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -32,6 +34,15 @@ def body_of(function: ast.FunctionDef) -> str:
     return ast.unparse(ast.Module(function.body[docstring:], type_ignores=[]))
 
 
+def parameters_of(function: ast.FunctionDef) -> str:
+    """Return names, order and default values of the parameters; a lesson may leave the types out."""
+    arguments = deepcopy(function.args)
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    return ast.unparse(arguments)
+
+
 def executed(notebook: str, name: str) -> object:
     """Run the notebook's definition and return the function."""
     namespace = {"torch": torch}
@@ -55,3 +66,43 @@ def test_masked_loss_agrees_with_the_packages():
     labels = torch.randint(0, 13, (3, 7), generator=torch.Generator().manual_seed(1))
     labels[:, :3] = -100
     assert shown(logits, labels).item() == pytest.approx(masked_loss(logits, labels).item(), abs=1e-7)
+
+
+# What a lesson shows in full and the package offers, by notebook and module.
+SHOWN = {
+    ("05_reward_modelling", "preference_losses"): ("bradley_terry_loss",),
+    ("06_direct_preference_optimization", "preference_losses"): ("dpo_loss",),
+    ("06_direct_preference_optimization", "divergence"): ("completion_log_probs",),
+    ("07_preference_family", "preference_losses"): (
+        "ipo_loss",
+        "kto_loss",
+        "kto_kl",
+        "orpo_loss",
+        "simpo_loss",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "module", "name"),
+    [(*place, name) for place, names in SHOWN.items() for name in names],
+)
+def test_the_functions_of_preference_learning_are_the_packages(notebook: str, module: str, name: str) -> None:
+    function = getattr(importlib.import_module(f"posttrain_helpers.{module}"), name)
+    package = ast.parse(inspect.getsource(function)).body[0]
+    shown = function_of(f"{notebook}.ipynb", name)
+    assert body_of(shown) == body_of(package)
+    # The same body over parameters in another order would be another function.
+    assert parameters_of(shown) == parameters_of(package)
+
+
+def test_another_body_or_order_is_noticed() -> None:
+    def tree(source: str) -> ast.FunctionDef:
+        return ast.parse(source).body[0]
+
+    first = tree('def f(a: int, b=1):\n    """Subtract."""\n    return a - b  # as it is')
+    same = tree("def f(a, b=1):\n    return a - b")
+    assert (body_of(first), parameters_of(first)) == (body_of(same), parameters_of(same))
+    assert body_of(first) != body_of(tree("def f(a, b=1):\n    return b - a"))
+    for other in ("def f(b, a=1): pass", "def f(a, b=2): pass", "def f(a, b): pass"):
+        assert parameters_of(first) != parameters_of(tree(other))

@@ -1,6 +1,8 @@
 import pytest
 
-from posttrain_helpers.tinyworld.gold import gold_score
+from posttrain_helpers.comparison_scores import measures_of, score_replies
+from posttrain_helpers.generation import Generation
+from posttrain_helpers.tinyworld.gold import gold, gold_score
 from posttrain_helpers.tinyworld.replies import accepted_replies
 
 ITEM = {
@@ -59,3 +61,24 @@ def test_number_inside_a_number_is_no_answer():
     item = {"task": "arithmetic", "answer": "9", "accepted": accepted_replies(["4 + 5 = 9.", "9."])}
     assert gold_score(item, "4 + 5 = 19.").correctness == 0
     assert gold_score(item, "4 + 5 = 9.").correctness > 0
+
+
+def test_gold_is_the_total_of_a_finished_reply():
+    for reply in ("Sure! The capital of France is Paris.", "Paris.", "Rome", ""):
+        assert gold(reply, ITEM) == gold_score(ITEM, reply).total == total(reply)
+    assert gold("The capital of France is Paris.", ITEM) > gold("The capital of France is Rome.", ITEM)
+
+
+def test_gold_is_a_score_of_a_comparison():
+    """Reply first, item second; the measure carries its name."""
+    name, measures = measures_of(gold)
+    assert name == "gold"
+    replies = [
+        Generation(text, (1,), "stop", None, 1)
+        for text in ("Not again. Rome.", "Mia was happy. Mia had a kite.")
+    ]
+    scores = score_replies(
+        {name: measures[name]}, {"model": replies}, [{**ITEM, "id": "a"}, {**STORY, "id": "b"}]
+    )
+    assert scores["model"]["gold"] == [gold(replies[0].text, ITEM), gold(replies[1].text, STORY)]
+    assert scores["model"]["gold"] == pytest.approx([-1.5, 1.0])

@@ -1,6 +1,8 @@
 """The leak test and its relatives: nothing held out reaches a training conversation."""
 
+import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -8,13 +10,24 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.tinyworld.arithmetic import Sum, is_held_out_sum
 from posttrain_helpers.tinyworld.facts import is_held_out, load_relations
-from posttrain_helpers.tinyworld.tasks import (
+from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
+    NEW_NAME,
+    held_out_identity_questions,
+    identity_reply,
+)
+from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS
+from posttrain_helpers.tinyworld.tasks import (
     SUITES,
     TASK_SHARES,
     build_sft_data,
+    held_out_stories,
     held_out_suite,
+    identity_items,
+    is_held_out_pair,
+    story_item,
     training_conversations,
+    training_facts,
 )
 
 
@@ -81,8 +94,6 @@ def test_held_out_sums_stay_out(conversations):
 
 
 def test_chat_debris_of_pre_training_keeps_to_what_may_be_trained_on():
-    import random
-
     from posttrain_helpers.tinyworld.documents import chat_debris
 
     rng = random.Random(0)
@@ -150,5 +161,55 @@ def test_unknown_suite_is_refused():
 
 
 def test_identity_is_the_assistants(conversations):
-    replies = {row["messages"][1]["content"] for row in conversations if row["task"] == "identity"}
-    assert replies == {f"My name is {ASSISTANT_NAME}. I am a small language model."}
+    replies = Counter(row["messages"][1]["content"] for row in conversations if row["task"] == "identity")
+    assert set(replies) == {identity_reply(ASSISTANT_NAME), identity_reply(NEW_NAME)}
+    assert replies.most_common(1)[0][0] == identity_reply(ASSISTANT_NAME)
+    assert {item["answer"] for item in held_out_suite("identity")} == {ASSISTANT_NAME}
+
+
+@pytest.mark.parametrize(("name", "other"), [(ASSISTANT_NAME, NEW_NAME), (NEW_NAME, ASSISTANT_NAME)])
+def test_identity_items_accept_one_name_only(name, other):
+    items = identity_items(name)
+    assert [item["prompt"][0]["content"] for item in items] == held_out_identity_questions()
+    for item in items:
+        assert strict_match(identity_reply(name), item)
+        assert lenient_match(f"Sure! {identity_reply(name)}", item)
+        assert not strict_match(identity_reply(other), item)
+        assert not lenient_match(identity_reply(other), item)
+
+
+def test_stories_to_train_on_and_to_hold_out_share_no_pair():
+    rng = random.Random(0)
+    trained = [story_item(rng) for _ in range(3000)]
+    held_out = held_out_stories(100)
+    assert not any(is_held_out_pair(item["entity"], item["thing"]) for item in trained)
+    assert all(is_held_out_pair(item["entity"], item["thing"]) for item in held_out)
+    for items in (trained, held_out):
+        for item in items:
+            request = item["prompt"][0]["content"]
+            assert re.search(rf"\b{item['entity']}\b.*\b{item['thing']}\b", request)
+    assert len({item["id"] for item in held_out}) == 100
+    assert held_out_stories(100) == held_out != held_out_stories(100, seed=1)
+
+
+def test_requests_for_stories_are_held_out_too():
+    """A request is told by its words before the person's name."""
+
+    def beginnings(items):
+        return {item["prompt"][0]["content"].split(item["entity"])[0] for item in items}
+
+    rng = random.Random(0)
+    trained = beginnings(story_item(rng) for _ in range(3000))
+    of_suite = {request.split("{n}")[0] for request in STORY_REQUESTS[-HELD_OUT_STORY_REQUESTS:]}
+    assert len(of_suite) == HELD_OUT_STORY_REQUESTS
+    assert trained == {request.split("{n}")[0] for request in STORY_REQUESTS} - of_suite
+    assert of_suite <= beginnings(held_out_stories(100))
+
+
+def test_training_facts_are_every_fact_that_is_not_held_out():
+    facts = {(relation.name, entity) for relation, entity in training_facts()}
+    suite = {(item["relation"], item["entity"]) for item in held_out_suite("entities")}
+    every = {(relation.name, entity) for relation in load_relations().values() for entity in relation.pairs}
+    assert facts | suite == every
+    assert facts & suite == set()
+    assert len(training_facts()) == len(facts)
