@@ -65,7 +65,7 @@ PROFILES = {
             min_gpu_gb=0,
             licence="MIT",
             download="nothing",
-            notes="Every lesson takes about a minute on two cores.",
+            notes="Every lesson takes one to two minutes on two cores.",
         ),
         Profile(
             name="qwen3",
