@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.storage import output_root, write_json_atomic
-from posttrain_helpers.weights import sha256, weight_files, weights_identity
 
 if TYPE_CHECKING:
     from posttrain_helpers.generation import Prompt
@@ -67,7 +66,7 @@ def sample_replies(
     """
     from posttrain_helpers.generation import generate
     from posttrain_helpers.models import load_model_and_tokenizer
-    from posttrain_helpers.stages import resolve_model
+    from posttrain_helpers.stages import model_identity, resolve_model
 
     if isinstance(prompts, str):
         raise CourseError("prompts must be a list, but one string was found; write [prompt].")
@@ -79,7 +78,7 @@ def sample_replies(
     profile = get_profile(profile)
     place = resolve_model(policy, profile)
     settings = {
-        "weights": _identity(place),
+        "weights": model_identity(place),
         "samples": samples,
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
@@ -110,12 +109,6 @@ def sample_replies(
     rows = [[asdict(sample) for sample in group] for group in drawn]
     write_json_atomic(path, {"policy": policy, **settings, "replies": rows})
     return drawn
-
-
-def _identity(place: str) -> str:
-    """Return what changes when a model changes: its weights, or the Hub id itself."""
-    files = weight_files(Path(place)) if Path(place).is_dir() else []
-    return weights_identity({path.name: sha256(path) for path in files}) if files else place
 
 
 def _path(profile: Profile, settings: dict[str, Any], prompts: Sequence[Prompt]) -> Path:

@@ -228,6 +228,20 @@ def parent_of(directory: Path) -> str | None:
         return None
 
 
+def model_identity(model: str) -> str:
+    """Return what changes when a model changes: the identity of its weights, or the Hub id itself.
+
+    Args:
+        model: a directory, as `resolve_model` returns it, or a Hub id.
+    """
+    directory = Path(model)
+    if not directory.is_dir():
+        return model
+    if (directory / MANIFEST).is_file():
+        return _read_manifest(directory)["identity"]
+    return weights_identity({path.name: sha256(path) for path in weight_files(directory)})
+
+
 def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:
     for stage, recipe in recipes.items():
         if recipe == name:
@@ -249,7 +263,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
         "recipe_hash": recipe.hash,
         "settings": recipe.content(),
         "model": recipe.model,
-        "parent_identity": _identity(_location(recipe.model, recipe.profile)),
+        "parent_identity": model_identity(_location(recipe.model, recipe.profile)),
         "identity": weights_identity({file: entry["sha256"] for file, entry in weights.items()}),
         "seed": recipe.seed,
         "versions": current_runtime(recipe.profile).versions,
@@ -268,16 +282,6 @@ def _location(name: str, profile: str) -> str:
     return name
 
 
-def _identity(model: str) -> str:
-    """Return what changes when a parent changes: its weights, or the Hub id itself."""
-    directory = Path(model)
-    if not directory.is_dir():
-        return model
-    if (directory / MANIFEST).is_file():
-        return _read_manifest(directory)["identity"]
-    return weights_identity({path.name: sha256(path) for path in weight_files(directory)})
-
-
 def _out_of_date(target: Path, recipe: Recipe, parent: str) -> str:
     """Return why a stage must be built, an empty text if it need not be."""
     if not (target / MANIFEST).is_file():
@@ -285,7 +289,7 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str) -> str:
     manifest = _read_manifest(target)
     if manifest["recipe_hash"] != recipe.hash:
         return "its recipe has changed"
-    if manifest["parent_identity"] != _identity(parent):
+    if manifest["parent_identity"] != model_identity(parent):
         return f"{recipe.model!r} has changed"
     return ""
 
