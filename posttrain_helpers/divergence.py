@@ -7,11 +7,18 @@ that training paid: the KL divergence from the policy to the reference, on promp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.conversations import is_conversation
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.generation import Generation, Prompt, encode_prompts, evaluation_mode, generate
+from posttrain_helpers.generation import (
+    Generation,
+    Prompt,
+    encode_prompts,
+    evaluation_mode,
+    generate,
+    right_padded,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -89,12 +96,11 @@ def encode_completions(
         text = tokenizer.apply_chat_template(conversation, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         start = _common_length(prompt_ids, ids)
-        rows.append(torch.tensor(ids))
+        rows.append(ids)
         masks.append(torch.tensor([0] * start + [1] * (len(ids) - start)))
     return BatchEncoding(
         {
-            "input_ids": pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+            **right_padded(rows, tokenizer.pad_token_id),
             "completion_mask": pad_sequence(masks, batch_first=True),
         }
     )
@@ -147,36 +153,6 @@ def k3_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.T
     """
     log_ratio = ref_log_probs - log_probs
     return log_ratio.expm1() - log_ratio
-
-
-@overload
-def kl_to_reference(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int = ...,
-    temperature: float = ...,
-    seed: int = ...,
-    batch_size: int = ...,
-    return_generations: Literal[False] = ...,
-) -> numpy.ndarray: ...
-
-
-@overload
-def kl_to_reference(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int = ...,
-    temperature: float = ...,
-    seed: int = ...,
-    batch_size: int = ...,
-    return_generations: Literal[True],
-) -> tuple[numpy.ndarray, list[Generation]]: ...
 
 
 def kl_to_reference(
@@ -296,13 +272,6 @@ def _vocabulary(model: PreTrainedModel) -> int:
 
 
 def _logits(model: PreTrainedModel, rows: list[list[int]], pad: int) -> torch.Tensor:
-    """Return the logits of rows that are padded on the right, shape (rows, longest row, vocabulary)."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    ids = [torch.tensor(row) for row in rows]
-    batch = {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-    }
-    return model(**{name: tensor.to(model.device) for name, tensor in batch.items()}, use_cache=False).logits
+    """Return the logits of rows of token ids, shape (rows, longest row, vocabulary)."""
+    batch = {name: tensor.to(model.device) for name, tensor in right_padded(rows, pad).items()}
+    return model(**batch, use_cache=False).logits

@@ -144,6 +144,21 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
     return encoded
 
 
+def right_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask` of rows of token ids, shape (rows, longest row).
+
+    Padding is on the right, for a model that reads the rows; `generate` pads on the left, to continue them.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids = [torch.tensor(row) for row in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+    }
+
+
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, index: int) -> list[int]:
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.generation import evaluation_mode
+from posttrain_helpers.generation import evaluation_mode, right_padded
 from posttrain_helpers.models import has_score_head
 
 if TYPE_CHECKING:
@@ -77,14 +77,9 @@ def score_replies(
     with evaluation_mode(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            width = len(encoded[batch[0]])
-            ids = [encoded[index] + [pad] * (width - len(encoded[index])) for index in batch]
-            mask = [[1] * len(encoded[index]) + [0] * (width - len(encoded[index])) for index in batch]
-            outputs = model(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                use_cache=False,
-            )
+            padded = right_padded([encoded[index] for index in batch], pad)
+            inputs = {name: tensor.to(device) for name, tensor in padded.items()}
+            outputs = model(**inputs, use_cache=False)
             scores[batch] = outputs.logits.squeeze(-1).float().cpu().numpy()
     return scores
 
