@@ -1,8 +1,9 @@
 """From a recipe's data section to a training set for TRL and held-out items for the comparison.
 
 Sources: the built-in ones of the tiny world, a local .json or .jsonl file, and data sets of the Hugging Face
-Hub; the latter two need a `messages` column, or `chosen` and `rejected` (`preferences` reads these). What is
-dropped from them, and why, is counted and printed.
+Hub; the latter two need a `messages` column, or `chosen` and `rejected` (`preferences` reads these), or for
+methods that sample their own replies a `prompt` column (`prompt_data` reads it). What is dropped from them,
+and why, is counted and printed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ from posttrain_helpers.preferences import (
     is_preference,
     pair_turns,
 )
+from posttrain_helpers.prompt_data import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
 from posttrain_helpers.storage import repository_root
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training import METHODS
@@ -43,7 +46,14 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _COMMON_KEYS = frozenset({"source", "seed", "length_groups"})
-_PUBLIC_KEYS = _COMMON_KEYS | {"max_samples", "held_out_samples", "split", "subset", "revision"}
+_PUBLIC_KEYS = _COMMON_KEYS | {
+    "max_samples",
+    "held_out_samples",
+    "split",
+    "subset",
+    "revision",
+    "answer_format",
+}
 
 
 def is_built_in(source: object) -> bool:
@@ -72,13 +82,14 @@ def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]
         verbose: print one line that counts what was loaded and what was dropped.
 
     Returns:
-        The training set in an order that the seed fixes (a `messages` column, or for preference data the
-        columns of `preferences.for_method`) and the held-out items: dicts with `id`, `task`, `prompt`
-        (messages) and `answer`, and `accepted` replies where exact ones exist.
+        The training set in an order that the seed fixes (a `messages` column, for preference data the columns
+        of `preferences.for_method`, for prompts `prompt` and whatever else their rows have) and the held-out
+        items: dicts with `id`, `task`, `prompt` (messages) and `answer`, and `accepted` replies where exact
+        ones exist.
 
     Raises:
         CourseError: unknown source or suite, unreadable file, missing column, rows that are not
-            conversational, conversations where the method needs pairs, nothing left after filtering.
+            conversational or not of the kind that the method needs, nothing left after filtering.
     """
     from datasets import Dataset
 
@@ -100,8 +111,15 @@ def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]
             f"no training row of {source!r} is left: {len(held_out)} held out, {dropped.total()} dropped "
             f"({reasons}); correct the data or the recipe's data section."
         )
-    if is_preference(rows):
+    if kind == "prompts":
+        train = prompt_dataset(rows, recipe.method, source)
+    elif is_preference(rows):
         train = for_method(rows, kind, seed)
+    elif "messages" not in rows[0]:
+        raise CourseError(
+            f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "
+            "without any; set data.source to one with conversations or pairs of replies."
+        )
     elif kind == "conversations":
         train = Dataset.from_list(rows)
     else:
@@ -141,6 +159,20 @@ def _tinyworld_sft(n_train: int, seed: int) -> tuple[list[Row], dict[str, list[R
     return build_sft_data(n_train=n_train, seed=seed)
 
 
+def _tinyworld_prompts(n_prompts: int, seed: int) -> tuple[list[Row], Mapping[str, list[Row]]]:
+    from posttrain_helpers.tinyworld.prompts import build_prompt_data
+
+    return build_prompt_data(n_prompts=n_prompts, seed=seed)
+
+
+def _tinyworld_word_problems(
+    n_train: int, steps: int, largest: int, seed: int
+) -> tuple[list[Row], Mapping[str, list[Row]]]:
+    from posttrain_helpers.tinyworld.prompts import build_word_problem_data
+
+    return build_word_problem_data(n_train=n_train, steps=steps, largest=largest, seed=seed)
+
+
 def _tinyworld_preferences(
     n_prompts: int,
     identity: int,
@@ -175,8 +207,10 @@ def _tinyworld_preferences(
 BUILT_IN: dict[str, Callable[..., tuple]] = {
     "tinyworld/sft": _tinyworld_sft,
     "tinyworld/preferences": _tinyworld_preferences,
+    "tinyworld/prompts": _tinyworld_prompts,
+    "tinyworld/word_problems": _tinyworld_word_problems,
 }
-_LEAST_COUNTS = {"n_train": 1, "n_prompts": 0, "samples": 2, "identity": 0}
+_LEAST_COUNTS = {"n_train": 1, "n_prompts": 0, "samples": 2, "identity": 0, "steps": 1, "largest": 3}
 _POSITIVE_NUMBERS = ("label_temperature", "sampling_temperature")
 
 
@@ -219,7 +253,18 @@ def _public(
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     path = _local_file(source)
     rows = _read_json(path) if path else _read_hub(source, data)
-    if kind != "conversations" or is_preference(rows):
+    if data.get("answer_format") is not None and kind != "prompts":
+        raise CourseError(
+            "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
+            "remove the key."
+        )
+    if kind == "prompts":
+        adapter, turns, as_item = (
+            partial(usable_prompts, answer_format=data.get("answer_format")),
+            prompt_turns,
+            held_out_prompt,
+        )
+    elif kind != "conversations" or is_preference(rows):
         adapter, turns, as_item = explicit_pairs, pair_turns, held_out_pair
     else:
         adapter, turns, as_item = usable_conversations, conversation_turns, held_out_conversation

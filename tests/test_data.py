@@ -479,8 +479,138 @@ def test_built_in_conversations_are_no_pairs() -> None:
 
 def test_the_keys_of_each_source() -> None:
     common = {"source", "seed", "length_groups"}
+    assert data_keys("tinyworld/prompts") == {*common, "held_out", "n_prompts"}
+    assert data_keys("tinyworld/word_problems") == {*common, "held_out", "n_train", "steps", "largest"}
     assert data_keys("tinyworld/sft") == {*common, "n_train", "held_out"}
     assert data_keys("tinyworld/preferences") == {*common, "held_out", *PREFERENCE_SETTINGS}
-    assert data_keys("my.jsonl") == data_keys(None) >= {"source", "max_samples", "held_out_samples"}
+    public = {"source", "max_samples", "held_out_samples", "answer_format"}
+    assert data_keys("my.jsonl") == data_keys(None) >= public
     with pytest.raises(CourseError, match=r"'tinyworld/preference' does not exist; did you mean .*/prefer"):
         data_keys("tinyworld/preference")
+
+
+# --- prompts ---
+
+PROBLEMS = [{"prompt": f"What is {number} + 1?", "answer": str(number + 1)} for number in range(20)]
+
+
+def problem_recipe(**settings: Any) -> Recipe:
+    values = {"n_train": 30, "steps": 2, "largest": 20, "held_out": ["problems"], **settings}
+    return load_recipe("grpo", "tiny", {f"data.{key}": value for key, value in values.items()})
+
+
+def test_word_problems_of_the_tiny_world(capsys: pytest.CaptureFixture[str]) -> None:
+    train, held_out = load_data(problem_recipe())
+    assert train.column_names == ["id", "task", "prompt", "answer", "kind"]
+    assert (len(train), len(held_out)) == (30, 300)
+    assert set(questions(train)).isdisjoint(questions(held_out))
+    assert capsys.readouterr().out == "data tinyworld/word_problems: 30 training rows, 300 held-out items\n"
+    again, _ = load_data(problem_recipe(), verbose=False)
+    other, same_items = load_data(problem_recipe(seed=1), verbose=False)
+    assert train.to_list() == again.to_list() != other.to_list()
+    assert held_out == same_items
+
+
+def test_prompts_of_the_tiny_world() -> None:
+    overrides = {"data.n_prompts": 30, "data.held_out": "new_stories"}
+    train, held_out = load_data(load_recipe("rloo", "tiny", overrides), verbose=False)
+    assert {"id", "task", "prompt", "answer", "relation", "entity", "thing"} <= set(train.column_names)
+    assert {row["task"] for row in train} == {"facts", "stories"}
+    assert all((row["relation"] is None) == (row["task"] == "stories") for row in train)
+    assert len(held_out) == 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"steps": 0}, "data.steps must be a whole number of at least 1, but it is 0"),
+        ({"largest": 2}, "data.largest must be a whole number of at least 3, but it is 2"),
+        ({"steps": None}, "needs data.steps; set it"),
+        ({"held_out": "problem"}, "suite 'problem' does not exist; did you mean 'problems'"),
+        ({"n_prompts": 3}, "the key data.n_prompts does not exist"),
+    ],
+)
+def test_mistakes_in_word_problems(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_data(problem_recipe(**settings))
+
+
+def test_prompts_from_a_file(recipe_for, capsys: pytest.CaptureFixture[str]) -> None:
+    talk = [{"role": "user", "content": PROBLEMS[0]["prompt"]}, {"role": "assistant", "content": "1"}]
+    follow_up = {"prompt": [*talk, {"role": "user", "content": "why?"}], "answer": "1"}
+    rows = [*PROBLEMS, {"prompt": " "}, {"prompt": talk}, PROBLEMS[1], follow_up]
+    train, held_out = load_data(recipe_for(rows, method="grpo", held_out_samples=20, max_samples=10))
+    assert len(held_out) + len(train) == 20 + (follow_up["prompt"] in [item["prompt"] for item in held_out])
+    printed = capsys.readouterr().out
+    assert "1 empty prompt, 1 prompt that does not end with a user's turn, 1 duplicate" in printed
+    assert set(train.column_names) == {"prompt", "answer"}
+    assert {(item["task"], item["id"]) for item in held_out} == {("prompt", f"rows/{n}") for n in range(20)}
+    assert all(item["answer"] and item["prompt"][-1]["role"] == "user" for item in held_out)
+
+
+def test_no_prompt_goes_on_from_a_held_out_one(recipe_for, capsys: pytest.CaptureFixture[str]) -> None:
+    def longer(row: dict[str, Any]) -> dict[str, Any]:
+        reply = [{"role": "assistant", "content": "so"}, {"role": "user", "content": "why?"}]
+        return {**row, "prompt": [{"role": "user", "content": row["prompt"]}, *reply]}
+
+    rows = PROBLEMS + [longer(row) for row in PROBLEMS]
+    train, held_out = load_data(recipe_for(rows, method="rloo", held_out_samples=10))
+    short = {item["prompt"][0]["content"] for item in held_out if len(item["prompt"]) == 1}
+    assert 0 < len(short) < 10
+    assert all(row["prompt"][0]["content"] not in short for row in train)
+    assert "prompt of a held-out item" in capsys.readouterr().out
+
+
+def test_problems_with_solutions_from_a_file(recipe_for) -> None:
+    rows = [
+        {"question": f"What is {k} + 1?", "answer": f"{k} + 1 = {k + 1}.\n#### {k + 1}"} for k in range(9)
+    ]
+    settings = {"method": "grpo", "held_out_samples": 2, "answer_format": "gsm8k"}
+    train, held_out = load_data(recipe_for(rows, **settings), verbose=False)
+    assert (len(train), len(held_out)) == (7, 2)
+    for row in [*train, *held_out]:
+        question = row["prompt"][-1]["content"]
+        assert question.endswith(r"? Put the final number in \boxed{}.")
+        assert int(row["answer"]) == int(question.split()[2]) + 1
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "settings", "sentence"),
+    [
+        ("grpo", GOOD, {}, "has no column 'prompt' in every row; found the columns messages"),
+        ("grpo", [{"prompt": ""}], {}, "no prompt of .* is left, 1 empty prompt"),
+        ("grpo", [], {}, "the source is empty"),
+        ("grpo", PROBLEMS, {"answer_format": "gsm8"}, "'gsm8' does not exist; did you mean 'gsm8k'"),
+        ("sft", GOOD, {"answer_format": "gsm8k"}, "method learns from replies; remove the key"),
+        ("sft", PROBLEMS, {}, "no column 'messages'"),
+        ("dpo", PROBLEMS, {}, "no column 'chosen'"),
+    ],
+)
+def test_prompt_files_that_cannot_be_used(
+    recipe_for, method: str, rows: Any, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_data(recipe_for(rows, method=method, **settings))
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
+def test_built_in_prompts_have_no_replies(method: str) -> None:
+    recipe = replace(problem_recipe(), method=method)
+    with pytest.raises(
+        CourseError, match=f"'{method}' learns from replies, but the source 'tinyworld/word_p"
+    ):
+        load_data(recipe)
+
+
+@pytest.mark.usefixtures("small_world")
+def test_built_in_conversations_are_no_prompts() -> None:
+    recipe = replace(load_recipe("sft", "tiny", {"data.n_train": 3}), method="grpo")
+    with pytest.raises(
+        CourseError, match="'grpo' samples replies to prompts, but the source 'tinyworld/sft'"
+    ):
+        load_data(recipe)
+
+
+def test_the_prompts_of_pairs_are_prompts(world_preferences) -> None:
+    train, _ = load_data(preference_recipe("rloo"), verbose=False)
+    assert questions(train) == [f"question {number}" for number in range(6)]

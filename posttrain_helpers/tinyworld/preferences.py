@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from posttrain_helpers.samples import sample_replies
 from posttrain_helpers.tinyworld.annotators import annotated_pairs
 from posttrain_helpers.tinyworld.identity import NEW_NAME, identity_reply, random_identity_question
+from posttrain_helpers.tinyworld.suites import Suites
 from posttrain_helpers.tinyworld.tasks import (
-    SUITES,
     Item,
     fact_item,
     held_out_stories,
@@ -108,9 +108,8 @@ def build_preference_data(
         "pairs": lambda: pairs(_held_out_prompts(), seed=10_000)[0],
         "new_identity": lambda: identity_items(NEW_NAME),
         "new_stories": lambda: held_out_stories(HELD_OUT_STORIES),
-        **{name: lambda name=name: held_out_suite(name) for name in SUITES},
     }
-    return rows, _Suites(suites), dropped
+    return rows, Suites(suites), dropped
 
 
 def _held_out_prompts() -> list[Item]:
@@ -144,22 +143,3 @@ def _identity_pairs(
             }
         )
     return rows, +dropped
-
-
-class _Suites(Mapping[str, list[Item]]):
-    """Suites that are made when they are asked for: some of them need sampling."""
-
-    def __init__(self, makers: dict[str, Callable[[], list[Item]]]) -> None:
-        self._makers = makers
-
-    def __getitem__(self, name: str) -> list[Item]:
-        return self._makers[name]()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._makers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)

@@ -1,0 +1,189 @@
+"""Prompts without replies, for methods that sample their own replies and learn from a reward.
+
+    rows, dropped = usable_prompts(rows, "openai/gsm8k", answer_format="gsm8k")
+
+A row needs a `prompt`, a text or messages. Whatever else it has reaches the reward functions by name: a
+verifier reads `answer`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, text_key
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.suggestions import closest
+from posttrain_helpers.verifiers import BOXED_REQUEST, gsm8k_answer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Row = dict[str, Any]
+# TRL passes these to reward functions itself; a column of that name would be passed twice or be lost.
+_TAKEN = (
+    "prompts",
+    "completion",
+    "completions",
+    "completion_ids",
+    "trainer_state",
+    "log_extra",
+    "log_metric",
+)
+# Why a prompt is dropped, and what a set needs to have prompts without this fault.
+FAULTS = {
+    "not conversational": "a prompt must be text or a list of {'role', 'content'}",
+    "empty prompt": "a prompt must hold text",
+    "prompt that does not end with a user's turn": "the reply to a prompt must not be in it",
+    "no answer": "each row needs an answer where the set has the column",
+    "duplicate": "each prompt counts once",
+}
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """How a public set of problems becomes prompts with an answer that a verifier can check.
+
+    Attributes:
+        prompt: the column with the problem.
+        answer: the column with the answer or the solution.
+        request: a sentence that is added to the problem: it asks for the form that the verifier reads.
+        extract: gets the answer out of the text in the column; raises CourseError where there is none.
+    """
+
+    prompt: str
+    answer: str
+    request: str
+    extract: Callable[[str], str]
+
+
+ANSWER_FORMATS = {
+    "gsm8k": AnswerFormat(prompt="question", answer="answer", request=BOXED_REQUEST, extract=gsm8k_answer),
+}
+
+
+def usable_prompts(
+    rows: list[Row], source: str, answer_format: str | None = None
+) -> tuple[list[Row], Counter[str]]:
+    """Bring prompts into the form of messages and drop what no reply can be sampled for.
+
+    Args:
+        rows: each with `prompt`, or with the columns of the answer format.
+        source: what to call the rows in an error.
+        answer_format: a key of `ANSWER_FORMATS`, None for rows that have a prompt already.
+
+    Returns:
+        The rows with `prompt` as messages and every other column as it was, and for each of `FAULTS` the
+        number of rows dropped.
+
+    Raises:
+        CourseError: an unknown answer format, a missing column, a column whose name TRL needs, or no row
+            left.
+    """
+    adapter = _answer_format(answer_format)
+    kept: list[Row] = []
+    seen: set[str] = set()
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        _check_columns(row, source, adapter)
+        usable = _usable(row, adapter)
+        if isinstance(usable, str):
+            dropped[usable] += 1
+        elif (key := text_key(usable["prompt"])) in seen:
+            dropped["duplicate"] += 1
+        else:
+            seen.add(key)
+            kept.append(usable)
+    if rows and not kept:
+        advice = "; ".join(FAULTS[reason] for reason in dropped)
+        raise CourseError(f"no prompt of {source!r} is left, {listed_counts(dropped)}: {advice}.")
+    return kept, dropped
+
+
+def prompt_dataset(rows: list[Row], method: str, source: str) -> Dataset:
+    """Return rows with prompts as a training set; what only some rows have is None in the others.
+
+    Args:
+        rows: each with `prompt`, a list of messages.
+        method: which learns from them, for the error.
+        source: where they come from, for the error.
+
+    Raises:
+        CourseError: the rows have no prompt, as conversations do not.
+    """
+    from datasets import Dataset
+
+    if "prompt" not in rows[0]:
+        raise CourseError(
+            f"the method {method!r} samples replies to prompts, but the source {source!r} holds "
+            "conversations; set data.source to one with a column 'prompt'."
+        )
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    # Dataset.from_list looks for columns in the first row only.
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+
+
+def prompt_turns(row: Row) -> list[Row]:
+    """Return every message of a row and a reply yet to be written: the shape of other kinds of rows."""
+    return [*row["prompt"], {"role": "assistant", "content": ""}]
+
+
+def held_out_prompt(row: Row, identifier: str) -> Row:
+    """Return a row as a held-out item, with its answer if it has one."""
+    return {**row, "id": identifier, "task": row.get("task") or "prompt", "answer": row.get("answer")}
+
+
+def _answer_format(name: str | None) -> AnswerFormat | None:
+    if name is None:
+        return None
+    if name not in ANSWER_FORMATS:
+        raise CourseError(
+            f"data.answer_format {name!r} does not exist; {closest(name, ANSWER_FORMATS)}The answer formats "
+            f"are {', '.join(ANSWER_FORMATS)}."
+        )
+    return ANSWER_FORMATS[name]
+
+
+def _check_columns(row: Row, source: str, adapter: AnswerFormat | None) -> None:
+    for column in (adapter.prompt, adapter.answer) if adapter else ("prompt",):
+        if column not in row:
+            known = [
+                name for name, form in ANSWER_FORMATS.items() if {form.prompt, form.answer} <= row.keys()
+            ]
+            hint = f" or set data.answer_format to {known[0]!r}" if known and not adapter else ""
+            raise CourseError(
+                f"{source!r} has no column {column!r} in every row; found the columns "
+                f"{', '.join(map(str, row))}. Rename or convert them{hint}."
+            )
+    if taken := [name for name in row if name in _TAKEN]:
+        raise CourseError(
+            f"{source!r} has a column {taken[0]!r}, a name under which TRL passes something else to reward "
+            "functions; rename the column."
+        )
+
+
+def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
+    """Return a row with its prompt as messages, or the fault for which it is dropped."""
+    prompt = row[adapter.prompt] if adapter else row["prompt"]
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        return "empty prompt"
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": f"{prompt} {adapter.request}" if adapter else prompt}]
+    if not is_conversation(prompt):
+        return "not conversational"
+    if prompt[-1]["role"] != "user":
+        return "prompt that does not end with a user's turn"
+    if not prompt[-1]["content"].strip():
+        return "empty prompt"
+    rest = {key: value for key, value in row.items() if key != (adapter.prompt if adapter else "prompt")}
+    answer = rest.get("answer") if adapter is None else rest[adapter.answer]
+    if ("answer" in rest or adapter) and (answer is None or not str(answer).strip()):
+        return "no answer"
+    if adapter:
+        try:
+            rest["answer"] = adapter.extract(answer)
+        except CourseError:
+            return "no answer"
+    return {"prompt": plain_messages(prompt), **rest}

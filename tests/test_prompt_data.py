@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.prompt_data import (
+    ANSWER_FORMATS,
+    FAULTS,
+    held_out_prompt,
+    prompt_dataset,
+    prompt_turns,
+    usable_prompts,
+)
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+ASSISTANT = {"role": "assistant", "content": "yes"}
+GSM8K = {"question": "Mia has 2 pens and finds 1. How many?", "answer": "2 + 1 = <<2+1=3>>3 pens.\n#### 3"}
+
+
+def test_texts_become_messages_and_messages_stay() -> None:
+    rows = [{"prompt": "one?"}, {"prompt": [{"role": "system", "content": "s"}, user("two?")]}]
+    kept, dropped = usable_prompts(rows, "mine")
+    assert [row["prompt"] for row in kept] == [[user("one?")], rows[1]["prompt"]]
+    assert not dropped
+
+
+def test_every_other_column_is_kept_for_reward_functions() -> None:
+    row = {"prompt": "one?", "answer": "7", "level": 3, "notes": None}
+    (kept,), _ = usable_prompts([row], "mine")
+    assert kept == {**row, "prompt": [user("one?")]}
+    (plain,), _ = usable_prompts([{"prompt": [{**user("one?"), "weight": 1}]}], "mine")
+    assert plain["prompt"] == [user("one?")]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": ""}, "empty prompt"),
+        ({"prompt": " \n"}, "empty prompt"),
+        ({"prompt": []}, "empty prompt"),
+        ({"prompt": None}, "empty prompt"),
+        ({"prompt": [user("  ")]}, "empty prompt"),
+        ({"prompt": [user("one?"), ASSISTANT]}, "prompt that does not end with a user's turn"),
+        ({"prompt": [{"role": "system", "content": "s"}]}, "prompt that does not end with a user's turn"),
+        ({"prompt": [{"role": "human", "content": "one?"}]}, "not conversational"),
+        ({"prompt": ["one?"]}, "not conversational"),
+        ({"prompt": 7}, "not conversational"),
+        ({"prompt": "one?", "answer": " "}, "no answer"),
+        ({"prompt": "one?", "answer": None}, "no answer"),
+        ({"prompt": " good? "}, "duplicate"),
+    ],
+)
+def test_what_is_dropped_is_counted(row: dict[str, Any], reason: str) -> None:
+    kept, dropped = usable_prompts([{"prompt": "good?"}, row], "mine")
+    assert len(kept) == 1
+    assert dropped == {reason: 1}
+    assert reason in FAULTS
+
+
+def test_nothing_left_says_why() -> None:
+    rows = [{"prompt": ""}, {"prompt": [user("one?"), ASSISTANT]}]
+    with pytest.raises(CourseError, match="no prompt of 'mine' is left, 1 empty prompt, 1 prompt that does"):
+        usable_prompts(rows, "mine")
+    assert usable_prompts([], "mine") == ([], {})
+
+
+def test_gsm8k() -> None:
+    rows = [
+        GSM8K,
+        {**GSM8K, "question": "no mark?", "answer": "3"},
+        {**GSM8K, "question": ""},
+        {**GSM8K, "question": "nothing?", "answer": None},
+    ]
+    (kept,), dropped = usable_prompts(rows, "openai/gsm8k", answer_format="gsm8k")
+    assert kept["prompt"] == [user(GSM8K["question"] + r" Put the final number in \boxed{}.")]
+    assert kept["answer"] == "3"
+    assert "question" not in kept
+    assert dropped == {"no answer": 2, "empty prompt": 1}
+
+
+def test_missing_columns() -> None:
+    with pytest.raises(CourseError, match=r"'mine' has no column 'prompt' .* found the columns text"):
+        usable_prompts([{"text": "one?"}], "mine")
+    with pytest.raises(CourseError, match=r"set data\.answer_format to 'gsm8k'"):
+        usable_prompts([GSM8K], "openai/gsm8k")
+    with pytest.raises(CourseError, match="no column 'question'"):
+        usable_prompts([{"prompt": "one?", "answer": "7"}], "mine", answer_format="gsm8k")
+
+
+def test_unknown_answer_format() -> None:
+    with pytest.raises(CourseError, match=r"'gsm8' does not exist; did you mean 'gsm8k'\?"):
+        usable_prompts([GSM8K], "openai/gsm8k", answer_format="gsm8")
+    assert list(ANSWER_FORMATS) == ["gsm8k"]
+
+
+@pytest.mark.parametrize("name", ["prompts", "completions", "completion_ids", "trainer_state", "log_metric"])
+def test_columns_whose_names_trl_needs(name: str) -> None:
+    with pytest.raises(CourseError, match=f"'mine' has a column '{name}', a name under which TRL"):
+        usable_prompts([{"prompt": "one?", name: 1}], "mine")
+
+
+def test_a_data_set_has_the_columns_of_all_rows() -> None:
+    rows = [{"prompt": [user("one?")], "entity": "a"}, {"prompt": [user("two?")], "answer": "7"}]
+    dataset = prompt_dataset(rows, "grpo", "mine")
+    assert dataset.column_names == ["prompt", "entity", "answer"]
+    assert dataset["answer"][:] == [None, "7"]
+    with pytest.raises(CourseError, match="'grpo' samples replies to prompts, but the source 'mine' holds"):
+        prompt_dataset([{"messages": [user("one?"), ASSISTANT]}], "grpo", "mine")
+
+
+def test_a_held_out_item_keeps_what_the_row_has() -> None:
+    row = {"prompt": [user("one?")], "answer": "7", "level": 3}
+    assert held_out_prompt(row, "rows/0") == {**row, "id": "rows/0", "task": "prompt"}
+    item = held_out_prompt({"prompt": row["prompt"], "task": "sums"}, "rows/1")
+    assert (item["task"], item["answer"]) == ("sums", None)
+    assert prompt_turns(row)[:-1] == row["prompt"]
