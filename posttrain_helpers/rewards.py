@@ -9,7 +9,7 @@ as TRL's RewardTrainer renders its training pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
@@ -82,6 +82,28 @@ def score_replies(
             outputs = model(**inputs, use_cache=False)
             scores[batch] = outputs.logits.squeeze(-1).float().cpu().numpy()
     return scores
+
+
+def as_reward_function(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "reward_model"
+) -> Callable[..., list[float]]:
+    """Return a reward model as a reward function with TRL's signature, for online RL.
+
+    Args:
+        model: a reward model.
+        tokenizer: its tokenizer.
+        name: the `__name__` under which trainers log it.
+
+    Raises:
+        CourseError: what `check_scored_token` raises; later, what `score_replies` raises.
+    """
+    check_scored_token(model, tokenizer)
+
+    def reward(prompts: list[Messages], completions: list[Reply], **_: Any) -> list[float]:
+        return score_replies(model, tokenizer, prompts, completions).tolist()
+
+    reward.__name__ = name
+    return reward
 
 
 def scored_token(

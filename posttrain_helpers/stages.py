@@ -22,6 +22,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
+from posttrain_helpers.reward_functions import reward_models
 from posttrain_helpers.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.storage import atomic_directory, output_root, write_json_atomic
 from posttrain_helpers.suggestions import closest
@@ -143,12 +144,12 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
         _verify(target)
         return target
     recipe = load_recipe(recipes[name], profile)
-    parent = resolve_model(recipe.model, profile)
-    reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent)
+    parent, rewards = resolve_model(recipe.model, profile), _resolved_rewards(recipe)
+    reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
     if reason:
         with _stage_lock(target):
             # Another kernel may have built it while this one waited for the lock.
-            if rebuild or _out_of_date(target, recipe, parent):
+            if rebuild or _out_of_date(target, recipe, parent, rewards):
                 build_stage(recipe, reason)
     else:
         _verify(target)
@@ -176,6 +177,7 @@ def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
 
     target = stage_path(recipe.stage, recipe.profile)
     parent = resolve_model(recipe.model, recipe.profile)
+    _resolved_rewards(recipe)  # built now, not when the trainer first asks for them
     with _stage_lock(target), preserved_random_state():
         started = time.perf_counter()
         _remove_leftovers(target)
@@ -256,6 +258,9 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
     }
     if not weights:
         raise CourseError(f"nothing was saved for the stage {name!r}: the model wrote no safetensors file.")
+    rewards = {
+        reward: model_identity(_location(reward, recipe.profile)) for reward in reward_models(recipe.rewards)
+    }
     return {
         "stage": name,
         "profile": recipe.profile,
@@ -264,6 +269,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
         "settings": recipe.content(),
         "model": recipe.model,
         "parent_identity": model_identity(_location(recipe.model, recipe.profile)),
+        **({"reward_identities": rewards} if rewards else {}),
         "identity": weights_identity({file: entry["sha256"] for file, entry in weights.items()}),
         "seed": recipe.seed,
         "versions": current_runtime(recipe.profile).versions,
@@ -282,7 +288,12 @@ def _location(name: str, profile: str) -> str:
     return name
 
 
-def _out_of_date(target: Path, recipe: Recipe, parent: str) -> str:
+def _resolved_rewards(recipe: Recipe) -> dict[str, str]:
+    """Return what to load for each reward model of a recipe; its stage is built if it is missing."""
+    return {name: resolve_model(name, recipe.profile) for name in reward_models(recipe.rewards)}
+
+
+def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, str]) -> str:
     """Return why a stage must be built, an empty text if it need not be."""
     if not (target / MANIFEST).is_file():
         return "it is incomplete" if target.exists() else "it does not exist yet"
@@ -291,6 +302,9 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str) -> str:
         return "its recipe has changed"
     if manifest["parent_identity"] != model_identity(parent):
         return f"{recipe.model!r} has changed"
+    for name, place in rewards.items():
+        if manifest.get("reward_identities", {}).get(name) != model_identity(place):
+            return f"the reward model {name!r} has changed"
     return ""
 
 

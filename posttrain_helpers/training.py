@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.cpu_trainer import skip_untrained_positions
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import has_score_head
+from posttrain_helpers.reward_checks import check_policy
+from posttrain_helpers.reward_functions import reward_functions
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_checks import (
     check_preferences,
@@ -43,11 +45,12 @@ class Method:
         trainer: "module:class" of the trainer.
         columns: alternatives of columns that the training set may have.
         check: called with the finished trainer; raises when it would train on the wrong thing.
-        data: the form of a training row: "conversations", "pairs" (chosen and rejected) or "labels" (a reply
-            and whether it is desirable).
+        data: the form of a training row: "conversations", "pairs" (chosen and rejected), "labels" (a reply
+            and whether it is desirable) or "prompts" (it samples its own replies).
         head: the head of the model that it trains: "language" or "reward".
         arguments: of the config, where the trainer needs another value than the default; a recipe may
             overrule them.
+        rewards: whether it learns from reward functions, which the recipe names.
     """
 
     config: str
@@ -57,6 +60,8 @@ class Method:
     data: str = "conversations"
     head: str = "language"
     arguments: dict[str, Any] = field(default_factory=dict)
+    rewards: bool = False
+    sampler: str | None = None
 
 
 def config_class(method: str) -> type:
@@ -81,6 +86,7 @@ def make_trainer(
     train_dataset: Dataset,
     callbacks: Sequence[TrainerCallback] = (),
     verbose: bool = True,
+    reward_funcs: Sequence[Callable[..., list[float]]] | None = None,
 ) -> Trainer:
     """Build the trainer that a recipe describes and check what it would train on.
 
@@ -90,7 +96,10 @@ def make_trainer(
         tokenizer: with chat template, end token and a padding token of its own.
         train_dataset: as `load_data` returns it.
         callbacks: more callbacks, such as `memory.callback()`.
-        verbose: print one line for each reason why preference rows were left out.
+        verbose: print one line for each reason why preference rows were left out, and one about the rewards
+            of the policy's replies before training.
+        reward_funcs: for a method that learns from rewards, functions in place of those that the recipe
+            names.
 
     Returns:
         The TRL trainer, ready for `.train()`.
@@ -103,6 +112,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     method = _method(recipe.method)
+    rewards = _reward_arguments(recipe, method, reward_funcs)
     _check_columns(recipe, method, train_dataset)
     _check_head(recipe, method, model)
     try:
@@ -120,18 +130,23 @@ def make_trainer(
             train_dataset=train_dataset,
             processing_class=tokenizer,
             callbacks=list(callbacks),
+            **rewards,
+            **_sampler(method, config),
         )
     except (ValueError, NotImplementedError) as error:
         raise CourseError(
             f"recipe {recipe.name!r}: {method.trainer.split(':')[1]} refuses its arguments or data: {error}"
         ) from error
     trainer.remove_callback(PrinterCallback)  # it prints one raw dict per log; `log_history` keeps them
-    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if method.data != "conversations" else []
+    compared = method.data in ("pairs", "labels")
+    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
     if method.check:
         method.check(trainer)
     if verbose:
         for sentence in left_out:
             print(f"data: {sentence}")
+        if getattr(trainer, "reward_check", None):
+            print(trainer.reward_check)
     return trainer
 
 
@@ -149,10 +164,11 @@ def train(trainer: Trainer) -> dict[str, float]:
         metrics = trainer.train().metrics
     except torch.cuda.OutOfMemoryError as error:
         size = trainer.args.per_device_train_batch_size
+        length = "max_completion_length" if hasattr(trainer.args, "max_completion_length") else "max_length"
         raise CourseError(
             f"the GPU is out of memory at per_device_train_batch_size={size} ({str(error).split('. ')[0]}); "
             "lower it and raise gradient_accumulation_steps, set activation_checkpointing=true, or lower "
-            "max_length."
+            f"{length}."
         ) from error
     finally:
         trainer.model.eval()
@@ -204,6 +220,31 @@ METHODS: dict[str, Method] = {
         data="pairs",
         arguments={"remove_unused_columns": False},
     ),
+    "grpo": Method(
+        config="trl:GRPOConfig",
+        trainer="trl:GRPOTrainer",
+        columns=(("prompt",),),
+        check=check_policy,
+        data="prompts",
+        rewards=True,
+        sampler="posttrain_helpers.rollouts:grpo_rollouts",
+    ),
+    "rloo": Method(
+        config="trl:RLOOConfig",
+        trainer="trl:RLOOTrainer",
+        columns=(("prompt",),),
+        check=check_policy,
+        data="prompts",
+        rewards=True,
+    ),
+    "ppo": Method(
+        config="posttrain_helpers.ppo:PPOConfig",
+        trainer="posttrain_helpers.ppo:PPOTrainer",
+        columns=(("prompt",),),
+        check=check_policy,
+        data="prompts",
+        rewards=True,
+    ),
 }
 
 
@@ -214,6 +255,33 @@ def _method(name: str) -> Method:
             f"{', '.join(METHODS)}."
         )
     return METHODS[name]
+
+
+def _reward_arguments(
+    recipe: Recipe, method: Method, functions: Sequence[Callable[..., list[float]]] | None
+) -> dict[str, Any]:
+    """Return what a trainer that learns from rewards gets more than others."""
+    if not method.rewards:
+        if functions is not None:
+            raise CourseError(
+                f"the method {recipe.method!r} does not learn from rewards; leave out reward_funcs."
+            )
+        return {}
+    functions = list(functions or reward_functions(recipe.rewards, recipe.profile))
+    if not functions:
+        raise CourseError(
+            f"the method {recipe.method!r} learns from rewards, but there are none; set rewards in the "
+            "recipe or pass reward_funcs."
+        )
+    return {"reward_funcs": functions}
+
+
+def _sampler(method: Method, config: Any) -> dict[str, Any]:
+    """Return the course's sampler for a trainer that takes one, unless its arguments name an engine."""
+    if method.sampler is None or config.use_vllm or config.use_transformers_continuous_batching:
+        return {}
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL may change what it asks of a sampler
+    return {"rollout_func": _imported(method.sampler)}
 
 
 def _imported(reference: str) -> Any:

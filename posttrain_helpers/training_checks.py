@@ -137,8 +137,7 @@ def check_reference_source(model: PreTrainedModel, config: Any) -> None:
     Raises:
         CourseError: the policy was not loaded from a directory, or that directory is gone.
     """
-    needs_none = not hasattr(config, "precompute_ref_log_probs") or config.precompute_ref_log_probs
-    if needs_none or hasattr(model, "peft_config"):
+    if not _reads_reference(config) or hasattr(model, "peft_config"):
         return
     source = model.config._name_or_path
     if not source or (Path(source).is_absolute() and not Path(source).is_dir()):
@@ -146,6 +145,13 @@ def check_reference_source(model: PreTrainedModel, config: Any) -> None:
             f"TRL reads the reference model from where the policy was loaded, but {source!r} is no model "
             "directory; save the model as a stage and load it from there."
         )
+
+
+def _reads_reference(config: Any) -> bool:
+    if hasattr(config, "precompute_ref_log_probs"):
+        return not config.precompute_ref_log_probs
+    # Of the others those that can update their reference have one: GRPO and RLOO, if they look at it.
+    return hasattr(config, "sync_ref_model") and config.beta != 0
 
 
 def check_reference(trainer: Trainer) -> None:
@@ -159,7 +165,8 @@ def check_reference(trainer: Trainer) -> None:
     """
     import torch
 
-    # With an adapter, or with log-probabilities computed in advance, the policy is its own reference.
+    # With an adapter, or with log-probabilities computed in advance, the policy is its own reference; without
+    # a KL penalty there is none.
     if trainer.ref_model is None:
         return
     policy = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())

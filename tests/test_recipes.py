@@ -9,7 +9,7 @@ from posttrain_helpers import recipes
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import PROFILES
 from posttrain_helpers.recipes import load_recipe, recipe_names, stage_recipes
-from posttrain_helpers.training import config_class
+from posttrain_helpers.training import METHODS, config_class
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -243,7 +243,7 @@ def test_stage_names_follow_the_files(shipped) -> None:
 def test_the_files_are_read_once(shipped, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped("sft")
     expected = stage_recipes()
-    monkeypatch.setattr(recipes, "_read_yaml", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(recipes, "read_yaml", lambda path: pytest.fail(f"{path} is read again"))
     assert stage_recipes() == expected
 
 
@@ -457,3 +457,80 @@ def test_same_as_is_no_setting_of_a_run(shipped, write) -> None:
     assert "same_as" not in str(recipe)
     with pytest.raises(CourseError, match=r"the key data\.same_as does not exist"):
         load_recipe("other", "tiny", ["data.same_as=other"])
+
+
+# --- rewards ---
+
+POLICY = """
+method: grpo
+parent: base
+rewards: [exact_answer]
+data: {source: tinyworld/word_problems, n_train: 10, steps: 2, largest: 20}
+profiles:
+  tiny: {}
+  qwen3: {rewards: [reward_model, boxed_format]}
+"""
+
+
+def test_rewards_are_a_value_that_a_profile_may_replace(write) -> None:
+    path = write(POLICY)
+    assert load_recipe(path, "tiny").rewards == ("exact_answer",)
+    assert load_recipe(path, "qwen3").rewards == ("reward_model", "boxed_format")
+    assert dict(load_recipe(path, "qwen3").rows())["rewards"] == "reward_model, boxed_format"
+    for override in (["rewards=[worked_format]"], ["rewards=worked_format"], {"rewards": ["worked_format"]}):
+        assert load_recipe(path, "tiny", override).rewards == ("worked_format",)
+
+
+def test_rewards_are_part_of_the_hash(write) -> None:
+    path = write(POLICY)
+    hashes = {
+        load_recipe(path, "tiny", overrides).hash
+        for overrides in ([], ["rewards=worked_format"], ["rewards=[exact_answer, worked_format]"])
+    }
+    assert len(hashes) == 3
+    assert load_recipe(path, "tiny").content()["rewards"] == ["exact_answer"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_without_rewards_keep_their_identity(name: str, profile: str) -> None:
+    """Stages that were made before recipes had rewards stay up to date."""
+    recipe = load_recipe(name, profile)
+    assert ("rewards" in recipe.content()) == bool(recipe.rewards) == METHODS[recipe.method].rewards
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("rewards=", "'grpo' learns from rewards, but the recipe names none"),
+        ("rewards=[]", "names none"),
+        ("rewards=[exact_answr]", "'exact_answr' does not exist; did you mean 'exact_answer'"),
+        ("rewards={a: 1}", "rewards must be a list of names"),
+        ("rewards=[boxed_format, boxed_format]", "names one reward twice"),
+        ("reward=[exact_answer]", "override 'reward' does not exist; did you mean 'rewards'"),
+    ],
+)
+def test_a_wrong_reward_is_one_sentence(write, override: str, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_recipe(write(POLICY), "tiny", [override])
+
+
+def test_rewards_for_a_method_that_has_none() -> None:
+    sentence = (
+        r"'sft' does not learn from rewards, but rewards is \['exact_answer'\]; remove it, .*: grpo, rloo"
+    )
+    with pytest.raises(CourseError, match=sentence):
+        load_recipe("sft", "tiny", ["rewards=[exact_answer]"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name, "tiny").rewards])
+def test_a_step_of_a_shipped_policy_recipe_holds_whole_groups(name: str, profile: str) -> None:
+    recipe = load_recipe(name, profile)
+    arguments = recipe.own_args
+    if "num_generations" not in arguments:
+        pytest.skip("replies are not compared in groups")
+    replies = arguments["per_device_train_batch_size"] * arguments.get("gradient_accumulation_steps", 1)
+    assert replies % arguments["num_generations"] == 0
+    assert replies // arguments["num_generations"] >= 4
+    assert len(arguments.get("reward_weights", recipe.rewards)) == len(recipe.rewards)

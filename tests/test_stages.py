@@ -391,6 +391,104 @@ def test_the_reference_adapter_of_dpo_is_not_kept(preference_course: Path) -> No
     loaded("dpo")
 
 
+# --- stages that learn from a reward model ---
+
+POLICY = """
+method: rloo
+parent: sft
+rewards: [reward_model, format]
+args: {max_steps: 1, per_device_train_batch_size: 4, num_generations: 2, max_completion_length: 4}
+data: {source: tinyworld/prompts, n_prompts: 4}
+"""
+
+
+@pytest.fixture
+def policy_course(preference_course: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Add "policy" to the course, which learns from the stage "reward_model" and a verifier."""
+    from datasets import Dataset
+
+    from posttrain_helpers import verifiers
+
+    def length(completions: list, **kwargs: object) -> list[float]:
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    monkeypatch.setitem(verifiers.VERIFIERS, "format", length)
+    (preference_course / "policy.yaml").write_text(POLICY, encoding="utf-8")
+    original = data.load_data
+
+    def load_rows(recipe: Recipe, verbose: bool = True) -> tuple:
+        rows, items = original(recipe, verbose)
+        if recipe.method == "rloo":
+            rows = Dataset.from_list([{"prompt": row["prompt"]} for row in rows])
+        return rows, items
+
+    monkeypatch.setattr(data, "load_data", load_rows)
+    return preference_course
+
+
+def manifest_of(name: str) -> dict:
+    return json.loads((stage_path(name) / MANIFEST).read_text(encoding="utf-8"))
+
+
+def test_the_reward_model_is_built_first_and_noted(
+    policy_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_stage("policy")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("'")[1] for line in printed] == ["sft", "reward_model", "policy"]
+    assert all("… done in" in line for line in printed)
+    identities = manifest_of("policy")["reward_identities"]
+    assert identities == {"reward_model": manifest_of("reward_model")["identity"]}
+    assert manifest_of("policy")["settings"]["rewards"] == ["reward_model", "format"]
+    assert "reward_identities" not in manifest_of("sft")
+    load_stage("policy")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_recipe_of_ones_own_builds_the_reward_model_too(
+    policy_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_stage(load_recipe("policy"))
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("'")[1] for line in printed] == ["sft", "reward_model", "policy"]
+    assert all("… done in" in line for line in printed)
+
+
+def test_another_reward_model_rebuilds_the_policy(
+    policy_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_stage("policy")
+    capsys.readouterr()
+    text = REWARD.replace("learning_rate: 1e-2", "learning_rate: 2e-2")
+    (policy_course / "reward.yaml").write_text(text, encoding="utf-8")
+    load_stage("policy")
+    printed = capsys.readouterr().out
+    assert "stage 'reward_model' from 'sft' (its recipe has changed)" in printed
+    assert "stage 'policy' from 'sft' (the reward model 'reward_model' has changed)" in printed
+    identities = manifest_of("policy")["reward_identities"]
+    assert identities == {"reward_model": manifest_of("reward_model")["identity"]}
+    load_stage("policy")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reward_model_in_a_directory_is_noted_by_its_weights(
+    policy_course: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = Path(shutil.copytree(load_stage("reward_model"), tmp_path / "judge"))
+    text = POLICY.replace("reward_model, format", json.dumps(str(judge)))
+    (policy_course / "policy.yaml").write_text(text, encoding="utf-8")
+    load_stage("policy")
+    noted = manifest_of("policy")["reward_identities"]
+    assert noted == {str(judge): manifest_of("reward_model")["identity"]}
+    capsys.readouterr()
+    (judge / MANIFEST).unlink()
+    model, _ = loaded(judge)
+    model.score.weight.data.add_(1.0)
+    model.save_pretrained(judge)
+    load_stage("policy")
+    assert "has changed)" in capsys.readouterr().out
+
+
 # --- out of date ---
 
 

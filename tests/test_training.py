@@ -218,7 +218,9 @@ parent: base
 args: {{max_steps: 6, logging_steps: 1, per_device_train_batch_size: 4, learning_rate: 3e-3, max_length: 64}}
 data: {{source: tinyworld/sft, n_train: 8}}
 """
-PREFERENCE_METHODS = [name for name, method in METHODS.items() if method.data != "conversations"]
+PREFERENCE_METHODS = [name for name, method in METHODS.items() if method.data in ("pairs", "labels")]
+POLICY_METHODS = ["grpo", "rloo"]
+WITH_REWARDS = [name for name, method in METHODS.items() if method.rewards]
 
 
 @pytest.fixture
@@ -263,6 +265,8 @@ def test_registry_of_preference_methods() -> None:
     assert trainer_class("kto") is trl.KTOTrainer
     assert config_class("cpo").__name__ == "CPOConfig"
     assert trainer_class("orpo").__name__ == "ORPOTrainer"
+    assert trainer_class("grpo") is trl.GRPOTrainer
+    assert config_class("rloo") is trl.RLOOConfig
     assert {name: method.data for name, method in METHODS.items()} == {
         "sft": "conversations",
         "reward": "pairs",
@@ -270,6 +274,7 @@ def test_registry_of_preference_methods() -> None:
         "kto": "labels",
         "orpo": "pairs",
         "cpo": "pairs",
+        **dict.fromkeys(WITH_REWARDS, "prompts"),
     }
     assert [name for name, method in METHODS.items() if method.head == "reward"] == ["reward"]
 
@@ -352,3 +357,113 @@ def test_no_template_for_preferences(preference) -> None:
     tokenizer.chat_template = None
     with pytest.raises(CourseError, match=r"RewardTrainer refuses its arguments or data: .*chat.template"):
         make_trainer(recipe, model, tokenizer, rows)
+
+
+# --- methods that learn from rewards ---
+
+
+def many_words(completions: list, **kwargs: Any) -> list[float]:
+    return [float(len(completion[0]["content"].split())) for completion in completions]
+
+
+@pytest.fixture
+def policy(random_model_dir: Path):
+    """Return recipe, model, tokenizer and prompts of a method that learns from rewards."""
+
+    def policy(method: str, **overrides: Any):
+        small = {
+            "args.max_completion_length": 8,
+            "args.num_generations": 4,
+            "args.per_device_train_batch_size": 8,
+            "args.max_steps": 2,
+            "args.learning_rate": 1e-3,
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        question = [{"role": "user", "content": "What is 3 + 4?"}]
+        rows = Dataset.from_list([{"prompt": question, "answer": "7"}] * 8)
+        model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+        return load_recipe(method, "tiny", small), model, tokenizer, rows
+
+    return policy
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("method", POLICY_METHODS)
+def test_a_policy_learns_from_a_reward(
+    method: str, beta: float, policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, model, tokenizer, rows = policy(method, args__beta=beta)
+    before = model.get_input_embeddings().weight.detach().clone()
+    trainer = make_trainer(recipe, model, tokenizer, rows, reward_funcs=[many_words])
+    assert (trainer.ref_model is None) == (beta == 0)
+    train(trainer)
+    logs = [log for log in trainer.state.log_history if "reward" in log]
+    assert len(logs) == 2
+    assert all(log["rewards/many_words/mean"] > 0 and log["grad_norm"] > 0 for log in logs)
+    assert all(("kl" in log) == (beta > 0) for log in logs)
+    assert not torch.equal(before, model.get_input_embeddings().weight)
+    assert not trainer.model.training
+    line = capsys.readouterr().out
+    assert line.startswith("rewards before training (8 prompts, 4 replies each): many_words ")
+
+
+@pytest.mark.parametrize("method", POLICY_METHODS)
+def test_an_adapter_learns_from_a_reward(method: str, policy, random_model_dir: Path) -> None:
+    recipe, _, _, rows = policy(method, args__beta=0.1)
+    model, tokenizer = load_model_and_tokenizer(
+        random_model_dir, lora={"r": 2, "target_modules": "all-linear"}, verbose=False
+    )
+    trainer = make_trainer(recipe, model, tokenizer, rows, verbose=False, reward_funcs=[many_words])
+    assert trainer.ref_model is None
+    train(trainer)
+    assert trainer.state.log_history[0]["grad_norm"] > 0
+
+
+def test_the_rewards_of_the_recipe_are_taken(policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe_, model, tokenizer, data = policy("grpo")
+    impossible = Dataset.from_list([{**row, "answer": "1234567"} for row in data])
+    with pytest.raises(CourseError, match="get the same reward, exact_answer is 0: every advantage is zero"):
+        make_trainer(recipe_, model, tokenizer, impossible)
+    monkeypatch.setattr(training, "reward_functions", lambda names, profile: [many_words])
+    trainer = make_trainer(*policy("grpo"), verbose=False)
+    assert trainer.reward_funcs == [many_words]
+
+
+def test_rewards_where_they_do_not_belong(pair, policy) -> None:
+    with pytest.raises(CourseError, match="'sft' does not learn from rewards; leave out reward_funcs"):
+        make_trainer(recipe(), *pair, rows(), reward_funcs=[many_words])
+    without = replace(policy("grpo")[0], rewards=())
+    with pytest.raises(CourseError, match="'grpo' learns from rewards, but there are none; set rewards"):
+        make_trainer(without, *policy("grpo")[1:])
+
+
+def test_prompts_are_needed(policy) -> None:
+    made = policy("rloo")
+    with pytest.raises(CourseError, match="needs: prompt; found messages"):
+        make_trainer(*made[:3], rows(), reward_funcs=[many_words])
+
+
+def test_weights_that_do_not_fit_the_rewards(policy) -> None:
+    with pytest.raises(CourseError, match=r"recipe 'grpo': GRPOTrainer refuses .*reward weights"):
+        make_trainer(*policy("grpo", args__reward_weights=[1.0, 2.0]), reward_funcs=[many_words])
+
+
+def test_the_reference_is_looked_for_only_where_there_is_a_penalty(policy) -> None:
+    for method in POLICY_METHODS:
+        recipe_, model, tokenizer, data = policy(method, args__beta=0.1)
+        model.config._name_or_path = ""
+        with pytest.raises(CourseError, match="TRL reads the reference model from where the policy was"):
+            make_trainer(recipe_, model, tokenizer, data, reward_funcs=[many_words])
+        without = policy(method, args__beta=0.0)[0]
+        make_trainer(without, model, tokenizer, data, verbose=False, reward_funcs=[many_words])
+
+
+def test_out_of_memory_names_the_length_that_a_policy_has(policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(*policy("grpo"), verbose=False, reward_funcs=[many_words])
+
+    def explode(*args: object, **kwargs: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(trainer, "train", explode)
+    with pytest.raises(CourseError, match="or lower max_completion_length"):
+        train(trainer)

@@ -16,21 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.data import data_keys
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.recipes.files import parsed_yaml, read_yaml
 from posttrain_helpers.runtime import current_runtime, display_path, trainer_defaults
 from posttrain_helpers.storage import output_root
 from posttrain_helpers.suggestions import closest
-from posttrain_helpers.training import config_class
+from posttrain_helpers.training import METHODS, config_class
 
 if TYPE_CHECKING:
     import pandas
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _DIRECTORY = Path(__file__).resolve().parent
 # `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
 _SECTIONS = ("data", "args", "lora")
-_VALUES = ("description", "method", "stage", "parent", "model", "seed", "quantization")
+_VALUES = ("description", "method", "stage", "parent", "model", "seed", "quantization", "rewards")
 # What one profile may not change: a stage is found by this name in every profile.
 _SHARED_ONLY = ("stage",)
 _RENAMED = {
@@ -69,6 +69,8 @@ class Recipe:
         stage: the name of the stage that it makes; the recipe's own name unless it sets another.
         description: one line for readers.
         own_args: the part of `args` that the recipe itself sets.
+        rewards: what rates a reply, for methods that learn from rewards: functions of `verifiers`, and stages
+            or directories of reward models.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Recipe:
     stage: str
     description: str = ""
     own_args: dict[str, Any] = field(default_factory=dict)
+    rewards: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -95,8 +98,9 @@ class Recipe:
     def content(self) -> dict[str, Any]:
         """Return what the recipe sets, without what depends on the machine."""
         return {
-            # A recipe that does not name its stage keeps the identity that it had before stages had names.
+            # A recipe without its own stage name or rewards keeps the identity that it had before these keys.
             **({"stage": self.stage} if self.stage != self.name else {}),
+            **({"rewards": list(self.rewards)} if self.rewards else {}),
             "method": self.method,
             "profile": self.profile,
             "model": self.model,
@@ -152,7 +156,7 @@ def _stages_of(files: tuple[tuple[Path, int], ...]) -> dict[str, str]:
     """Read the stage names once for each state of the files."""
     stages: dict[str, str] = {}
     for path, _ in files:
-        stage = _stage_name(_read_yaml(path), path.stem)
+        stage = _stage_name(read_yaml(path), path.stem)
         if stage in stages:
             raise CourseError(
                 f"the recipes {stages[stage]!r} and {path.stem!r} both make the stage {stage!r}; give one of "
@@ -192,7 +196,7 @@ def load_recipe(
     profile = get_profile(profile)
     path = _recipe_path(name_or_path)
     where = f"recipe {path.stem!r}"
-    document = _read_yaml(path)
+    document = read_yaml(path)
     settings = _for_profile(document, profile.name, where)
     _apply_overrides(settings, _parsed_overrides(overrides), where)
     _check(settings, where)
@@ -221,6 +225,7 @@ def load_recipe(
         stage=_stage_name(settings, path.stem),
         description=settings.get("description", ""),
         own_args=settings["args"],
+        rewards=_rewards(settings, profile, where),
     )
 
 
@@ -237,37 +242,6 @@ def _recipe_path(name_or_path: str | Path) -> Path:
             f"{', '.join(names)}; a file of your own must end with .yaml."
         )
     return _DIRECTORY / f"{name_or_path}.yaml"
-
-
-@cache
-def _loader() -> type:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML 1.2 numbers: YAML 1.1 reads 5e-4 as text because it has no dot."""
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
-    return Loader
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise CourseError(
-            f"{path} is not valid YAML{place}: {getattr(error, 'problem', error)}; correct that line."
-        ) from error
-    if not isinstance(document, dict):
-        raise CourseError(
-            f"{path} must hold keys such as method, data and args; found {type(document).__name__}."
-        )
-    return document
 
 
 def _for_profile(document: dict[str, Any], profile: str, where: str) -> dict[str, Any]:
@@ -308,7 +282,7 @@ def _data_of(recipe: Any, profile: str, where: str) -> dict[str, Any]:
             f"{where}: data.same_as must name a recipe, but it is {recipe!r}; {closest(recipe, names)}The "
             f"recipes are {', '.join(names)}."
         )
-    document = _read_yaml(_DIRECTORY / f"{recipe}.yaml")
+    document = read_yaml(_DIRECTORY / f"{recipe}.yaml")
     parts = (document, (document.get("profiles") or {}).get(profile) or {})
     if any("same_as" in (part.get("data") or {}) for part in parts):
         raise CourseError(
@@ -318,8 +292,6 @@ def _data_of(recipe: Any, profile: str, where: str) -> dict[str, Any]:
 
 
 def _parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:
-    import yaml
-
     if overrides is None:
         return {}
     if isinstance(overrides, Mapping):
@@ -329,7 +301,7 @@ def _parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> di
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise CourseError(f"an override looks like 'args.learning_rate=1e-3', but {text!r} was given.")
-        parsed[key.strip()] = yaml.load(value, Loader=_loader())
+        parsed[key.strip()] = parsed_yaml(value)
     return parsed
 
 
@@ -370,6 +342,22 @@ def _check(settings: dict[str, Any], where: str) -> None:
         from peft import LoraConfig
 
         _check_keys(settings["lora"], _field_names(LoraConfig), "lora.", where)
+
+
+def _rewards(settings: dict[str, Any], profile: Profile, where: str) -> tuple[str, ...]:
+    """Return the rewards of a recipe, checked: there if and only if its method learns from them."""
+    from posttrain_helpers.reward_functions import check_reward_names
+
+    names, method = settings.get("rewards"), settings["method"]
+    if not METHODS[method].rewards:
+        if names:
+            raise CourseError(
+                f"{where}: the method {method!r} does not learn from rewards, but rewards is {names!r}; "
+                "remove it, or choose a method that does: "
+                f"{', '.join(name for name, other in METHODS.items() if other.rewards)}."
+            )
+        return ()
+    return check_reward_names(names, method, profile, where)
 
 
 def _check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:

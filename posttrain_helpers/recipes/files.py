@@ -1,0 +1,53 @@
+"""Read YAML files of keys and values, with the numbers that people write."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from posttrain_helpers.errors import CourseError
+
+
+@cache
+def _loader() -> type:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2 numbers: YAML 1.1 reads 5e-4 as text because it has no dot."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+    return Loader
+
+
+def parsed_yaml(text: str) -> Any:
+    """Return what a YAML text says, with numbers as YAML 1.2 writes them."""
+    import yaml
+
+    return yaml.load(text, Loader=_loader())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file.
+
+    Raises:
+        CourseError: it is not valid YAML, or holds something else than keys and values.
+    """
+    import yaml
+
+    try:
+        document = parsed_yaml(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise CourseError(
+            f"{path} is not valid YAML{place}: {getattr(error, 'problem', error)}; correct that line."
+        ) from error
+    if not isinstance(document, dict):
+        raise CourseError(
+            f"{path} must hold keys such as method, data and args; found {type(document).__name__}."
+        )
+    return document

@@ -1,0 +1,125 @@
+"""From the names in a recipe to the functions that rate replies: verifiers, and reward models.
+
+functions = reward_functions(["exact_answer", "reward_model"])
+functions[0](completions=["19"], answer=["19"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.rewards import score_replies
+from posttrain_helpers.suggestions import closest
+from posttrain_helpers.verifiers import VERIFIERS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RewardFunction = Callable[..., list[float]]
+
+
+def reward_functions(names: Iterable[str], profile: str | Profile | None = None) -> list[RewardFunction]:
+    """Return the function of each name, in the signature of TRL's reward functions.
+
+    Args:
+        names: functions of `verifiers`, and stages or directories of reward models.
+        profile: what stage names refer to; None takes the profile in use.
+
+    Returns:
+        Functions `f(prompts, completions, **columns)` that give one number per completion; the metrics of a
+        trainer carry their `__name__`.
+    """
+    return [VERIFIERS.get(name) or reward_model_function(name, profile) for name in names]
+
+
+def reward_model_function(
+    model: str | Path, profile: str | Profile | None = None, name: str | None = None
+) -> RewardFunction:
+    """Return a function that scores replies with a reward model, at the token that it was trained to score.
+
+    The model is loaded at the first call and kept.
+
+    Args:
+        model: a stage (built if it is missing), a directory, or a Hub id.
+        profile: what a stage name refers to; None takes the profile in use.
+        name: of the function; None takes the last part of `model`.
+
+    Returns:
+        A function `f(prompts, completions, **columns)`; prompts are lists of messages, completions texts or
+        lists of messages. It raises CourseError where `model` is no reward model.
+    """
+    profile = get_profile(profile)
+
+    @cache
+    def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return _load(str(model), profile)
+
+    def score(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
+        return score_replies(*loaded(), prompts, completions).tolist()
+
+    score.__name__ = score.__qualname__ = name or Path(model).name
+    return score
+
+
+def reward_models(names: Iterable[str]) -> list[str]:
+    """Return those of the names that are reward models and no verifiers."""
+    return [name for name in names if name not in VERIFIERS]
+
+
+def check_reward_names(names: Any, method: str, profile: Profile, where: str) -> tuple[str, ...]:
+    """Check the rewards of a recipe; nothing is built or loaded.
+
+    Args:
+        names: what the recipe says.
+        method: of the recipe, which needs rewards.
+        profile: what stage names refer to.
+        where: what to call the recipe in an error.
+
+    Returns:
+        The names.
+
+    Raises:
+        CourseError: none, one twice, or one that is neither verifier nor stage nor a place of models.
+    """
+    from posttrain_helpers.recipes import stage_recipes
+    from posttrain_helpers.stages import saved_stages
+
+    if not names:
+        raise CourseError(
+            f"{where}: the method {method!r} learns from rewards, but the recipe names none; set rewards, "
+            f"for example [{next(iter(VERIFIERS))}] or [reward_model]."
+        )
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise CourseError(f"{where}: rewards must be a list of names, but it is {names!r}.")
+    if len(set(names)) < len(names):
+        raise CourseError(f"{where}: rewards names one reward twice: {', '.join(names)}; name each once.")
+    for name in names:
+        if name in VERIFIERS or "/" in name or "\\" in name or name in stage_recipes():
+            continue
+        if name not in (stages := saved_stages(profile)):
+            known = [*VERIFIERS, *stage_recipes(), *stages]
+            raise CourseError(
+                f"{where}: the reward {name!r} does not exist; {closest(name, known)}Known are the verifiers "
+                f"{', '.join(VERIFIERS)}, and stages and directories of reward models."
+            )
+    return tuple(names)
+
+
+def _load(model: str, profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from posttrain_helpers.models import has_score_head, load_model_and_tokenizer
+    from posttrain_helpers.runtime import preserved_random_state
+
+    with preserved_random_state():  # a trainer that samples replies may be under way
+        reward_model, tokenizer = load_model_and_tokenizer(model, profile=profile, verbose=False)
+    if not has_score_head(reward_model):
+        raise CourseError(
+            f"{model!r} cannot rate replies: a {type(reward_model).__name__} has no score head; name a stage "
+            "or directory of a reward model."
+        )
+    return reward_model, tokenizer
