@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from posttrain_helpers.generation import Generation, generate
     from posttrain_helpers.memory import MemoryMonitor
     from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.ppo import PPOConfig, PPOTrainer
     from posttrain_helpers.profiles import Profile, get_profile
     from posttrain_helpers.recipes import Recipe, load_recipe
     from posttrain_helpers.results import save_figure, write_results
@@ -31,6 +32,8 @@ _MODULES = {
     "CourseError": "errors",
     "Generation": "generation",
     "MemoryMonitor": "memory",
+    "PPOConfig": "ppo",
+    "PPOTrainer": "ppo",
     "Profile": "profiles",
     "Recipe": "recipes",
     "Runtime": "runtime",
@@ -58,6 +61,8 @@ __all__ = [
     "CourseError",
     "Generation",
     "MemoryMonitor",
+    "PPOConfig",
+    "PPOTrainer",
     "Profile",
     "Recipe",
     "Runtime",

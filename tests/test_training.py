@@ -377,6 +377,7 @@ def policy(random_model_dir: Path):
             "args.per_device_train_batch_size": 8,
             "args.max_steps": 2,
             "args.learning_rate": 1e-3,
+            "args.logging_steps": 1,
             **{key.replace("__", "."): value for key, value in overrides.items()},
         }
         question = [{"role": "user", "content": "What is 3 + 4?"}]
@@ -467,3 +468,22 @@ def test_out_of_memory_names_the_length_that_a_policy_has(policy, monkeypatch: p
     monkeypatch.setattr(trainer, "train", explode)
     with pytest.raises(CourseError, match="or lower max_completion_length"):
         train(trainer)
+
+
+def test_grpo_samples_with_the_course_sampler_unless_an_engine_is_named(policy) -> None:
+    from types import SimpleNamespace
+
+    from posttrain_helpers.rollouts import grpo_rollouts
+    from posttrain_helpers.training import _sampler
+
+    recipe, model, tokenizer, rows = policy("grpo")
+    trainer = make_trainer(recipe, model, tokenizer, rows, verbose=False, reward_funcs=[many_words])
+    assert trainer.rollout_func is grpo_rollouts
+    prompts = [row["prompt"] for row in rows]
+    sampled = grpo_rollouts(prompts, trainer)
+    assert sampled["prompt_ids"] == trainer._tokenize_prompts(prompts)[0]  # as TRL's own sampling would
+    assert all(0 < len(ids) <= recipe.args["max_completion_length"] for ids in sampled["completion_ids"])
+    assert sampled["logprobs"] is None
+    engine = SimpleNamespace(use_vllm=True, use_transformers_continuous_batching=False)
+    assert _sampler(METHODS["grpo"], engine) == {}
+    assert _sampler(METHODS["rloo"], trainer.args) == {}
