@@ -51,6 +51,7 @@ class Method:
         arguments: of the config, where the trainer needs another value than the default; a recipe may
             overrule them.
         rewards: whether it learns from reward functions, which the recipe names.
+        sampler: "module:function" that the trainer may sample with.
     """
 
     config: str
@@ -277,8 +278,16 @@ def _reward_arguments(
 
 
 def _sampler(method: Method, config: Any) -> dict[str, Any]:
-    """Return the course's sampler for a trainer that takes one, unless its arguments name an engine."""
-    if method.sampler is None or config.use_vllm or config.use_transformers_continuous_batching:
+    """Return the course's sampler for a trainer that takes one, where it does all that the arguments ask.
+
+    It samples from the whole distribution, in one process or with DDP.
+    """
+    if method.sampler is None:
+        return {}
+    other_engine = config.use_vllm or config.use_transformers_continuous_batching
+    sharded = config.fsdp or config.deepspeed
+    cut = config.top_p != 1 or config.top_k or config.min_p or config.repetition_penalty != 1
+    if other_engine or sharded or cut or config.generation_kwargs:
         return {}
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL may change what it asks of a sampler
     return {"rollout_func": _imported(method.sampler)}

@@ -484,6 +484,7 @@ def test_grpo_samples_with_the_course_sampler_unless_an_engine_is_named(policy) 
     assert sampled["prompt_ids"] == trainer._tokenize_prompts(prompts)[0]  # as TRL's own sampling would
     assert all(0 < len(ids) <= recipe.args["max_completion_length"] for ids in sampled["completion_ids"])
     assert sampled["logprobs"] is None
-    engine = SimpleNamespace(use_vllm=True, use_transformers_continuous_batching=False)
-    assert _sampler(METHODS["grpo"], engine) == {}
+    for other in ({"use_vllm": True}, {"top_p": 0.9}, {"top_k": 50}, {"generation_kwargs": {"num_beams": 2}}):
+        arguments = SimpleNamespace(**{**vars(trainer.args), **other})
+        assert _sampler(METHODS["grpo"], arguments) == {}, other
     assert _sampler(METHODS["rloo"], trainer.args) == {}

@@ -80,6 +80,10 @@ SHOWN = {
         "orpo_loss",
         "simpo_loss",
     ),
+    ("08_ppo_rlhf", "advantages"): ("shaped_rewards", "generalized_advantages"),
+    ("08_ppo_rlhf", "policy_losses"): ("clipped_policy_loss",),
+    ("09_grpo_verifiable_rewards", "advantages"): ("_groups", "group_advantages"),
+    ("09_grpo_verifiable_rewards", "policy_losses"): ("aggregate", "grpo_loss"),
 }
 
 
@@ -87,7 +91,7 @@ SHOWN = {
     ("notebook", "module", "name"),
     [(*place, name) for place, names in SHOWN.items() for name in names],
 )
-def test_the_functions_of_preference_learning_are_the_packages(notebook: str, module: str, name: str) -> None:
+def test_the_functions_that_a_lesson_shows_are_the_packages(notebook: str, module: str, name: str) -> None:
     function = getattr(importlib.import_module(f"posttrain_helpers.{module}"), name)
     package = ast.parse(inspect.getsource(function)).body[0]
     shown = function_of(f"{notebook}.ipynb", name)
