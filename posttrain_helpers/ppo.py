@@ -99,7 +99,8 @@ class PPOTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: PeftConfig | None = None,
     ) -> None:
-        args = PPOConfig("trainer_output") if args is None else args
+        # A copy: the number of steps is set below, and the arguments may serve another trainer.
+        args = PPOConfig("trainer_output") if args is None else copy.copy(args)
         if processing_class is None or train_dataset is None:
             raise CourseError("PPOTrainer needs processing_class (the tokenizer) and train_dataset.")
         _check_unpatched(model)

@@ -6,21 +6,20 @@ functions[0](completions=["19"], answer=["19"])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import Profile, get_profile
-from posttrain_helpers.rewards import score_replies
+from posttrain_helpers.rewards import as_reward_function
+from posttrain_helpers.scoring import RewardFunction
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import VERIFIERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-RewardFunction = Callable[..., list[float]]
 
 
 def reward_functions(names: Iterable[str], profile: str | Profile | None = None) -> list[RewardFunction]:
@@ -56,11 +55,11 @@ def reward_model_function(
     profile = get_profile(profile)
 
     @cache
-    def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        return _load(str(model), profile)
+    def loaded() -> RewardFunction:
+        return as_reward_function(*_load(str(model), profile))
 
     def score(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
-        return score_replies(*loaded(), prompts, completions).tolist()
+        return loaded()(prompts=prompts, completions=completions)
 
     score.__name__ = score.__qualname__ = name or Path(model).name
     return score

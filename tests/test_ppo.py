@@ -519,3 +519,23 @@ def test_how_long_it_trains(args: dict[str, Any], steps: int, random_model_dir: 
     trainer.train()
     assert trainer.state.global_step == steps
     assert logs(trainer, "episode")[-1] == -(-steps // 4) * 16
+
+
+def test_the_arguments_may_serve_a_second_trainer(random_model_dir: Path, tmp_path: Path) -> None:
+    args = PPOConfig(
+        str(tmp_path), use_cpu=True, save_strategy="no", total_episodes=8, per_device_train_batch_size=4
+    )
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "What is 3 + 4?"}]}] * 8)
+    steps = []
+    for episodes in (8, 16):
+        args.total_episodes = episodes
+        model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+        trainer = PPOTrainer(
+            model,
+            lambda completions, **_: [0.0] * len(completions),
+            args=args,
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+        steps.append(trainer.args.max_steps)
+    assert steps[1] == 2 * steps[0]
