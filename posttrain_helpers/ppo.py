@@ -19,7 +19,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,11 +291,8 @@ class PPOTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy; a checkpoint holds the critic as well, in files of its own."""
-        model, self.model = self.model, self.policy
-        try:
+        with self._policy_as_model():
             super().save_model(output_dir, _internal_call)
-        finally:
-            self.model = model
         if _internal_call and self.args.should_save:
             state = self.actor_critic.state_dict()
             critic = {name: value.contiguous() for name, value in state.items() if not _is_policy(name)}
@@ -304,11 +302,8 @@ class PPOTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        model, self.model = self.model, self.policy
-        try:
+        with self._policy_as_model():
             super()._load_from_checkpoint(resume_from_checkpoint, self.policy)
-        finally:
-            self.model = model
         directory = Path(resume_from_checkpoint)
         critic = load_file(directory / _VALUE_FILE)
         missing, unexpected = self.actor_critic.load_state_dict(critic, strict=False)
@@ -318,6 +313,15 @@ class PPOTrainer(Trainer):
                 "value_model that the checkpoint was trained with."
             )
         self.kl_coef = json.loads((directory / _STATE_FILE).read_text(encoding="utf-8"))["kl_coef"]
+
+    @contextmanager
+    def _policy_as_model(self) -> Iterator[None]:
+        """Let transformers save and load the policy alone, as a model that others can load."""
+        model, self.model = self.model, self.policy
+        try:
+            yield
+        finally:
+            self.model = model
 
     # --- checks before the training
 

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.scoring import reward_name
 from posttrain_helpers.training_checks import check_reference
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def check_rewards(trainer: Trainer) -> RewardCheck | None:
                 break
         else:
             _refuse(trainer, groups, combined)
-    names = [_name(function) for function in trainer.reward_funcs]
+    names = [reward_name(function) for function in trainer.reward_funcs]
     trainer.reward_check = RewardCheck(
         prompts=len(groups),
         replies=len(groups[0]),
@@ -154,7 +155,7 @@ def _rewarded_groups(
 
 
 def _rewards(function: Any, columns: dict[str, Any], count: int) -> list[float | None]:
-    name = _name(function)
+    name = reward_name(function)
     rewards = function(**columns)
     if not hasattr(rewards, "__len__") or len(rewards) != count:
         found = f"{len(rewards)} rewards" if hasattr(rewards, "__len__") else repr(rewards)
@@ -200,7 +201,7 @@ def _refuse(trainer: Trainer, groups: list[list[list[float | None]]], combined: 
     """Say why the rewards of all replies teach nothing."""
     number, size = len(groups), len(groups[0])
     values = {value for group in combined for value in group}
-    names = [_name(function) for function in trainer.reward_funcs]
+    names = [reward_name(function) for function in trainer.reward_funcs]
     temperature = trainer.args.temperature
     if len(values) > 1:
         raise CourseError(
@@ -225,12 +226,13 @@ def _refuse(trainer: Trainer, groups: list[list[list[float | None]]], combined: 
 
 
 def _check_columns(function: Any, columns: Sequence[str]) -> None:
+    name = reward_name(function)
     given = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", *columns}
     parameters = inspect.signature(function).parameters.values()
     accepts_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     if not accepts_all and not given - {"prompt"} <= {parameter.name for parameter in parameters}:
         raise CourseError(
-            f"the reward function {_name(function)!r} must accept every column of the training set; add "
+            f"the reward function {name!r} must accept every column of the training set; add "
             "**kwargs to its parameters."
         )
     missing = [
@@ -242,7 +244,7 @@ def _check_columns(function: Any, columns: Sequence[str]) -> None:
     ]
     if missing:
         raise CourseError(
-            f"the reward function {_name(function)!r} reads the column {missing[0]!r}, but the training set "
+            f"the reward function {name!r} reads the column {missing[0]!r}, but the training set "
             f"has {', '.join(sorted(columns))}; add the column or choose another reward."
         )
 
@@ -252,10 +254,6 @@ def _is_plain(function: Any) -> bool:
 
     called = function if inspect.isroutine(function) else type(function).__call__
     return not isinstance(function, Module) and not inspect.iscoroutinefunction(called)
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _mean(groups: list[list[list[float | None]]], column: int) -> float:
