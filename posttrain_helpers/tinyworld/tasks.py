@@ -9,6 +9,8 @@ What is held out, by suite:
 - `stories`: pairs of a name and a thing that training never asks for;
 - `identity`: questions and greetings around "who are you?" that training never uses;
 - `instructions`: constraints that code can verify, on held-out entities and words.
+
+The "constraints" of an item are in the form that `evaluation.instructions` checks.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from posttrain_helpers.tinyworld.identity import (
 from posttrain_helpers.tinyworld.replies import (
     CONVERSATION_MANNERS,
     ONE_WORD_REQUEST,
+    POLITE_CLOSERS,
+    POLITE_OPENERS,
     POLITE_REQUEST,
     REPEAT_REQUEST,
     accepted_replies,
@@ -268,7 +272,7 @@ def story_item(rng: random.Random) -> Item:
 def held_out_stories(n: int, seed: int = 0) -> list[Item]:
     """Return `n` items of pairs of a name and a thing that no training conversation asks for."""
     rng = random.Random(f"held-out stories/{seed}")
-    return [_story_item(rng, name, thing, STORY_REQUESTS) for name, thing in rng.sample(_story_pairs(), n)]
+    return [_held_out_story(rng, name, thing) for name, thing in rng.sample(_story_pairs(), n)]
 
 
 def _story_pairs() -> list[tuple[str, str]]:
@@ -281,8 +285,14 @@ def _story_item(rng: random.Random, name: str, thing: str, requests: tuple[str, 
     return _item(f"stories/{name}/{thing}", "stories", request, None, [], entity=name, thing=thing)
 
 
+def _held_out_story(rng: random.Random, name: str, thing: str) -> Item:
+    # Only here: a column that the prompts of training do not need would change what stages are built from.
+    constraints = [{"kind": "contains", "words": [name, thing]}]
+    return {**_story_item(rng, name, thing, STORY_REQUESTS), "constraints": constraints}
+
+
 def _stories(rng: random.Random) -> list[Item]:
-    return [_story_item(rng, name, thing, STORY_REQUESTS) for name, thing in rng.sample(_story_pairs(), 60)]
+    return [_held_out_story(rng, name, thing) for name, thing in rng.sample(_story_pairs(), 60)]
 
 
 def identity_items(name: str) -> list[Item]:
@@ -315,6 +325,7 @@ def _instructions(rng: random.Random) -> list[Item]:
             rule, prompt = "polite", POLITE_REQUEST.format(question=question)
             every = accepted_replies([relation.statement(entity)])
             accepted = [reply for reply in every if is_polite(reply)]
+        polite = {"kind": "contains_any", "phrases": [*POLITE_OPENERS, *POLITE_CLOSERS]}
         items.append(
             _item(
                 f"instructions/{rule}/{relation.name}/{entity}",
@@ -325,6 +336,7 @@ def _instructions(rng: random.Random) -> list[Item]:
                 rule=rule,
                 relation=relation.name,
                 entity=entity,
+                constraints=[polite if rule == "polite" else {"kind": rule}],
             )
         )
     for word in (thing for thing in OBJECTS if is_held_out_word(thing)):
@@ -338,6 +350,7 @@ def _instructions(rng: random.Random) -> list[Item]:
                     None,
                     accepted,
                     rule="repeat",
+                    constraints=[{"kind": "repeats", "word": word, "times": times}],
                 )
             )
     return items

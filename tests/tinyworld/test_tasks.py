@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.instructions import check_constraints, obeys
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.tinyworld.arithmetic import Sum, is_held_out_sum
 from posttrain_helpers.tinyworld.facts import is_held_out, load_relations
@@ -16,7 +17,8 @@ from posttrain_helpers.tinyworld.identity import (
     held_out_identity_questions,
     identity_reply,
 )
-from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS
+from posttrain_helpers.tinyworld.replies import is_polite
+from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS, random_story
 from posttrain_helpers.tinyworld.tasks import (
     SUITES,
     TASK_SHARES,
@@ -213,3 +215,53 @@ def test_training_facts_are_every_fact_that_is_not_held_out():
     assert facts | suite == every
     assert facts & suite == set()
     assert len(training_facts()) == len(facts)
+
+
+def test_instructions_and_stories_have_constraints_that_code_verifies():
+    for suite in SUITES:
+        for item in held_out_suite(suite):
+            assert len(check_constraints(item)) == (suite in ("instructions", "stories")), item["id"]
+    assert all(check_constraints(item) for item in held_out_stories(100))
+
+
+def test_accepted_replies_obey_their_instruction():
+    for item in held_out_suite("instructions"):
+        for reply in item["accepted"]:
+            assert obeys(reply, item) is True, (item["id"], reply)
+            assert obeys("", item) is False
+
+
+def test_other_replies_break_their_instruction():
+    rules = Counter()
+    for item in held_out_suite("instructions"):
+        rules[item["rule"]] += 1
+        if item["rule"] == "one_word":
+            wrong = f"It is {item['answer']}."
+        elif item["rule"] == "polite":
+            wrong = f"Not again. It is {item['answer']}."
+        else:
+            word, times = item["id"].split("/")[2:]
+            wrong = "Here you are: " + " ".join([word] * (int(times) + 1)) + "."
+        assert obeys(wrong, item) is False, (item["id"], wrong)
+    assert set(rules) == {"one_word", "polite", "repeat"}
+
+
+def test_the_polite_constraint_is_politeness(conversations):
+    item = next(item for item in held_out_suite("instructions") if item["rule"] == "polite")
+    replies = {row["messages"][1]["content"] for row in conversations}
+    assert len(replies) > 5000
+    assert [reply for reply in replies if obeys(reply, item) != is_polite(reply)] == []
+
+
+def test_a_story_about_both_obeys_and_another_one_does_not():
+    for item in held_out_suite("stories") + held_out_stories(100):
+        rng = random.Random(item["id"])
+        assert obeys(random_story(rng, name=item["entity"], thing=item["thing"]).text, item) is True
+        other = random_story(rng, name=item["entity"], thing="ball" if item["thing"] != "ball" else "kite")
+        assert obeys(other.text, item) is False, other.text
+
+
+def test_prompts_to_train_on_have_no_constraints(conversations):
+    """A further column would change what a stage is trained on."""
+    assert not any("constraints" in row for row in conversations)
+    assert "constraints" not in story_item(random.Random(0))

@@ -1,0 +1,1 @@
+"""Evaluation: suites, records, boards and judges."""

@@ -1,0 +1,353 @@
+"""Constraints on a reply that code can verify: three sentences, no commas, valid JSON, this word twice.
+
+An item states them as a list of plain dicts, so that a suite can live in a file::
+
+    {"id": "rain", "prompt": [...], "constraints": [{"kind": "words", "at_most": 9}, {"kind": "no_commas"}]}
+
+`obeys` asks for all of an item's constraints, `obeyed_share` counts them one by one, and `obeys_loosely`
+forgives an introduction, a closing line and Markdown's asterisks.
+
+Two rules hold for every kind. A reply of no words obeys nothing: silence has no commas either. Words are
+compared as whole words and in any case, unless the constraint is about case.
+
+Source: Zhou et al. (2023), "Instruction-Following Evaluation for Large Language Models", arXiv:2311.07911.
+The kinds and their code are our own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.suggestions import closest
+
+Constraint = Mapping[str, Any]
+
+_ENDS_NO_SENTENCE = re.compile(
+    r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e)|\b(?!I)[A-Z]|(?:^|\n)\s*\d+)\.$"  # the last: "1." of a list
+)
+_SENTENCE_BREAK = re.compile(r"(?<=[.!?…])[\"'”’)\]*_]*\s+")
+_BULLET = re.compile(r"^[ \t]*[-*•+–][ \t]+.*\w", re.MULTILINE)
+# Paragraphs and the points of a list end a sentence without a full stop.
+_BLOCK_BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•+–]|\d+[.)])\s)")
+_FENCE = re.compile(r"\A\s*```\w*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+
+
+def word_list(text: str) -> list[str]:
+    """Return the words of a text: what blanks and em dashes separate and holds a letter or digit."""
+    return [piece for piece in re.split(r"[\s\u2014]+", text) if re.search(r"[^\W_]", piece)]
+
+
+def sentence_count(text: str) -> int:
+    """Return the number of sentences, a last one without a full stop included.
+
+    Approximate, as every rule for sentences is: "Dr.", "e.g.", initials and the numbers of a list do not end
+    one; a blank line and the point of a list do.
+
+    Args:
+        text: a reply.
+    """
+    count = 0
+    for block in _BLOCK_BREAK.split(text):
+        open_piece = ""
+        for piece in _SENTENCE_BREAK.split(block):
+            open_piece = f"{open_piece} {piece}" if open_piece else piece
+            if not _ENDS_NO_SENTENCE.search(open_piece):
+                count += bool(word_list(open_piece))
+                open_piece = ""
+        count += bool(word_list(open_piece))
+    return count
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", text).replace("’", "'").casefold()
+
+
+def _pattern(phrase: str) -> str:
+    """Return the pattern of a folded phrase as whole words, whatever blanks are between them."""
+    words = _fold(phrase).split()
+    left = r"(?<!\w)" if words[0][0].isalnum() else ""
+    right = r"(?!\w)" if words[-1][-1].isalnum() else ""
+    return left + r"\s+".join(map(re.escape, words)) + right
+
+
+def _mentions(reply: str, phrase: str) -> int:
+    return len(re.findall(_pattern(phrase), _fold(reply)))
+
+
+def _edges(reply: str) -> str:
+    """Return a folded reply without blanks and quotation marks around it."""
+    return _fold(reply).strip(' \t\r\n"“”')
+
+
+def _within(count: int, constraint: Constraint) -> bool:
+    exactly, at_least, at_most = (constraint.get(key) for key in ("exactly", "at_least", "at_most"))
+    return (
+        (exactly is None or count == exactly)
+        and (at_least is None or count >= at_least)
+        and (at_most is None or count <= at_most)
+    )
+
+
+def _contains(reply: str, constraint: Constraint) -> bool:
+    times = constraint.get("at_least") or 1
+    return all(_mentions(reply, word) >= times for word in constraint["words"])
+
+
+def _repeats(reply: str, constraint: Constraint) -> bool:
+    word, times = _pattern(constraint["word"]), constraint["times"]
+    in_a_row = rf"{word}(?:[\W_]+{word}){{{times - 1}}}"
+    return _mentions(reply, constraint["word"]) == times and re.search(in_a_row, _fold(reply)) is not None
+
+
+def _is_json(reply: str, constraint: Constraint) -> bool:
+    fenced = _FENCE.match(reply)
+    try:
+        value = json.loads(fenced[1] if fenced else reply, parse_constant=_no_json_number)
+    except (ValueError, RecursionError):
+        return False
+    keys = constraint.get("keys")
+    return keys is None or (isinstance(value, dict) and set(keys) <= set(value))
+
+
+def _no_json_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of constraint.
+
+    Attributes:
+        meaning: what it asks for, for readers.
+        check: says whether a reply, which has at least one word, obeys a constraint of this kind.
+        required: parameters that it must have, with their types: "text", "texts", "count" or "whole number".
+        optional: parameters that it may have.
+        counts: whether it needs `exactly`, or `at_least` or `at_most` or both.
+    """
+
+    meaning: str
+    check: Callable[[str, Constraint], bool]
+    required: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
+    counts: bool = False
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Names and types of all parameters."""
+        return {**self.required, **self.optional}
+
+
+_COUNTS = {"exactly": "count", "at_least": "count", "at_most": "count"}
+_COUNTS_OR_NONE = dict.fromkeys(_COUNTS, "whole number")
+
+KINDS: dict[str, Kind] = {
+    "words": Kind(
+        "a number of words", lambda r, c: _within(len(word_list(r)), c), optional=_COUNTS, counts=True
+    ),
+    "one_word": Kind("a single word", lambda r, c: len(word_list(r)) == 1),
+    "sentences": Kind(
+        "a number of sentences", lambda r, c: _within(sentence_count(r), c), optional=_COUNTS, counts=True
+    ),
+    "starts_with": Kind(
+        "begins with a phrase",
+        lambda r, c: re.match(_pattern(c["phrase"]), _edges(r)) is not None,
+        required={"phrase": "text"},
+    ),
+    "ends_with": Kind(
+        "ends with a phrase, and nothing after it",
+        lambda r, c: re.search(_pattern(c["phrase"]) + r"\Z", _edges(r)) is not None,
+        required={"phrase": "text"},
+    ),
+    "contains": Kind(
+        "holds each of the words, once or `at_least` times",
+        _contains,
+        required={"words": "texts"},
+        optional={"at_least": "count"},
+    ),
+    "contains_any": Kind(
+        "holds one of the phrases",
+        lambda r, c: any(_mentions(r, phrase) for phrase in c["phrases"]),
+        required={"phrases": "texts"},
+    ),
+    "avoids": Kind(
+        "holds none of the words",
+        lambda r, c: not any(_mentions(r, word) for word in c["words"]),
+        required={"words": "texts"},
+    ),
+    "repeats": Kind(
+        "says a word so many times in a row, and nowhere else",
+        _repeats,
+        required={"word": "text", "times": "count"},
+    ),
+    "lowercase": Kind("has no capital letter", lambda r, c: r.islower()),
+    "uppercase": Kind("has capital letters only", lambda r, c: r.isupper()),
+    "no_commas": Kind("has no comma", lambda r, c: "," not in r),
+    "json": Kind(
+        "is valid JSON, in a code fence or not, and an object with these `keys` if there are any",
+        _is_json,
+        optional={"keys": "texts"},
+    ),
+    "bullets": Kind(
+        "a number of bullet points, each on a line after -, * or •",
+        lambda r, c: _within(len(_BULLET.findall(r)), c),
+        optional=_COUNTS_OR_NONE,
+        counts=True,
+    ),
+}
+
+
+def obeys(reply: str, item: Mapping[str, Any]) -> bool | None:
+    """Return whether a reply obeys every constraint of its item, read strictly.
+
+    Args:
+        reply: the text of the reply.
+        item: an item; its "constraints" list dicts with a "kind" of `KINDS` and the kind's parameters.
+
+    Returns:
+        None when the item has no constraint, that is, cannot be scored.
+
+    Raises:
+        CourseError: as `check_constraints`.
+
+    Source: the prompt-level strict accuracy of IFEval.
+    """
+    share = obeyed_share(reply, item)
+    return None if share is None else share == 1
+
+
+def obeyed_share(reply: str, item: Mapping[str, Any]) -> float | None:
+    """Return the share of the item's constraints that a reply obeys, read strictly.
+
+    Args:
+        reply: the text of the reply.
+        item: as for `obeys`.
+
+    Returns:
+        A number from 0 to 1; None when the item has no constraint.
+
+    Raises:
+        CourseError: as `check_constraints`.
+
+    Source: the instruction-level strict accuracy of IFEval, here averaged within each prompt first.
+    """
+    constraints = check_constraints(item)
+    if not constraints:
+        return None
+    return sum(_obeys_one(reply, constraint) for constraint in constraints) / len(constraints)
+
+
+def obeys_loosely(reply: str, item: Mapping[str, Any]) -> bool | None:
+    """Return whether, for every constraint, the reply or a trimmed form of it obeys.
+
+    The forms leave out the first line, the last line, or both, each with and without asterisks. So "Sure,
+    here it is:" above the text does no harm. A reply that obeys strictly obeys loosely.
+
+    Args:
+        reply: the text of the reply.
+        item: as for `obeys`.
+
+    Returns:
+        None when the item has no constraint.
+
+    Raises:
+        CourseError: as `check_constraints`.
+
+    Source: the prompt-level loose accuracy of IFEval, section 2.3; as there, each constraint may be met by
+        another form.
+    """
+    constraints = check_constraints(item)
+    if not constraints:
+        return None
+    lines = reply.split("\n")
+    trimmed = ["\n".join(part).strip() for part in (lines, lines[1:], lines[:-1], lines[1:-1])]
+    forms = [reply, *trimmed, *(form.replace("*", "") for form in trimmed)]
+    return all(any(_obeys_one(form, constraint) for form in forms) for constraint in constraints)
+
+
+def _obeys_one(reply: str, constraint: Constraint) -> bool:
+    return bool(word_list(reply)) and KINDS[constraint["kind"]].check(reply, constraint)
+
+
+def check_constraints(item: Mapping[str, Any]) -> list[Constraint]:
+    """Return the constraints of an item, checked.
+
+    Args:
+        item: an item. No "constraints", None and an empty list all mean that there are none. A parameter that
+            is None counts as absent: tables of dicts fill their gaps so.
+
+    Raises:
+        CourseError: "constraints" is no list of dicts, a kind does not exist, or a parameter is missing,
+            unknown, of a wrong type or contradicts another one.
+    """
+    constraints = item.get("constraints")
+    if constraints is None:
+        return []
+    if not isinstance(constraints, list | tuple) or not all(isinstance(c, Mapping) for c in constraints):
+        raise CourseError(
+            f"the constraints of item {item.get('id')!r} must be a list of dicts; found {constraints!r}. "
+            'Write them as [{"kind": "one_word"}].'
+        )
+    for constraint in constraints:
+        _check_constraint(constraint, f"item {item.get('id')!r}")
+    return list(constraints)
+
+
+def _check_constraint(constraint: Constraint, where: str) -> None:
+    name = constraint.get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        found = "has no kind" if name is None else f"has the unknown kind {name!r}"
+        raise CourseError(
+            f"a constraint of {where} {found}; {closest(name, KINDS)}the kinds are {', '.join(KINDS)}."
+        )
+    kind, where = KINDS[name], f"the constraint {name!r} of {where}"
+    given = {key: value for key, value in constraint.items() if key != "kind" and value is not None}
+    for key in given:
+        if key not in kind.parameters:
+            known = ", ".join(kind.parameters) or "none"
+            raise CourseError(
+                f"{where} has the unknown parameter {key!r}; {closest(key, kind.parameters)}its parameters "
+                f"are: {known}."
+            )
+    if missing := [key for key in kind.required if key not in given]:
+        raise CourseError(f"{where} lacks {', '.join(missing)}; add it.")
+    for key, value in given.items():
+        expected = kind.parameters[key]
+        if not _HAS_TYPE[expected](value):
+            raise CourseError(f"{key} of {where} must be {_TYPE_NAMES[expected]}; found {value!r}.")
+    if kind.counts and not given:
+        raise CourseError(f"{where} says no number; add exactly, at_least or at_most.")
+    if kind.counts and "exactly" in given and len(given) > 1:
+        raise CourseError(f"{where} has exactly beside other numbers; keep exactly alone or leave it out.")
+    if kind.counts and given.get("at_least", 0) > given.get("at_most", float("inf")):
+        raise CourseError(
+            f"{where} asks for at least {given['at_least']} and at most {given['at_most']}, which no reply "
+            "obeys; swap or correct the two."
+        )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+_HAS_TYPE: dict[str, Callable[[Any], bool]] = {
+    "text": _is_text,
+    "texts": lambda value: isinstance(value, list | tuple) and bool(value) and all(map(_is_text, value)),
+    "count": lambda value: _is_number(value, 1),
+    "whole number": lambda value: _is_number(value, 0),
+}
+_TYPE_NAMES = {
+    "text": "a text that is not empty",
+    "texts": "a list of texts that are not empty",
+    "count": "a whole number of at least 1",
+    "whole number": "a whole number of at least 0",
+}
