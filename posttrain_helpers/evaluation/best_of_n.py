@@ -1,0 +1,68 @@
+"""Best-of-n: draw n replies and keep the one that a proxy, such as a reward model, likes best.
+
+It needs no training, and its distance from the policy that draws is known, so it is the yardstick for methods
+that train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from posttrain_helpers.errors import CourseError
+
+
+def best_of_n(proxies: Sequence[float], values: Sequence[float], n: int) -> float:
+    """Return the expected value of the best of `n` replies, where the proxy decides which is best.
+
+    All samples of a prompt are used: the i-th lowest of N by the proxy is the best of a random subset of n
+    with probability C(i - 1, n - 1) / C(N, n). Replies that the proxy cannot tell apart share their
+    probability.
+
+    Args:
+        proxies: what decides, one number for each of N samples of one prompt.
+        values: what counts, in the same order; the proxies themselves give the expected proxy.
+        n: replies that are drawn, 1 to N.
+
+    Raises:
+        CourseError: lists of different length, or `n` outside 1 to N.
+
+    Source: Nakano et al. (2021), arXiv:2112.09332, appendix I (the unbiased estimator).
+    """
+    total = len(proxies)
+    if total != len(values) or not 1 <= n <= total:
+        raise CourseError(
+            f"best-of-n needs one proxy and one value for each sample and 1 <= n <= samples; found {total} "
+            f"proxies, {len(values)} values and n={n}. Draw at least n samples and score each of them."
+        )
+    by_proxy: dict[float, list[float]] = {}
+    for proxy, value in zip(proxies, values, strict=True):
+        by_proxy.setdefault(proxy, []).append(value)
+    expected, below = 0.0, 0
+    for proxy in sorted(by_proxy):
+        tied = by_proxy[proxy]
+        up_to = below + len(tied)
+        # The best of the subset lies in this group when no member lies above it and not all lie below.
+        probability = (math.comb(up_to, n) - math.comb(below, n)) / math.comb(total, n)
+        expected += probability * sum(tied) / len(tied)
+        below = up_to
+    return expected
+
+
+def best_of_n_kl(n: int) -> float:
+    """Return log n - (n - 1) / n: the KL divergence of best-of-n from the policy that draws, in nats.
+
+    It is exact where no two replies are equal and an upper bound otherwise; a prompt to which the policy has
+    few different replies is left by much less.
+
+    Args:
+        n: replies that are drawn, at least 1.
+
+    Raises:
+        CourseError: `n` is below 1.
+
+    Source: Beirami et al. (2024), arXiv:2401.01879, theorem 1 (the bound).
+    """
+    if n < 1:
+        raise CourseError(f"best-of-n draws at least one reply, but n={n} was found.")
+    return math.log(n) - (n - 1) / n

@@ -1,0 +1,234 @@
+"""Ranks of several models on the same items: which differences of means a test shows, and which are ties.
+
+`significant_ranks` tests every pair of models on their paired scores and corrects for the number of tests.
+Rankings from judged pairs of replies, Bradley-Terry and Elo, are in `bradley_terry`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.intervals import check_share, mean_interval, wilson_interval
+from posttrain_helpers.statistics import paired_binary, paired_numeric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["holm", "pairwise_tests", "significant_ranks"]
+
+# From this many items on, the t-test of the differences replaces the sign-flip test.
+_ENOUGH_FOR_T = 30
+# Resamples of an interval, and the fewest sign flips of a test: all that there are for up to 13 items.
+_RESAMPLES = 2000
+_SIGN_FLIPS = 9999
+# Differences below this share of the largest score are rounding, as in `statistics`.
+_ROUNDING = 1e-12
+
+
+def significant_ranks(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    higher_is_better: bool = True,
+    alpha: float = 0.05,
+    adjust: Literal["holm"] | None = "holm",
+) -> pd.DataFrame:
+    """Rank models by their mean score, and count as better only what a paired test shows to be better.
+
+    Two models whose intervals overlap may still differ: the tests compare them item by item, the intervals
+    of the means do not. With Holm's correction all the ranges from `best_rank` to `worst_rank` hold at once
+    with probability 1 - alpha.
+
+    Args:
+        scores: for every model the score per item, in the same order of items for all models.
+        higher_is_better: False for a loss.
+        alpha: probability of a difference anywhere in the table that is not there; the intervals have the
+            level 1 - alpha, each for itself.
+        adjust: correction for the number of pairs, "holm" or None.
+
+    Returns:
+        One row per model, best mean first, with the label as index and the columns `n`, `mean`, `low` and
+        `high` (Wilson where all scores are yes/no, `mean_interval` otherwise), `rank` (1 + the number of
+        models that are significantly better, so that ties share it), `best_rank` (the same number) and
+        `worst_rank` (the number of models less the significantly worse ones), `tied_with` (a tuple of the
+        labels that no test separates from this one, best first).
+
+    Raises:
+        CourseError: when there is no model, the models have different numbers of scores, a score is missing,
+            or there are too few items.
+
+    Source: the rank is that of Chiang et al. (2024), arXiv:2403.04132, by paired tests instead of intervals;
+    the range is that of Mogstad et al. (2024), Review of Economic Studies 91, 476-518.
+    """
+    import pandas as pd
+
+    table = _score_table(scores)
+    tests = pairwise_tests(scores, higher_is_better=higher_is_better, alpha=alpha, adjust=adjust)
+    means = {label: float(values.mean()) for label, values in table.items()}
+    order = sorted(table, key=means.__getitem__, reverse=higher_is_better)
+    better: dict[str, set[str]] = {label: set() for label in order}
+    worse: dict[str, set[str]] = {label: set() for label in order}
+    for row in tests[tests["significant"]].itertuples():
+        winner, loser = (row.second, row.first) if row.improvement > 0 else (row.first, row.second)
+        better[loser].add(winner)
+        worse[winner].add(loser)
+    intervals = _intervals(table, 1 - alpha)
+    rows = {
+        label: {
+            "n": len(table[label]),
+            "mean": means[label],
+            "low": intervals[label][0],
+            "high": intervals[label][1],
+            "rank": 1 + len(better[label]),
+            "best_rank": 1 + len(better[label]),
+            "worst_rank": len(order) - len(worse[label]),
+            "tied_with": tuple(
+                other for other in order if other not in {label, *better[label], *worse[label]}
+            ),
+        }
+        for label in order
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
+
+
+def pairwise_tests(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    higher_is_better: bool = True,
+    alpha: float = 0.05,
+    adjust: Literal["holm"] | None = "holm",
+) -> pd.DataFrame:
+    """Test every pair of models on the same items.
+
+    Yes/no scores have the exact McNemar test of `paired_binary`. Others have the sign-flip test of
+    `paired_numeric` below 30 items, and the paired t-test from there on: the smallest p of a resampled test
+    is about 2 / resamples, which a correction for many pairs never finds significant, while the t-test has no
+    such floor and takes no time.
+
+    Args:
+        scores: as in `significant_ranks`.
+        higher_is_better: False for a loss.
+        alpha: a pair is significant when its adjusted p is below this.
+        adjust: correction for the number of pairs, "holm" or None.
+
+    Returns:
+        One row per pair: `first`, `second`, `difference` (mean of the second less that of the first),
+        `improvement` (the same, with the sign turned where lower is better), `p`, `adjusted_p` and
+        `significant`.
+
+    Raises:
+        CourseError: as in `significant_ranks`.
+    """
+    import pandas as pd
+
+    check_share("alpha", alpha)
+    if adjust not in ("holm", None):
+        raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
+    table = _score_table(scores)
+    pairs = list(itertools.combinations(table, 2))
+    p_values = _p_values(table, pairs, alpha)
+    adjusted = holm(p_values) if adjust else p_values
+    differences = [float(table[second].mean() - table[first].mean()) for first, second in pairs]
+    return pd.DataFrame(
+        {
+            "first": [first for first, _ in pairs],
+            "second": [second for _, second in pairs],
+            "difference": differences,
+            "improvement": [value if higher_is_better else -value for value in differences],
+            "p": p_values,
+            "adjusted_p": adjusted,
+            "significant": [p < alpha for p in adjusted],
+        }
+    ).astype({"significant": bool})
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number: below alpha, all of them are right with 1 - alpha.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than one before
+    it, or larger than 1.
+
+    Args:
+        p_values: p-values of m tests, in any order.
+
+    Raises:
+        CourseError: when a value is no probability.
+
+    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
+    """
+    values = np.asarray(p_values, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise CourseError(
+            f"A p-value lies between 0 and 1; found {list(map(float, values))}. Pass the p of each test."
+        )
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
+    return adjusted.tolist()
+
+
+def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+    if not scores:
+        raise CourseError("A ranking needs the scores of at least one model; found none. Evaluate a model.")
+    table = {
+        label: np.array([math.nan if value is None else value for value in values], dtype=float)
+        for label, values in scores.items()
+    }
+    lengths = {label: len(values) for label, values in table.items()}
+    if len(set(lengths.values())) > 1:
+        raise CourseError(
+            "Models are ranked on the same items, in the same order; found different numbers of scores: "
+            f"{lengths}. Keep the items that every model has answered."
+        )
+    missing = {label: int((~np.isfinite(values)).sum()) for label, values in table.items()}
+    if any(missing.values()):
+        found = {label: count for label, count in missing.items() if count}
+        raise CourseError(
+            f"Every item needs a finite score from every model; found None, NaN or infinite ones: {found}. "
+            "Leave those items out for all models."
+        )
+    n = next(iter(lengths.values()))
+    if n < (1 if _yes_no(table) else 2):
+        raise CourseError(
+            f"A ranking needs at least 2 items (1 for yes/no scores); found {n}. Use more items."
+        )
+    return table
+
+
+def _yes_no(table: Mapping[str, np.ndarray]) -> bool:
+    return all(np.isin(values, (0.0, 1.0)).all() for values in table.values())
+
+
+def _intervals(table: Mapping[str, np.ndarray], confidence: float) -> dict[str, tuple[float, float]]:
+    if _yes_no(table):
+        return {
+            label: wilson_interval(int(values.sum()), len(values), confidence)
+            for label, values in table.items()
+        }
+    return {label: mean_interval(values, confidence, resamples=_RESAMPLES) for label, values in table.items()}
+
+
+def _p_values(table: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], alpha: float) -> list[float]:
+    if _yes_no(table):
+        return [paired_binary(table[first], table[second]).p for first, second in pairs]
+    if len(next(iter(table.values()))) >= _ENOUGH_FOR_T:
+        return [_paired_t(table[first], table[second]) for first, second in pairs]
+    # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
+    resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / alpha))
+    return [paired_numeric(table[first], table[second], resamples=resamples).p for first, second in pairs]
+
+
+def _paired_t(first: np.ndarray, second: np.ndarray) -> float:
+    from scipy.stats import ttest_1samp
+
+    difference = second - first
+    scale = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    if np.ptp(difference) <= scale:
+        # Without spread there is no t: equal scores tie, and equal changes have the p of the sign-flip test.
+        return 1.0 if abs(difference.mean()) <= scale else 2 * 0.5 ** len(difference)
+    return float(ttest_1samp(difference, 0.0).pvalue)

@@ -1,0 +1,194 @@
+"""Ranks with ties: Holm against a published table, the tests against scipy, the error rate by simulation."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.ranking import holm, pairwise_tests, significant_ranks
+from posttrain_helpers.intervals import mean_interval, wilson_interval
+from posttrain_helpers.statistics import paired_binary, paired_numeric, verdict
+
+
+def normal_scores(means: list[float], n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Scores of models m0, m1, ... with an effect of the item that all of them share."""
+    rng = np.random.default_rng(seed)
+    item = rng.normal(size=n)
+    return {f"m{i}": mean + item + rng.normal(size=n) for i, mean in enumerate(means)}
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: .005 * 4 = .02, .01 * 3 = .03, .03 * 2 = .06, .04 * 1 = .04 -> .06, never below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_rejects_what_a_published_table_rejects() -> None:
+    # SISA (quantitativeskills.com), help page on Bonferroni: of these seven, Holm rejects the first three.
+    adjusted = holm([0.00001, 0.00099, 0.003, 0.0145, 0.016, 0.06, 0.13])
+    assert [p < 0.05 for p in adjusted] == [True] * 3 + [False] * 4
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
+def test_holm_refuses_what_is_no_probability(bad: float) -> None:
+    with pytest.raises(CourseError, match="between 0 and 1"):
+        holm([0.5, bad])
+
+
+def test_yes_no_ranks_by_hand() -> None:
+    # b beats a on 12 items and loses on none: p = 2 * 2^-12; c differs from b on one item, from a on 11.
+    scores = {"a": [0] * 12 + [1] * 8, "b": [1] * 20, "c": [0] + [1] * 19}
+    frame = significant_ranks(scores)
+    assert frame.index.tolist() == ["b", "c", "a"]
+    assert frame.index.name == "label"
+    assert frame["rank"].tolist() == frame["best_rank"].tolist() == [1, 1, 3]
+    assert frame["worst_rank"].tolist() == [2, 2, 3]
+    assert frame["tied_with"].tolist() == [("c",), ("b",), ()]
+    assert frame["n"].tolist() == [20, 20, 20]
+    assert frame.loc["a", "mean"] == pytest.approx(0.4)
+    assert tuple(frame.loc["c", ["low", "high"]]) == wilson_interval(19, 20)
+    tests = pairwise_tests(scores)
+    assert list(zip(tests["first"], tests["second"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert tests["p"].tolist() == pytest.approx([2 * 0.5**12, 2 * 0.5**11, 1.0])
+    assert tests["adjusted_p"].tolist() == pytest.approx([6 * 0.5**12, 4 * 0.5**11, 1.0])
+    assert tests["difference"].tolist() == pytest.approx([0.6, 0.55, -0.05])
+    assert tests["significant"].tolist() == [True, True, False]
+
+
+def test_ties_are_not_transitive() -> None:
+    scores = {"low": [0] * 20 + [1] * 20, "middle": [0] * 14 + [1] * 26, "high": [0] * 8 + [1] * 32}
+    frame = significant_ranks(scores)
+    assert frame["rank"].to_dict() == {"high": 1, "middle": 1, "low": 2}
+    assert frame["worst_rank"].to_dict() == {"high": 2, "middle": 3, "low": 3}
+    assert frame["tied_with"].to_dict() == {
+        "high": ("middle",),
+        "middle": ("high", "low"),
+        "low": ("middle",),
+    }
+
+
+def test_lower_can_be_better() -> None:
+    scores = normal_scores([0.0, 2.0], 50)
+    assert significant_ranks(scores)["rank"].to_dict() == {"m1": 1, "m0": 2}
+    losses = significant_ranks(scores, higher_is_better=False)
+    assert losses["rank"].to_dict() == {"m0": 1, "m1": 2}
+    assert losses.index.tolist() == ["m0", "m1"]
+    tests = pairwise_tests(scores, higher_is_better=False)
+    assert tests.loc[0, "improvement"] == -tests.loc[0, "difference"] < 0
+
+
+@pytest.mark.parametrize("identical", [[1, 0, 1, 1], [0.25, 0.5, 0.1, 0.3], [0.1 * i for i in range(40)]])
+def test_identical_scores_tie(identical: list[float]) -> None:
+    frame = significant_ranks({"a": identical, "b": list(identical)})
+    assert frame["rank"].tolist() == [1, 1]
+    assert frame["worst_rank"].tolist() == [2, 2]
+    assert frame["tied_with"].tolist() == [("b",), ("a",)]
+    assert pairwise_tests({"a": identical, "b": list(identical)})["p"].tolist() == [1.0]
+
+
+def test_many_items_have_the_paired_t_test() -> None:
+    scores = normal_scores([0.0, 0.3], 60)
+    expected = stats.ttest_rel(scores["m1"], scores["m0"]).pvalue
+    assert pairwise_tests(scores)["p"].tolist() == pytest.approx([expected])
+    frame = significant_ranks(scores, alpha=0.1)
+    assert tuple(frame.loc["m1", ["low", "high"]]) == mean_interval(scores["m1"], 0.9, resamples=2000)
+
+
+def test_few_items_have_the_sign_flip_test() -> None:
+    scores = normal_scores([0.0, 0.3], 12)
+    assert pairwise_tests(scores)["p"].tolist() == [paired_numeric(scores["m0"], scores["m1"]).p]
+
+
+def test_equal_changes_have_the_exact_p_and_rounding_is_no_change() -> None:
+    scores = np.linspace(0.1, 0.9, 40)
+    assert pairwise_tests({"a": scores, "b": scores + 0.1})["p"].tolist() == pytest.approx([2 * 0.5**40])
+    assert pairwise_tests({"a": scores, "b": scores * (1 + 1e-15)})["p"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("n", [20, 1000])
+def test_thirteen_models_still_separate_after_the_correction(n: int) -> None:
+    frame = significant_ranks(normal_scores([2.0 * i for i in range(13)], n))
+    assert frame["rank"].tolist() == list(range(1, 14))
+    assert not frame["tied_with"].map(len).any()
+
+
+def test_thirteen_models_take_little_time() -> None:
+    scores = normal_scores([0.1 * i for i in range(13)], 1000)
+    started = time.perf_counter()
+    significant_ranks(scores)
+    assert time.perf_counter() - started < 3  # about 0.2 s; a bootstrap for every pair takes far longer
+
+
+def test_two_models_agree_with_the_verdict_of_a_comparison() -> None:
+    rng = np.random.default_rng(0)
+    found = set()
+    for shift in (0.0, 0.2, 0.4):
+        first, second = rng.random(40) < 0.4, rng.random(40) < 0.4 + shift
+        rank = significant_ranks({"first": first, "second": second})["rank"]
+        better = {"improved": (2, 1), "worse": (1, 2)}
+        reading = verdict(paired_binary(first, second))
+        found.add(reading)
+        assert (rank["first"], rank["second"]) == better.get(reading, (1, 1))
+    assert found == {"improved", "no_difference_shown"}
+
+
+def test_holm_keeps_the_rate_of_false_orders() -> None:
+    # Six equal models: without correction, 15 tests at 5 % each find a difference in a third of the tables.
+    tables = [normal_scores([0.0] * 6, 40, seed=seed) for seed in range(300)]
+    wrong = {
+        adjust: np.mean([pairwise_tests(table, adjust=adjust)["significant"].any() for table in tables])
+        for adjust in ("holm", None)
+    }
+    assert wrong["holm"] < 0.08
+    assert wrong[None] > 0.2
+
+
+def test_the_range_of_ranks_covers_the_true_rank() -> None:
+    # All ranges hold at once in at least 95 % of the tables, and they are not merely "1 to 5".
+    truth = {f"m{i}": 5 - i for i in range(5)}
+    all_hold, widths = [], []
+    for seed in range(200):
+        frame = significant_ranks(normal_scores([0.0, 0.3, 0.6, 0.9, 1.2], 40, seed=seed))
+        held = [
+            frame.loc[label, "best_rank"] <= rank <= frame.loc[label, "worst_rank"]
+            for label, rank in truth.items()
+        ]
+        all_hold.append(all(held))
+        widths.append((frame["worst_rank"] - frame["best_rank"]).mean())
+    assert np.mean(all_hold) >= 0.93
+    assert np.mean(widths) < 2.5
+
+
+def test_one_model_has_rank_one() -> None:
+    frame = significant_ranks({"only": [1, 0, 1]})
+    assert frame.loc["only", ["rank", "best_rank", "worst_rank"]].tolist() == [1, 1, 1]
+    assert frame.loc["only", "tied_with"] == ()
+    assert pairwise_tests({"only": [1, 0, 1]}).empty
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "at least one model"),
+        ({"a": [1, 0], "b": [1]}, r"\{'a': 2, 'b': 1\}"),
+        ({"a": [1, None, None], "b": [1, 0, 1]}, r"\{'a': 2\}"),
+        ({"a": [1, float("inf")], "b": [1, 0]}, r"\{'a': 1\}"),
+        ({"a": [], "b": []}, "found 0"),
+        ({"a": [0.5], "b": [1]}, "at least 2 items"),
+    ],
+)
+def test_refuses_scores_that_cannot_be_ranked(scores, message) -> None:
+    with pytest.raises(CourseError, match=message):
+        significant_ranks(scores)
+
+
+def test_refuses_an_unknown_correction_and_a_level_in_percent() -> None:
+    with pytest.raises(CourseError, match="'holm' or None; found 'bonferroni'"):
+        significant_ranks({"a": [1, 0]}, adjust="bonferroni")
+    with pytest.raises(CourseError, match="alpha must lie between 0 and 1"):
+        significant_ranks({"a": [1, 0]}, alpha=5)
