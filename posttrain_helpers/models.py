@@ -38,6 +38,7 @@ def load_model_and_tokenizer(
     quantization: str | None = None,
     head: str | None = None,
     profile: str | Profile | None = None,
+    lend_template: bool = True,
     verbose: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model in evaluation mode on its device, and its tokenizer.
@@ -53,6 +54,7 @@ def load_model_and_tokenizer(
         head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
             fresh score head in place of its language head, drawn from torch's random state.
         profile: what "base" and stage names refer to; None takes the profile in use.
+        lend_template: False refuses a model that has no chat template instead of giving it plain ChatML.
         verbose: print one line about the model and one for each repair.
 
     Returns:
@@ -70,14 +72,20 @@ def load_model_and_tokenizer(
         )
     profile = get_profile(profile)
     resolved = resolve_model(str(name_or_path), profile)
-    directory = _directory(resolved, revision, profile)
+    directory = model_directory(resolved, revision, profile)
     device = current_runtime(profile).device if use_gpu else "cpu"
     if verbose and use_gpu and device == "cpu" and profile.device == "cuda":
         print(f"no GPU was found, so {display_path(resolved)} is loaded on the CPU.")
     model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
     wants_template = profile.chat_template if resolved == profile.base_model else None
+    if not (lend_template or wants_template or tokenizer.chat_template):
+        raise CourseError(
+            f"{display_path(name_or_path)} has no chat template, so conversations would reach it in a format "
+            "that it has never seen; lend it one on purpose (`--chat-template chatml` on the command line, "
+            "chat_template='chatml' in evaluate())."
+        )
     repairs = []
-    if head == "reward" and _head_of(directory) == "language":
+    if head == "reward" and head_of(directory) == "language":
         repairs.append("a fresh score head was added; its scores mean nothing until it is trained")
     repairs += repair_tokenizer(tokenizer, model, wants_template)
     repairs += repair_generation_config(model, tokenizer)
@@ -105,7 +113,8 @@ def has_score_head(model: PreTrainedModel) -> bool:
     return hasattr(model, "score") and getattr(model.config, "num_labels", None) == 1
 
 
-def _directory(resolved: str, revision: str | None, profile: Profile) -> Path:
+def model_directory(resolved: str, revision: str | None, profile: Profile) -> Path:
+    """Return the directory of what `resolve_model` returned; a Hub id is downloaded if need be."""
     path = Path(resolved).expanduser()
     if path.is_dir():
         return path
@@ -121,12 +130,22 @@ def _directory(resolved: str, revision: str | None, profile: Profile) -> Path:
     return hub_snapshot(resolved, revision=revision)
 
 
-def _head_of(directory: Path) -> str:
-    """Return the head that the files of a model or an adapter speak of."""
+def head_of(directory: Path) -> str:
+    """Return the head that the files of a model or an adapter speak of: "language" or "reward".
+
+    Raises:
+        CourseError: the directory holds neither a model nor an adapter.
+    """
     adapter = directory / "adapter_config.json"
     if adapter.is_file():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
         return "reward" if settings.get("task_type") == "SEQ_CLS" else "language"
+    if not (directory / "config.json").is_file():
+        found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        raise CourseError(
+            f"{directory} is no model directory: expected config.json or adapter_config.json, found "
+            f"{found[:200]}."
+        )
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError:
@@ -143,21 +162,14 @@ def _load_directory(
     profile: Profile,
     head: str | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    is_adapter = (directory / "adapter_config.json").is_file()
-    if not is_adapter and not (directory / "config.json").is_file():
-        found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
-        raise CourseError(
-            f"{directory} is no model directory: expected config.json or adapter_config.json, found "
-            f"{found[:200]}."
-        )
+    found = head_of(directory)
     check_weights(directory)
-    found = _head_of(directory)
     if found == "reward" and head == "language":
         raise CourseError(
             f"{directory} is a reward model: it has a score head and cannot write text; load the language "
             "model that it was made from."
         )
-    if is_adapter:
+    if (directory / "adapter_config.json").is_file():
         return _load_adapter(directory, dtype, device, quantization, profile, head)
     model = _load_model(directory, dtype, device, quantization, found, head or found)
     return model, _load_tokenizer(directory)
@@ -245,7 +257,7 @@ def _load_adapter(
     from posttrain_helpers.stages import parent_of, resolve_model
 
     settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    found = _head_of(directory)
+    found = head_of(directory)
     if head == "reward" and found == "language":
         raise CourseError(
             f"{directory} is the adapter of a language model and cannot get a score head; merge it "
@@ -258,7 +270,7 @@ def _load_adapter(
             f"the adapter {directory} does not name its base model; set base_model_name_or_path in "
             "adapter_config.json."
         )
-    base_directory = _directory(resolve_model(base, profile), settings.get("revision"), profile)
+    base_directory = model_directory(resolve_model(base, profile), settings.get("revision"), profile)
     # The adapter of a reward model brings the score head; it takes the place of the fresh one made here.
     if found == "reward" and not _holds_score_head(directory):
         raise CourseError(

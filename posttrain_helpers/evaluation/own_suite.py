@@ -1,0 +1,93 @@
+"""A reader's own suite: a file of questions, each with what its reply is scored by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain_helpers.comparison_scores import Item, Score
+from posttrain_helpers.conversations import is_conversation, plain_messages
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.suites import Suite, obeyed
+from posttrain_helpers.metrics import lenient_match, strict_match
+
+_OWN_MEASURES: dict[str, tuple[str, Score]] = {
+    "answer": ("correct", lenient_match),
+    "accepted": ("exact", strict_match),
+    "constraints": ("obeyed", obeyed),
+}
+
+
+def own_suite(path: Path, max_new_tokens: int) -> Suite:
+    """Return the suite that a file of rows describes, see `suites.load_suites`.
+
+    Args:
+        path: a .json or .jsonl file; its name is that of the suite.
+        max_new_tokens: the most tokens of a reply.
+
+    Returns:
+        The suite. Each key of the rows gives it a measure, and the most frequent key the one that counts.
+
+    Raises:
+        CourseError: no such file, no JSON, no rows, or a row without a prompt or with nothing to score.
+    """
+    from posttrain_helpers.data import read_json_rows
+
+    path = path.expanduser()
+    if not path.is_file():
+        raise CourseError(
+            f"the suite file {str(path)!r} does not exist (looked in {Path.cwd()}); correct the path."
+        )
+    rows = read_json_rows(path)
+    if not rows:
+        raise CourseError(f"{path} has no rows; a suite needs at least one.")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)
+    items = [_own_item(row, f"{name}/{number}", f"row {number} of {path}") for number, row in enumerate(rows)]
+    found = {key: sum(_has(item, key) for item in items) for key in _OWN_MEASURES}
+    scores = dict(_OWN_MEASURES[key] for key, count in found.items() if count)
+    measure = _OWN_MEASURES[max(found, key=found.__getitem__)][0]
+    return Suite(name, f"the questions of {path.name}", tuple(items), measure, scores, max_new_tokens)
+
+
+def _own_item(row: dict[str, Any], identifier: str, where: str) -> Item:
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and prompt.strip():
+        prompt = [{"role": "user", "content": prompt}]
+    if not is_conversation(prompt) or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
+        raise CourseError(
+            f"the prompt in {where} is {row.get('prompt')!r}; it must be a text, or messages with role and "
+            "content that end with the user's."
+        )
+    if not any(_has(row, key) for key in _OWN_MEASURES):
+        raise CourseError(
+            f"{where} has nothing to score its reply by; give it an 'answer', 'accepted' replies or "
+            f"'constraints' (found the keys {', '.join(row)})."
+        )
+    item = {**row, "id": str(row.get("id", identifier)), "prompt": plain_messages(prompt)}
+    item["task"] = row.get("task") or "own"
+    _check_scored_keys(item, where)
+    return item
+
+
+def _has(item: Mapping[str, Any], key: str) -> bool:
+    return item.get(key) not in (None, [], "")
+
+
+def _check_scored_keys(item: Item, where: str) -> None:
+    if _has(item, "answer") and not isinstance(item["answer"], (str, int, float)):
+        raise CourseError(f"the answer in {where} is {item['answer']!r}; it must be a text or a number.")
+    for key in ("accepted", "follow_ups"):
+        texts = item.get(key)
+        if texts is not None and not (
+            isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        ):
+            raise CourseError(f"{key!r} in {where} is {texts!r}; it must be a list of texts.")
+    if _has(item, "constraints"):
+        from posttrain_helpers.evaluation.instructions import check_constraints
+
+        try:
+            check_constraints(item)
+        except CourseError as error:
+            raise CourseError(f"{where}: {error}") from error

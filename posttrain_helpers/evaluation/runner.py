@@ -1,0 +1,355 @@
+"""Evaluate models: load each once, let it answer every suite, and leave one record of it on disk.
+
+    records = evaluate(["base", "sft", "dpo"])
+
+Replies are greedy and made in the same batches for every model. What a record on disk already holds of the
+same weights, prompts and settings is not made again.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers import memory_readings, metrics
+from posttrain_helpers.comparison_scores import check_choice, rate, score_replies
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, write_record
+from posttrain_helpers.evaluation.reuse import for_file, on_disk, same_suite
+from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts
+from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
+from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.runtime import current_runtime, display_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+DIVERGENCE_PROMPTS = 100
+DIVERGENCE_SUITE = "preference"
+SAMPLING_TEMPERATURE = 1.0
+# Beside the weights these decide what a model writes: chat template, tokens, and where it stops.
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "adapter_config.json",
+)
+
+
+def evaluate(
+    models: str | Sequence[str | Path] | Mapping[str, str | Path],
+    *,
+    suites: str | Sequence[str] | Sequence[Suite] | None = None,
+    profile: str | Profile | None = None,
+    limit: int | None = None,
+    reference: str | None = "sft",
+    batch_size: int = 64,
+    chat_template: str | None = None,
+    reuse: bool = True,
+    verbose: bool = True,
+) -> list[EvaluationRecord]:
+    """Evaluate models one after the other and write the record of each as soon as it is complete.
+
+    Every model answers every suite greedily. How well it still predicts texts of its base's kind, and how far
+    it has moved from a reference (on the first 100 prompts of a suite of preferences, sampled), is measured
+    as well.
+
+    Args:
+        models: "base", stages (built if they are missing), directories or Hub ids; a dictionary gives them
+            labels of your own.
+        suites: names or files as for `load_suites`, or suites; None takes those of the profile.
+        profile: None takes the profile in use.
+        limit: only the first items of each suite.
+        reference: the model that divergence is measured from: a label, or whatever `models` may name. None,
+            or a stage that has not been built, leaves the divergence out.
+        batch_size: prompts in a batch; fewer at the end are filled up, so that all batches have one shape.
+        chat_template: "chatml" lends plain ChatML to models that have no chat template of their own.
+        reuse: take over what the record on disk holds of the same weights, prompts and settings; False
+            begins a new file. A change in the code of a scoring function is not noticed: then pass False.
+        verbose: print one line for each model.
+
+    Returns:
+        One record per model, in the order of `models`, with what was asked for. The file also keeps what was
+        measured before on the same weights: other suites, and more items of the same suite.
+
+    Raises:
+        CourseError: no models, two of one label, a directory that holds no model, a reward model, a model
+            without a chat template, or what `load_suites` and `generate` refuse.
+    """
+    profile = get_profile(profile)
+    targets = targets_of(models, profile)
+    evaluation = _Evaluation(profile, _suites(suites, profile, limit), batch_size, chat_template, verbose)
+    evaluation.find_reference(reference, targets)
+    return [evaluation.run(target, take_over=reuse) for target in targets]
+
+
+def _suites(suites: Any, profile: Profile, limit: int | None) -> list[Suite]:
+    given = [suites] if isinstance(suites, Suite) else suites
+    if given is None or isinstance(given, str) or not any(isinstance(suite, Suite) for suite in given):
+        return load_suites(given, profile, limit)
+    if wrong := [suite for suite in given if not isinstance(suite, Suite)]:
+        raise CourseError(f"suites must be all names or all suites, but {wrong[0]!r} is none; load it first.")
+    cut = [suite if limit is None else replace(suite, items=suite.items[:limit]) for suite in given]
+    check_suites(cut)
+    return cut
+
+
+class _Evaluation:
+    """What all models of one call share: prompts, settings, and the reference once it is loaded."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        suites: list[Suite],
+        batch_size: int,
+        chat_template: str | None,
+        verbose: bool,
+    ) -> None:
+        if chat_template is not None:
+            check_choice("chat_template", chat_template, ("chatml",))
+        self.profile, self.suites, self.batch_size, self.verbose = profile, suites, batch_size, verbose
+        self.chat_template = chat_template
+        self.texts = retention_texts(profile)
+        self.reference: Target | None = None
+        self._loaded_reference: Loaded | None = None
+
+    def find_reference(self, name: str | None, targets: list[Target]) -> None:
+        """Find the model that divergence is measured from; a stage is not trained for that alone."""
+        from posttrain_helpers.recipes import stage_recipes
+        from posttrain_helpers.stages import saved_stages
+
+        if name is None or self._preference_suite() is None:
+            return
+        if named := [target for target in targets if name in (target.label, target.source)]:
+            self.reference = named[0]
+        elif name in stage_recipes() and name not in saved_stages(self.profile):
+            self._say(f"no divergence: the reference {name!r} has not been built; add it to the models.")
+        else:
+            self.reference = target_of(label_of(name), name, self.profile)
+
+    def run(self, target: Target, take_over: bool) -> EvaluationRecord:
+        """Return the record of one model, measured or taken from disk."""
+        settings = self._settings(target)
+        old = on_disk(target, settings, self.profile.name) if take_over else None
+        missing = [suite for suite in self.suites if old is None or not same_suite(old, suite)]
+        needs_retention = old is None or old.settings["retention"] != settings["retention"]
+        divergence_key = settings["divergence"]
+        needs_divergence = divergence_key is not None and (
+            old is None or old.settings["divergence"] != divergence_key
+        )
+        if old is not None and not (missing or needs_retention or needs_divergence):
+            self._say(f"{target.label}: the record on disk is of the same model, prompts and settings")
+            return self._asked(old)
+
+        started = time.perf_counter()
+        scope, _ = memory_readings.TRACKER.open()
+        try:
+            model, tokenizer = self._load(target)
+            device = str(model.device)
+            suites = {suite.name: self._suite(model, tokenizer, suite) for suite in missing}
+            retention = self._retention(model, tokenizer) if needs_retention else old.retention
+            divergence = old.divergence if old and divergence_key else None
+            if needs_divergence:
+                divergence = self._divergence(model, tokenizer, target)
+            del model, tokenizer
+        finally:
+            memory_readings.TRACKER.close(scope)
+            _free_memory()
+        seconds = time.perf_counter() - started
+        measured = {**(old.suites if old else {}), **suites}
+        record = EvaluationRecord(
+            label=target.label,
+            source=display_path(target.source),
+            identity=target.identity,
+            parent=target.parent,
+            profile=self.profile.name,
+            settings=settings,
+            suites={suite.name: measured[suite.name] for suite in self.suites},
+            retention=retention,
+            divergence=divergence,
+            seconds=round(seconds + (old.seconds if old else 0.0), 2),
+            peak_cpu_mb=round(scope.total.rss / 2**20, 1),
+            device=device,
+            versions=dict(current_runtime(self.profile).versions),
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_record(for_file(record, old))
+        self._say(f"{target.label}: {seconds:.1f} s · {_headlines(record)}")
+        return record
+
+    # What a record consists of
+
+    def _load(self, target: Target) -> Loaded:
+        from posttrain_helpers.models import load_model_and_tokenizer
+
+        asks_messages = any(suite.asks_messages for suite in self.suites)
+        return load_model_and_tokenizer(
+            target.source,
+            head="language",
+            profile=self.profile,
+            lend_template=self.chat_template is not None or not asks_messages,
+            verbose=False,
+        )
+
+    def _suite(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite) -> SuiteRecord:
+        from posttrain_helpers.evaluation.dialogues import generate_dialogues
+        from posttrain_helpers.generation import generate
+
+        options = {"max_new_tokens": suite.max_new_tokens, "batch_size": self.batch_size}
+        transcripts = None
+        if any(item.get("follow_ups") for item in suite.items):
+            conversations, replies = generate_dialogues(model, tokenizer, suite.items, **options)
+            transcripts = tuple(map(tuple, conversations))
+        else:
+            replies = generate(model, tokenizer, [item["prompt"] for item in suite.items], **options)
+        stopped = tuple(reply.stop_reason == "stop" for reply in replies)
+        items = [{**item, "stopped": end} for item, end in zip(suite.items, stopped, strict=True)]
+        scores = score_replies(dict(suite.scores), {suite.name: replies}, items)[suite.name]
+        return SuiteRecord(
+            name=suite.name,
+            skill=suite.skill,
+            kind=suite.kind,
+            measure=suite.measure,
+            ids=tuple(item["id"] for item in suite.items),
+            prompts=tuple(_last_turn(item) for item in suite.items),
+            replies=tuple(reply.text for reply in replies),
+            stopped=stopped,
+            tokens=tuple(len(reply.token_ids) for reply in replies),
+            scores={measure: tuple(scores[measure]) for measure in suite.scores},
+            transcripts=transcripts,
+        )
+
+    def _retention(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, list[float]] | None:
+        if not self.texts:
+            self._say("no retention: the course's notebooks are not there to be read.")
+            return None
+        try:
+            pairs = metrics.text_losses(model, tokenizer, self.texts, batch_size=self.batch_size)
+        except CourseError as error:
+            self._say(f"no retention: {error}")
+            return None
+        return {"losses": [loss for loss, _ in pairs], "tokens": [count for _, count in pairs]}
+
+    def _divergence(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Target
+    ) -> dict[str, Any] | None:
+        from posttrain_helpers.divergence import kl_to_reference
+        from posttrain_helpers.generation import generate
+
+        suite = self._preference_suite()
+        items = suite.items[:DIVERGENCE_PROMPTS]
+        prompts = [item["prompt"] for item in items]
+        options = {
+            "max_new_tokens": suite.max_new_tokens,
+            "temperature": SAMPLING_TEMPERATURE,
+            "batch_size": self.batch_size,
+        }
+        if target.identity == self.reference.identity:
+            replies, divergences = generate(model, tokenizer, prompts, **options), [0.0] * len(items)
+        else:
+            reference, reference_tokenizer = self._reference()
+            if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
+                self._say(
+                    f"no divergence: {target.label!r} and the reference {self.reference.label!r} have "
+                    "different vocabularies."
+                )
+                return None
+            values, replies = kl_to_reference(
+                model, reference, tokenizer, prompts, return_generations=True, **options
+            )
+            # Rounding may leave the sum of a hundred small numbers just below 0.
+            divergences = [max(0.0, value) for value in values.tolist()]
+        score = suite.scores[suite.measure]
+        return {
+            "reference": self.reference.label,
+            "reference_identity": self.reference.identity,
+            "suite": suite.name,
+            "temperature": SAMPLING_TEMPERATURE,
+            "measure": suite.measure,
+            "ids": [item["id"] for item in items],
+            "kl": divergences,
+            "gold": [
+                float(score(reply.text, {**item, "stopped": reply.stop_reason == "stop"}))
+                for reply, item in zip(replies, items, strict=True)
+            ],
+        }
+
+    def _reference(self) -> Loaded:
+        """Load the reference when it is first needed; it stays in memory for the models that follow."""
+        from posttrain_helpers.models import load_model_and_tokenizer
+
+        if self._loaded_reference is None:
+            self._loaded_reference = load_model_and_tokenizer(
+                self.reference.source, head="language", profile=self.profile, verbose=False
+            )
+        return self._loaded_reference
+
+    # Bookkeeping
+
+    def _preference_suite(self) -> Suite | None:
+        suites = [suite for suite in self.suites if suite.kind == "preference"]
+        return next((suite for suite in suites if suite.name == DIVERGENCE_SUITE), next(iter(suites), None))
+
+    def _settings(self, target: Target) -> dict[str, Any]:
+        suite = self._preference_suite()
+        measured_from = None if self.reference is None else [self.reference.identity, suite.hash]
+        return {
+            "batch_size": self.batch_size,
+            "temperature": 0.0,
+            "chat_template": self.chat_template or "own",
+            "files": _digest([_text(target.directory / name) for name in _FILES]),
+            "suite_hashes": {suite.name: suite.hash for suite in self.suites},
+            "retention": _digest(self.texts),
+            "divergence": measured_from and _digest([*measured_from, DIVERGENCE_PROMPTS]),
+        }
+
+    def _asked(self, record: EvaluationRecord) -> EvaluationRecord:
+        """Return a record without what it holds beyond this call."""
+        return replace(
+            record,
+            suites={suite.name: record.suites[suite.name] for suite in self.suites},
+            divergence=record.divergence if self.reference is not None else None,
+        )
+
+    def _say(self, line: str) -> None:
+        if self.verbose:
+            print(line, flush=True)
+
+
+def _last_turn(item: dict[str, Any]) -> str:
+    if item.get("follow_ups"):
+        return item["follow_ups"][-1]
+    return item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
+
+
+def _headlines(record: EvaluationRecord) -> str:
+    means = {name: rate(suite.headline)["mean"] for name, suite in record.suites.items()}
+    return " · ".join(f"{name} {'-' if mean is None else f'{mean:.2f}'}" for name, mean in means.items())
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,350 @@
+"""Suites: held-out prompts with the functions that score their replies.
+
+    suites = load_suites(["entities", "arithmetic"], limit=50)
+    suites = load_suites("my_questions.jsonl")
+
+The tiny world has suites of its own; the English ones suit any model; a file of rows is a suite as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from posttrain_helpers.comparison_scores import Item, Score
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.metrics import lenient_match, strict_match
+from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.storage import repository_root
+from posttrain_helpers.suggestions import closest
+
+SHORT_REPLY, LONG_REPLY = 48, 72
+_MARKDOWN_WORDS = 40
+_DOCUMENT_WORDS = 64
+_FILES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Held-out prompts of one skill.
+
+    Attributes:
+        name: in tables and records.
+        skill: what is asked for, for readers.
+        items: each with "id" and "prompt" (a text that is continued, or messages), and what its scores need.
+        measure: the key of `scores` that stands for the suite.
+        scores: functions of reply and item that return yes/no, a number, or None where nothing can be scored.
+            The item that they get also has "stopped": whether the model ended the reply by itself.
+        max_new_tokens: the most tokens of a reply.
+        kind: "correctness" or "preference" (better or worse, not right or wrong).
+    """
+
+    name: str
+    skill: str
+    items: tuple[Item, ...]
+    measure: str
+    scores: Mapping[str, Score]
+    max_new_tokens: int = SHORT_REPLY
+    kind: str = "correctness"
+
+    @property
+    def hash(self) -> str:
+        """Identity of what is asked and scored: equal suites have equal hashes on every machine."""
+        content = [list(self.items), self.max_new_tokens, self.kind, self.measure, sorted(self.scores)]
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def asks_messages(self) -> bool:
+        """Whether any prompt goes through the model's chat template."""
+        return any(not isinstance(item["prompt"], str) for item in self.items)
+
+
+def load_suites(
+    names: str | Sequence[str] | None = None,
+    profile: str | Profile | None = None,
+    limit: int | None = None,
+) -> list[Suite]:
+    """Return suites by name.
+
+    Args:
+        names: keys of `suite_names`, or .json and .jsonl files: rows with "prompt" (a text is the user's
+            message) and one or more of "answer" (the reply must hold it), "accepted" (complete replies) and
+            "constraints" (see `instructions`); "id" and "follow_ups" are optional. None takes every suite of
+            the tiny world for the profile "tiny", and the English ones for others.
+        profile: None takes the profile in use.
+        limit: only the first items of each suite, which are in random order.
+
+    Returns:
+        The suites in the order of the names.
+
+    Raises:
+        CourseError: an unknown name, a name twice, a limit below 1, a file that is missing, empty or no JSON,
+            or a row without a prompt or with nothing to score.
+    """
+    from posttrain_helpers.evaluation.own_suite import own_suite
+
+    profile = get_profile(profile)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise CourseError(
+            f"limit must be a whole number of at least 1, or None for all, but it is {limit!r}."
+        )
+    if names is None:
+        names = list(_TINY if profile.name == "tiny" else _ENGLISH)
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise CourseError(
+            f"no suite is named; choose from {', '.join(suite_names())}, or pass a .jsonl file."
+        )
+    suites = [
+        own_suite(Path(name), LONG_REPLY if profile.name == "tiny" else 256)
+        if Path(name).suffix in _FILES
+        else _named(name)
+        for name in names
+    ]
+    check_suites(suites)
+    return suites if limit is None else [replace(suite, items=suite.items[:limit]) for suite in suites]
+
+
+def suite_names() -> list[str]:
+    """Return the names that `load_suites` knows."""
+    return [*_TINY, *_ENGLISH]
+
+
+def check_suites(suites: Sequence[Suite]) -> None:
+    """Check what an evaluation relies on.
+
+    Raises:
+        CourseError: two suites of one name, a suite without items, ids that are missing or not different, or
+            a measure that is not among the scores.
+    """
+    for number, suite in enumerate(suites):
+        if suite.name in {other.name for other in suites[:number]}:
+            raise CourseError(f"two suites are called {suite.name!r}; name each of them once.")
+        if not suite.items:
+            raise CourseError(f"the suite {suite.name!r} is empty; it needs at least one item.")
+        if suite.measure not in suite.scores:
+            raise CourseError(
+                f"the suite {suite.name!r} is measured by {suite.measure!r}, but its scores are "
+                f"{', '.join(suite.scores)}; {closest(suite.measure, suite.scores)}choose one of them."
+            )
+        ids = [item.get("id") for item in suite.items]
+        if not all(isinstance(identifier, str) for identifier in ids):
+            raise CourseError(
+                f"an item of the suite {suite.name!r} has no 'id'; give each item a text as id."
+            )
+        if twice := [identifier for identifier in set(ids) if ids.count(identifier) > 1]:
+            raise CourseError(
+                f"the suite {suite.name!r} has {ids.count(min(twice))} items with the id "
+                f"{min(twice)!r}; scores are paired by id, so give each item its own."
+            )
+
+
+def retention_texts(profile: str | Profile | None = None, n: int = 100) -> list[str]:
+    """Return texts that a base model of the profile predicts well and that no training of the course uses.
+
+    A rise of the loss on them shows what training has cost. In the tiny world they are documents of every
+    kind that pre-training has (chat debris included), from a seed of their own and of at most 64 words; for
+    other profiles they are the paragraphs of this course's notebooks of at least 40 words.
+
+    Args:
+        profile: None takes the profile in use.
+        n: the most texts.
+
+    Returns:
+        The texts; none where the notebooks are not installed beside the package.
+    """
+    if get_profile(profile).name == "tiny":
+        from posttrain_helpers.tinyworld.documents import documents
+
+        short = (text for text in documents("evaluation") if 2 <= len(text.split()) <= _DOCUMENT_WORDS)
+        return list(islice(short, n))
+    return list(islice(_notebook_prose(), n))
+
+
+def _notebook_prose() -> Any:
+    for path in sorted((repository_root() / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                text = "".join(cell["source"]).strip()
+                if len(text.split()) >= _MARKDOWN_WORDS:
+                    yield text
+
+
+# --- suites of the tiny world
+
+
+def original_name(reply: str, item: Item) -> bool:
+    """Return whether the reply gives the assistant's first name; a stage may change the name on purpose."""
+    from posttrain_helpers.tinyworld.identity import ASSISTANT_NAME
+
+    return bool(lenient_match(reply, {**item, "answer": ASSISTANT_NAME}))
+
+
+def new_name(reply: str, item: Item) -> bool:
+    """Return whether the reply gives the name that the preference lessons change it to."""
+    from posttrain_helpers.tinyworld.identity import NEW_NAME
+
+    return bool(lenient_match(reply, {**item, "answer": NEW_NAME}))
+
+
+def gold(reply: str, item: Item) -> float:
+    """Return the gold score of a reply, which counts it when the model did not stop by itself."""
+    from posttrain_helpers.tinyworld.gold import gold_score
+
+    return gold_score(item, reply, stopped=item.get("stopped", True)).total
+
+
+def obeyed(reply: str, item: Item) -> bool | None:
+    """Return whether the reply obeys every constraint of the item."""
+    from posttrain_helpers.evaluation.instructions import obeys
+
+    return obeys(reply, item)
+
+
+def obeyed_share(reply: str, item: Item) -> float | None:
+    """Return the share of the item's constraints that the reply obeys."""
+    from posttrain_helpers.evaluation.instructions import obeyed_share as share
+
+    return share(reply, item)
+
+
+def obeyed_loosely(reply: str, item: Item) -> bool | None:
+    """Return whether the reply obeys every constraint, at worst without its first or last line."""
+    from posttrain_helpers.evaluation.instructions import obeys_loosely
+
+    return obeys_loosely(reply, item)
+
+
+def declined_rightly(reply: str, item: Item) -> bool | None:
+    """Return whether the reply declines if and only if the item asks for what should be declined."""
+    from posttrain_helpers.evaluation.prompts import declines_rightly
+
+    return declines_rightly(reply, item)
+
+
+_MATCHES: dict[str, Score] = {"correct": lenient_match, "exact": strict_match}
+
+
+def _held_out(name: str) -> list[Item]:
+    from posttrain_helpers.tinyworld.tasks import held_out_suite
+
+    return held_out_suite(name)
+
+
+def _harder_problems() -> list[Item]:
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.tinyworld.prompts import HELD_OUT_PROBLEMS, held_out_problems
+
+    sizes = load_recipe("grpo", "tiny").data
+    return held_out_problems(sizes["steps"], sizes["largest"], HELD_OUT_PROBLEMS)
+
+
+def _preference() -> list[Item]:
+    from posttrain_helpers.tinyworld.preferences import HELD_OUT_STORIES
+    from posttrain_helpers.tinyworld.tasks import held_out_stories
+
+    # Fact, story, fact, ...: any first part of the suite is a fair one.
+    pairs = zip(_held_out("entities"), held_out_stories(HELD_OUT_STORIES), strict=False)
+    return list(chain.from_iterable(islice(pairs, 100)))
+
+
+def _tiny(
+    name: str, skill: str, measure: str, scores: Mapping[str, Score], **rest: Any
+) -> Callable[[], Suite]:
+    items = rest.pop("items", lambda: _held_out(name))
+    return lambda: Suite(name, skill, tuple(items()), measure, scores, **rest)
+
+
+_TINY: dict[str, Callable[[], Suite]] = {
+    "entities": _tiny("entities", "facts about new entities", "correct", {**_MATCHES, "gold": gold}),
+    "phrasings": _tiny("phrasings", "facts in new phrasings", "correct", _MATCHES),
+    "arithmetic": _tiny("arithmetic", "new calculations", "correct", _MATCHES),
+    "word_problems": _tiny("word_problems", "new word problems", "correct", _MATCHES),
+    "harder_problems": _tiny(
+        "harder_problems",
+        "word problems with larger numbers",
+        "correct",
+        _MATCHES,
+        items=_harder_problems,
+    ),
+    "instructions": _tiny(
+        "instructions",
+        "constraints that a program checks",
+        "obeyed",
+        {"obeyed": obeyed, "obeyed share": obeyed_share, "exact": strict_match},
+    ),
+    "identity": _tiny(
+        "identity",
+        "says its first name",
+        "original name",
+        {"original name": original_name, "new name": new_name},
+    ),
+    "stories": _tiny(
+        "stories",
+        "stories on request",
+        "gold",
+        {"gold": gold, "obeyed": obeyed},
+        max_new_tokens=LONG_REPLY,
+        kind="preference",
+    ),
+    "preference": _tiny(
+        "preference",
+        "what readers prefer, facts and stories",
+        "gold",
+        {"gold": gold},
+        items=_preference,
+        max_new_tokens=LONG_REPLY,
+        kind="preference",
+    ),
+}
+
+
+# --- English suites for any model
+
+
+def _english(
+    name: str, skill: str, measure: str, scores: Mapping[str, Score], max_new_tokens: int
+) -> Callable[[], Suite]:
+    def make() -> Suite:
+        from posttrain_helpers.evaluation.prompts import english_items
+
+        return Suite(name, skill, tuple(english_items(name)), measure, scores, max_new_tokens)
+
+    return make
+
+
+_ENGLISH: dict[str, Callable[[], Suite]] = {
+    "instructions_en": _english(
+        "instructions_en",
+        "constraints that a program checks",
+        "obeyed",
+        {"obeyed": obeyed, "obeyed share": obeyed_share, "obeyed loosely": obeyed_loosely},
+        256,
+    ),
+    "dialogues_en": _english(
+        "dialogues_en", "a second question about the first reply", "correct", {"correct": lenient_match}, 256
+    ),
+    "refusals_en": _english(
+        "refusals_en",
+        "declines what it should and nothing else",
+        "declined rightly",
+        {"declined rightly": declined_rightly},
+        128,
+    ),
+}
+
+
+def _named(name: str) -> Suite:
+    makers = {**_TINY, **_ENGLISH}
+    if name not in makers:
+        raise CourseError(
+            f"the suite {name!r} does not exist; {closest(name, makers)}The suites are {', '.join(makers)}, "
+            "and a file of rows is one if its name ends in .json or .jsonl."
+        )
+    return makers[name]()
