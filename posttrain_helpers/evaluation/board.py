@@ -1,0 +1,392 @@
+"""One board for all models: who is better at what, by how much, and which differences the data show.
+
+A board is made of evaluation records alone, that is, of the JSON files that an evaluation leaves behind:
+
+    board = Board.read("tiny")
+    print(board)
+    board.leaderboard()
+
+Models are compared item by item on the same items. A record whose items of a suite differ from those of most
+models is not compared there; `notes` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.board_scores import (
+    SuiteScores,
+    check_records,
+    differing_settings,
+    document_losses,
+    frontier_points,
+    interval,
+    stratified,
+    suite_scores,
+    writing_style,
+)
+from posttrain_helpers.evaluation.ranking import significant_ranks
+from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention, compare
+from posttrain_helpers.suggestions import closest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from posttrain_helpers.evaluation.records import EvaluationRecord
+
+KINDS = ("correctness", "preference")
+FIRST = "base"
+
+
+class Board:
+    """The models of one profile, side by side; HTML in a notebook, a table in a terminal.
+
+    Args:
+        records: one per model.
+        reference: the model that the others are compared with; the first one where it has no record.
+        leave_out: suites that are shown but not averaged. Identity is a matter of taste, not a skill:
+            a stage may change it on purpose.
+
+    Attributes:
+        records: by label: "base" first, then the reference, then in the order given.
+        reference: the label that the marks refer to.
+        suites: the headline scores by suite.
+        notes: what a reader of the tables has to know about models and suites that are left out.
+
+    Raises:
+        CourseError: no record, two records of one label, or records of several profiles.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[EvaluationRecord],
+        reference: str | None = "sft",
+        leave_out: Sequence[str] = ("identity",),
+    ) -> None:
+        records = list(records)
+        check_records(records)
+        labels = [record.label for record in records]
+        self.notes: list[str] = []
+        first = FIRST if FIRST in labels else labels[0]
+        if reference is not None and reference not in labels:
+            self.notes.append(
+                f"There is no record of {reference!r}; {closest(reference, labels)}the models "
+                f"are compared with {first!r} instead."
+            )
+        self.reference = reference if reference in labels else first
+        order = sorted(records, key=lambda r: (r.label != FIRST, r.label != self.reference))
+        self.records = {record.label: record for record in order}
+        self.profile = order[0].profile
+        self.leave_out = tuple(leave_out)
+        self.suites, notes = suite_scores(self.records)
+        self._documents, more = document_losses(self.records)
+        self._frontier, apart = frontier_points(self.records)
+        self.notes += [*notes, *more, *apart, *differing_settings(self.records)]
+        self._cached: dict[Any, Any] = {}
+        self._note_the_average()
+
+    @classmethod
+    def read(
+        cls,
+        profile: str | None = None,
+        labels: Sequence[str] | None = None,
+        reference: str | None = "sft",
+        leave_out: Sequence[str] = ("identity",),
+    ) -> Board:
+        """Return the board of the records on disk.
+
+        Args:
+            profile: a profile's name; None is the default profile.
+            labels: the models to show, None for all.
+            reference: as above.
+            leave_out: as above.
+        """
+        from posttrain_helpers.evaluation.records import read_records
+
+        return cls(read_records(profile, labels), reference, leave_out)
+
+    @property
+    def labels(self) -> list[str]:
+        """The models, in the order of the board."""
+        return list(self.records)
+
+    def measures(self) -> DataFrame:
+        """Return for each suite what it measures, how many items and models it has, and whether it counts."""
+        import pandas
+
+        averaged = {name for kind in KINDS for name in self.averaged(kind)}
+        rows = {
+            suite.name: {
+                "skill": suite.skill,
+                "kind": suite.kind,
+                "measure": suite.measure,
+                "n": suite.n,
+                "models": len(suite.scores),
+                "averaged": suite.name in averaged,
+            }
+            for suite in self.suites.values()
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def rates(self, suite: str) -> DataFrame:
+        """Return the mean headline score of every model that was measured on the suite.
+
+        Args:
+            suite: the name of a suite.
+
+        Returns:
+            Index label; n, mean, low and high: Wilson's 95 % interval for yes/no scores, else `mean_interval`
+            (NaN for a single item).
+        """
+        import pandas
+
+        found = self._suite(suite)
+        rows = {}
+        for label, values in found.scores.items():
+            low, high = interval(values, found.yes_no)
+            rows[label] = {"n": len(values), "mean": float(values.mean()), "low": low, "high": high}
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def ranks(self, suite: str) -> DataFrame:
+        """Return `significant_ranks` of the headline scores of one suite, the best model first."""
+        return self._ranks(("suite", suite), dict(self._suite(suite).scores))
+
+    def averaged(self, kind: str = "correctness") -> list[str]:
+        """Return the suites of one kind that make the average: those that most models were measured on.
+
+        Args:
+            kind: "correctness" or "preference".
+        """
+        if kind not in KINDS:
+            raise CourseError(
+                f"{kind!r} is no kind of suite; {closest(kind, KINDS)}use one of {', '.join(KINDS)}."
+            )
+        return [
+            suite.name
+            for suite in self.suites.values()
+            if suite.kind == kind
+            and suite.name not in self.leave_out
+            and 2 * len(suite.scores) > len(self.records)
+            and suite.n > 1
+        ]
+
+    def ranked(self, kind: str = "correctness") -> list[str]:
+        """Return the models that have an average: those measured on all of the suites that make it."""
+        suites = [self.suites[name] for name in self.averaged(kind)]
+        return [label for label in self.labels if suites and all(label in suite.scores for suite in suites)]
+
+    def leaderboard(self, kind: str = "correctness") -> DataFrame:
+        """Rank the models by the mean of their suites' means, every suite weighing the same.
+
+        The suites are strata that everybody is measured on, so chance enters only within a suite. Item i of
+        suite s, with n_s of the N items and S suites, enters as
+
+            average + N / (S * n_s) * sqrt(n_s / (n_s - 1)) * (score_i - mean_s),
+
+        whose plain mean is the average and whose paired differences have the variance of a stratified mean,
+        the sum of s_s^2 / (S^2 * n_s). Items that were only weighted would also count as chance that one
+        suite is harder than another. One suite alone is ranked by its own scores.
+
+        Args:
+            kind: "correctness", or "preference" for the suites that a gold score judges.
+
+        Returns:
+            Index label, the best first: rank (1 + number of significantly better models, after Holm's
+            correction), ranks (such as "2-4": the places that no test excludes), score, low, high (95 %
+            interval), tied_with (models that no test tells apart) and n (items). Models that lack one of the
+            suites are not in it.
+
+        Raises:
+            CourseError: there is no such suite on the board.
+
+        Source: Cochran (1977), Sampling Techniques, section 5.3, for the stratified mean.
+        """
+        names = self.averaged(kind)
+        if not names:
+            raise CourseError(
+                f"No suite of kind {kind!r} can be averaged; the board has {', '.join(self.suites)}. "
+                "Evaluate the models on a common suite of at least 2 items."
+            )
+        suites = [self.suites[name] for name in names]
+        labels = self.ranked(kind)
+        if not labels:
+            raise CourseError(
+                f"No model was measured on all of {', '.join(names)}; evaluate one model on all of them."
+            )
+        total = sum(suite.n for suite in suites)
+        ranks = self._ranks(("kind", kind), {label: stratified(suites, label) for label in labels})
+        frame = ranks.copy()
+        if all(suite.yes_no for suite in suites):  # resampled residuals may leave the range of a share
+            frame["low"], frame["high"] = frame["low"].clip(lower=0.0), frame["high"].clip(upper=1.0)
+        frame["ranks"] = [
+            f"{best}" if best == worst else f"{best}-{worst}"
+            for best, worst in zip(frame["best_rank"], frame["worst_rank"], strict=True)
+        ]
+        frame["n"] = total
+        frame = frame.rename(columns={"mean": "score"})
+        return frame[["rank", "ranks", "score", "low", "high", "tied_with", "n"]]
+
+    def retention(self, against: str | None = None, adjust: str | None = "holm") -> Retention:
+        """Compare every model with one of them, skill by skill, item by item.
+
+        The column `DOCUMENTS` compares the mean loss per token of each document (nats; lower is better).
+
+        Args:
+            against: a label; None is the reference.
+            adjust: "holm" corrects for the number of cells, None does not.
+
+        Raises:
+            CourseError: an unknown label.
+        """
+        against = self.reference if against is None else against
+        if against not in self.records:
+            raise CourseError(
+                f"There is no record of {against!r}; {closest(against, self.labels)}the board has "
+                f"{', '.join(self.labels)}."
+            )
+        key = ("retention", against)
+        columns = [*self.suites, *([DOCUMENTS] if self._documents else [])]
+        if key not in self._cached:
+            scores = {name: suite.scores for name, suite in self.suites.items()}
+            scores[DOCUMENTS] = self._documents
+            self._cached[key] = {
+                label: {
+                    name: compare(
+                        scores[name][against], scores[name][label], higher_is_better=name != DOCUMENTS
+                    )
+                    if {label, against} <= set(scores[name])
+                    else None
+                    for name in columns
+                }
+                for label in self.labels
+                if label != against
+            }
+        results = self._cached[key]
+        return Retention.of(against, list(results), columns, results, adjust)
+
+    def frontier(self) -> DataFrame:
+        """Return what each model gained by how far it moved: gold score and KL to the reference.
+
+        Returns:
+            Index label; kl, kl_low, kl_high (nats per prompt), gold, gold_low, gold_high: means over prompts
+            of sampled replies, 95 % intervals. Only models that were measured against the same reference, on
+            the same suite and at the same temperature.
+
+        Raises:
+            CourseError: no record holds a divergence.
+        """
+        import pandas
+
+        if not self._frontier:
+            raise CourseError(
+                "No record holds a divergence from a reference; evaluate with reference='sft' to measure it."
+            )
+        return pandas.DataFrame.from_dict(self._frontier, orient="index")
+
+    def style(self, suites: Sequence[str] | None = None) -> DataFrame:
+        """Return how the models write, whether or not they are right.
+
+        Args:
+            suites: whose replies to look at; None takes the preference suites, where replies are free, or all
+                suites where there is none.
+
+        Returns:
+            Index label; distinct-2, repetition, mean tokens, stop rate (all of the replies) and perplexity
+            (of the base documents, NaN where they were not read).
+        """
+        import pandas
+
+        common = [suite.name for suite in self.suites.values() if 2 * len(suite.scores) > len(self.records)]
+        free = [name for name in common if self.suites[name].kind == "preference"]
+        chosen = [self._suite(name).name for name in suites] if suites else free or common
+        if not chosen:
+            raise CourseError(
+                "No suite has the replies of most models; evaluate the models on a common suite."
+            )
+        rows = {
+            label: {**writing_style(record, chosen), "perplexity": self.perplexity(label)}
+            for label, record in self.records.items()
+            if all(label in self.suites[name].scores for name in chosen)
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def perplexity(self, label: str) -> float:
+        """Return exp of the mean loss per token on the base documents, NaN where they were not read."""
+        if label not in self._documents:
+            return math.nan
+        found = self.records[label].retention
+        return math.exp(sum(found["losses"]) / sum(found["tokens"]))
+
+    def samples(self, suite: str, n: int = 3) -> DataFrame:
+        """Return replies of all models to a few prompts, evenly spaced, not the most flattering ones.
+
+        Args:
+            suite: the name of a suite.
+            n: prompts to show, at least 1.
+
+        Returns:
+            Index prompt, a column for each model.
+        """
+        import pandas
+
+        labels = list(self._suite(suite).scores)
+        if n < 1:
+            raise CourseError(f"At least one prompt can be shown; found n={n}. Pass a number above 0.")
+        prompts = self.records[labels[0]].suites[suite].prompts
+        count = min(n, len(prompts))
+        chosen = [index * len(prompts) // count for index in range(count)]
+        return pandas.DataFrame(
+            {label: [self.records[label].suites[suite].replies[i] for i in chosen] for label in labels},
+            index=pandas.Index([prompts[i] for i in chosen], name="prompt"),
+        )
+
+    def __str__(self) -> str:
+        from posttrain_helpers.evaluation.board_view import to_text
+
+        return to_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from posttrain_helpers.evaluation.board_view import to_html
+
+        return to_html(self)
+
+    def _suite(self, name: str) -> SuiteScores:
+        if name not in self.suites:
+            raise CourseError(
+                f"There is no suite {name!r} on the board; {closest(name, self.suites)}it has "
+                f"{', '.join(self.suites)}."
+            )
+        return self.suites[name]
+
+    def _ranks(self, key: Any, scores: dict[str, np.ndarray]) -> DataFrame:
+        if key not in self._cached:
+            self._cached[key] = significant_ranks(scores)
+        return self._cached[key]
+
+    def _note_the_average(self) -> None:
+        for name in self.leave_out:
+            if name in self.suites:
+                self.notes.append(f"{name} is not part of the average: a stage may change it on purpose.")
+        for kind in KINDS:
+            averaged = self.averaged(kind)
+            for suite in self.suites.values():
+                if suite.kind == kind and suite.name not in (*averaged, *self.leave_out):
+                    self.notes.append(
+                        f"{suite.name} is not part of the average: {len(suite.scores)} of "
+                        f"{len(self.records)} models have it, with {_count(suite.n, 'item')}."
+                    )
+            for label in self.labels:
+                lacking = [name for name in averaged if label not in self.suites[name].scores]
+                if lacking:
+                    self.notes.append(f"{label} has no average over {kind}: it lacks {', '.join(lacking)}.")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

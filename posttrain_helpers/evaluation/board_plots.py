@@ -1,0 +1,382 @@
+"""Figures of a board: averages with intervals, gains and losses by skill, and reward against divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention
+from posttrain_helpers.plots import BLUE, COLOURS, GREEN, GREY, ORANGE, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from pandas import DataFrame
+
+    from posttrain_helpers.evaluation.board import Board
+
+# A cell darker than this has white numbers.
+_DARK = 0.45
+# Where a label may stand, as (horizontal, vertical) direction; the first that is free wins.
+_DIRECTIONS = ((1, 0), (1, 1), (-1, 0), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
+_DISTANCES = (6, 18, 30, 44, 60)
+
+
+def plot_leaderboard(
+    board: Board, kind: str = "correctness", labels: Sequence[str] | None = None, title: str = ""
+) -> Figure:
+    """Draw the average of every model with its interval, the best on top, and the places that it may have.
+
+    Args:
+        board: the models.
+        kind: "correctness" or "preference".
+        labels: models to draw, None for all; the ranks are those among all.
+        title: of the figure.
+
+    Raises:
+        CourseError: as `Board.leaderboard`, or a label without an average.
+    """
+    ranks, names = board.leaderboard(kind), board.averaged(kind)
+    if labels is not None:
+        unknown = [label for label in labels if label not in ranks.index]
+        if unknown or not labels:
+            wrong = f"{unknown[0]!r} has no average" if unknown else "No model was chosen"
+            raise CourseError(f"{wrong}; choose among {', '.join(ranks.index)}.")
+        ranks = ranks[ranks.index.isin(labels)]
+    scale = 100 if all(board.suites[name].yes_no for name in names) else 1
+    figure, axes = new_figure(height=1.4 + 0.36 * len(ranks))
+    for position, (label, row) in enumerate(ranks.iterrows()):
+        value, low, high = (scale * row[key] for key in ("score", "low", "high"))
+        colour = ORANGE if label == board.reference else BLUE
+        axes.plot([low, high], [position, position], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(value, position, "D" if label == board.reference else "o", color=colour, markersize=7)
+        # Beside the axes, so that the ranges stand below each other.
+        axes.annotate(
+            row["ranks"], (1.0, position), (8, 0), ("axes fraction", "data"), "offset points", va="center"
+        )
+    axes.annotate("rank", (1.0, 1.0), (8, 2), "axes fraction", "offset points", va="bottom", color="0.35")
+    if board.reference in ranks.index:
+        axes.axvline(scale * ranks.loc[board.reference, "score"], color=ORANGE, linestyle=":", linewidth=1.2)
+    axes.set_yticks(range(len(ranks)), list(ranks.index))
+    unit = "%" if scale == 100 else "score"
+    axes.set(
+        xlabel=f"mean of {_several(names)}, {unit} (95 % interval)",
+        title=title or f"{kind.capitalize()}, by model",
+        ylim=(len(ranks) - 0.4, -0.6),
+    )
+    return figure
+
+
+def plot_retention(board: Board, against: str | None = None, title: str = "") -> Figure:
+    """Draw what each model gained and lost against one of them, skill by skill, as a heat map.
+
+    Blue is better and orange worse, whichever way the numbers point. Yes/no suites share one scale of colours
+    and are in percentage points; every other column has its own. Bold numbers are significant after Holm's
+    correction over all cells.
+
+    Args:
+        board: the models.
+        against: the label to compare with; None is the board's reference.
+        title: of the figure.
+
+    Raises:
+        CourseError: an unknown label, or no other model to compare with.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    retention = board.retention(against)
+    if not retention.labels:
+        raise CourseError(
+            f"{retention.against} is the only model on the board; evaluate another one to compare with it."
+        )
+    shades, points = _shades(retention)
+    rows, columns = len(retention.labels), len(retention.columns)
+    figure, axes = new_figure(width=2.4 + 0.95 * columns, height=1.9 + 0.42 * rows)
+    colours = LinearSegmentedColormap.from_list("worse to better", [ORANGE, "#f7f7f7", BLUE])
+    axes.imshow(shades, cmap=colours, vmin=-1, vmax=1, aspect="auto")
+    for row, label in enumerate(retention.labels):
+        for column, name in enumerate(retention.columns):
+            result = retention.results[label][name]
+            if result is None:
+                axes.text(column, row, "-", ha="center", va="center", color="0.4")
+                continue
+            red, green, blue, _ = colours((shades[row, column] + 1) / 2)
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < _DARK
+            shown = retention.verdict(label, name) != "no_difference_shown"
+            axes.text(
+                column,
+                row,
+                _cell_text(result.difference, name, name in points),
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+                fontweight="bold" if shown else "normal",
+                alpha=1.0 if shown else 0.7,
+            )
+    axes.set_yticks(range(rows), retention.labels)
+    axes.set_xticks(range(columns), [_column_heading(board, retention, name) for name in retention.columns])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    # White lines between the cells.
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2, alpha=1.0)
+    axes.tick_params(which="minor", length=0)
+    axes.set_title(title or f"Change against {retention.against}", pad=12)
+    note = (
+        f"Blue: better, orange: worse. Bold: significant after Holm's correction for "
+        f"{len(retention.adjusted)} cells.\nBelow each heading: {retention.against} itself."
+    )
+    changed = [name for name in board.leave_out if name in retention.columns]
+    if changed:
+        note += f" A stage may change {_join(changed)} on purpose."
+    axes.set_xlabel(note, color="0.25", fontsize=9, labelpad=8)
+    return figure
+
+
+def plot_frontier(
+    board: Board,
+    paths: Mapping[str, DataFrame] | None = None,
+    best_of_n: DataFrame | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw the gold score of every model over its divergence from the reference, with both intervals.
+
+    The axis of the divergence is spaced by its square root: best-of-n and, while it lasts, the gain of a
+    policy grow about linearly on it.
+
+    Args:
+        board: the models.
+        paths: name -> frame with columns kl and gold, such as the checkpoints of a run; a dotted line each.
+        best_of_n: frame with columns kl and gold, and n where the points are to be labelled; a dashed line.
+        title: of the figure.
+
+    Raises:
+        CourseError: no record holds a divergence, or a path lacks a column.
+
+    Source: the square root is that of Gao et al. (2023), arXiv:2210.10760, section 3.
+    """
+    points = board.frontier()
+    figure, axes = new_figure(width=8.5, height=5.4)
+    # Signed, so that there is some room on the left of 0.
+    axes.set_xscale(
+        "function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x))
+    )
+    for index, (name, path) in enumerate((paths or {}).items()):
+        _check_path(name, path)
+        colour = COLOURS[1:][index % len(COLOURS[1:])]
+        axes.plot(path["kl"], path["gold"], ":", marker=".", color=colour, label=name, zorder=1)
+    if best_of_n is not None:
+        _check_path("best_of_n", best_of_n)
+        axes.plot(
+            best_of_n["kl"], best_of_n["gold"], "--s", markersize=4, color=GREEN, label="best of n", zorder=1
+        )
+    for label, row in points.iterrows():
+        colour = ORANGE if label == board.reference else BLUE
+        axes.errorbar(
+            row["kl"],
+            row["gold"],
+            xerr=_error(row, "kl"),
+            yerr=_error(row, "gold"),
+            fmt="D" if label == board.reference else "o",
+            color=colour,
+            ecolor=GREY,
+            elinewidth=1,
+            zorder=3,
+        )
+    ends = [
+        *points["kl_high"].fillna(points["kl"]),
+        *(value for path in (paths or {}).values() for value in path["kl"]),
+        *(best_of_n["kl"] if best_of_n is not None else ()),
+    ]
+    largest = max([float(value) for value in ends if math.isfinite(value)] + [1e-3])
+    axes.set_xlim(-0.001 * largest, 1.15 * largest)
+    ticks = _square_ticks(largest)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.margins(y=0.12)
+    reference = board.records[points.index[0]].divergence["reference"]
+    axes.set(
+        xlabel=f"KL from {reference}, nats per prompt (square-root axis)",
+        ylabel="mean gold score of sampled replies",
+        title=title or "Gold score and the divergence that it cost (95 % intervals)",
+    )
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower right")
+    labels = [(label, (row["kl"], row["gold"])) for label, row in points.iterrows()]
+    if best_of_n is not None and "n" in best_of_n:
+        rows = best_of_n[["n", "kl", "gold"]].itertuples(index=False)
+        labels += [(f"n={n:g}", (kl, gold)) for n, kl, gold in rows]
+    bars = []
+    for _, row in points.dropna().iterrows():
+        bars.append(((row["kl_low"], row["gold"]), (row["kl_high"], row["gold"])))
+        bars.append(((row["kl"], row["gold_low"]), (row["kl"], row["gold_high"])))
+    lines = [*(paths or {}).values(), *([best_of_n] if best_of_n is not None else [])]
+    for line in lines:
+        corners = list(line[["kl", "gold"]].itertuples(index=False, name=None))
+        bars += pairwise(corners)
+    place_labels(axes, labels, bars)
+    return figure
+
+
+def place_labels(
+    axes: Axes,
+    labels: Sequence[tuple[str, tuple[float, float]]],
+    segments: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
+) -> list[Annotation]:
+    """Write labels beside points so that they cover neither each other nor a point, as far as there is room.
+
+    Args:
+        axes: where; its limits stay as they are.
+        labels: pairs of a text and its point, in data coordinates.
+        segments: straight lines to keep clear of where possible, such as error bars, in data coordinates.
+
+    Returns:
+        The annotations, in the order given. One that had to move away has a thin line to its point.
+    """
+    figure = axes.figure
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # lines to labels must not rescale the axes
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    pixels = figure.dpi / 72
+    window = axes.get_window_extent()
+    points = [axes.transData.transform(point) for _, point in labels]
+    lines = [_samples(*(axes.transData.transform(end) for end in segment)) for segment in segments]
+    obstacles = np.concatenate([*lines, np.empty((0, 2))]) if lines else np.empty((0, 2))
+    taken: list[tuple[float, float, float, float]] = []
+    placed = []
+    for (text, point), centre in zip(labels, points, strict=True):
+        annotation = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=9.5, zorder=4)
+        extent = annotation.get_window_extent(renderer)
+        best: tuple[float, Any] | None = None
+        for distance in _DISTANCES:
+            for x, y in _DIRECTIONS:
+                left = centre[0] + x * distance * pixels - extent.width * (1 - x) / 2
+                low = centre[1] + y * distance * pixels - extent.height * (1 - y) / 2
+                box = (left, low, left + extent.width, low + extent.height)
+                cost = (
+                    1000 * sum(_overlap(box, other) for other in taken) / (extent.width * extent.height)
+                    + 100 * int(_inside(box, np.array(points), 4 * pixels).sum())
+                    + 3 * int(_inside(box, obstacles, 1.0).sum())
+                    + 500 * (not (window.x0 <= box[0] and box[2] <= window.x1))
+                    + 500 * (not (window.y0 <= box[1] and box[3] <= window.y1))
+                    + 0.4 * distance
+                )
+                if best is None or cost < best[0]:
+                    best = (cost, (box, distance))
+        box, distance = best[1]
+        taken.append(box)
+        annotation.set_position(((box[0] - centre[0]) / pixels, (box[1] - centre[1]) / pixels))
+        if distance > _DISTANCES[0]:
+            middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            ends = axes.transData.inverted().transform([centre, middle])
+            axes.plot(*ends.T, color="0.6", linewidth=0.7, zorder=2)
+            annotation.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85})
+        placed.append(annotation)
+    return placed
+
+
+def _shades(retention: Retention) -> tuple[np.ndarray, set[str]]:
+    """Return for each cell a shade from -1 (worse) to 1 (better), and the columns of percentage points."""
+    shades = np.full((len(retention.labels), len(retention.columns)), math.nan)
+    found = {
+        name: [retention.results[label][name] for label in retention.labels] for name in retention.columns
+    }
+    points = {
+        name
+        for name, results in found.items()
+        if name != DOCUMENTS and all(result is None or result.kind == "binary" for result in results)
+    }
+    common = _largest([result for name in points for result in found[name]])
+    for column, (name, results) in enumerate(found.items()):
+        scale = common if name in points else _largest(results)
+        for row, result in enumerate(results):
+            if result is not None:
+                sign = 1 if result.higher_is_better else -1
+                shades[row, column] = sign * result.difference / scale
+    return shades, points
+
+
+def _largest(results: Sequence[Any]) -> float:
+    return max((abs(result.difference) for result in results if result is not None), default=0.0) or 1.0
+
+
+def _column_heading(board: Board, retention: Retention, name: str) -> str:
+    words = name.replace("_", "\n").replace(" ", "\n")
+    if name == DOCUMENTS:
+        loss = next((r[name].before for r in retention.results.values() if r[name] is not None), math.nan)
+        return f"{words}\n{loss:.2f} nats"
+    suite = board.suites[name]
+    if retention.against not in suite.scores:
+        return f"{words}\n-"
+    mean = float(suite.scores[retention.against].mean())
+    return f"{words}\n{100 * mean:.0f} %" if suite.yes_no else f"{words}\n{mean:.2f}"
+
+
+def _cell_text(value: float, column: str, percent: bool) -> str:
+    # A loss per token changes in the third decimal.
+    digits = 0 if percent else 3 if column == DOCUMENTS else 2
+    text = f"{100 * value if percent else value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def _several(names: Sequence[str]) -> str:
+    return names[0].replace("_", " ") if len(names) == 1 else f"{len(names)} suites"
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join(name.replace("_", " ") for name in names)
+
+
+def _check_path(name: str, path: DataFrame) -> None:
+    missing = [column for column in ("kl", "gold") if column not in path]
+    if missing:
+        raise CourseError(
+            f"The path {name!r} has no column {missing[0]!r}, only {', '.join(map(str, path))}; give kl and "
+            "gold, in nats and as the board's gold score."
+        )
+
+
+def _error(row: Mapping[str, float], name: str) -> list[list[float]] | None:
+    low, high = row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]
+    return [[max(low, 0.0)], [max(high, 0.0)]] if math.isfinite(low + high) else None
+
+
+def _square_ticks(largest: float) -> list[float]:
+    """Return 0 and round numbers that stand at least a tenth of the axis apart under a square root."""
+    power = math.floor(math.log10(largest))
+    ticks = [0.0]
+    for exponent in range(power - 2, power + 1):
+        for digit in (1, 2, 3, 5, 7):
+            tick = digit * 10.0**exponent
+            if tick <= largest and math.sqrt(tick) - math.sqrt(ticks[-1]) >= 0.1 * math.sqrt(largest):
+                ticks.append(tick)
+    return ticks
+
+
+def _samples(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return points on a line, one every few pixels."""
+    count = max(2, int(np.hypot(*(end - start)) / 4))
+    return start + np.linspace(0, 1, count)[:, None] * (end - start)
+
+
+def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Return the area that two boxes (left, bottom, right, top) share."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _inside(box: tuple[float, ...], points: np.ndarray, margin: float) -> np.ndarray:
+    """Return for each point whether it lies in the box or nearer to it than the margin."""
+    x, y = np.asarray(points)[..., 0], np.asarray(points)[..., 1]
+    return (
+        (box[0] - margin < x) & (x < box[2] + margin) & (box[1] - margin < y) & (y < box[3] + margin)
+    ).astype(int)

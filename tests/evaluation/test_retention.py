@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+from board_records import documents, mixed, record, suite, two
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.board import Board
+from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention, compare
+from posttrain_helpers.statistics import paired_binary
+
+RIGHT = [True] * 40
+
+
+def test_retention_is_the_paired_comparison_with_the_reference():
+    retention = two(mixed(30), mixed(10)).retention()
+    expected = paired_binary(mixed(30), mixed(10))
+    assert retention.results["dpo"]["entities"] == expected
+    assert retention.verdict("dpo", "entities") == "worse"
+    assert retention.matrix().loc["dpo", "entities"] == -0.5
+    assert retention.matrix("low").loc["dpo", "entities"] == expected.low
+    assert retention.matrix("verdict").loc["dpo", "entities"] == "worse"
+    row = retention.frame().iloc[0]
+    assert (row["label"], row["suite"], row["n"], row["verdict"]) == ("dpo", "entities", 40, "worse")
+
+
+def test_retention_can_compare_with_any_model():
+    board = two(mixed(30), mixed(10))
+    retention = board.retention("dpo")
+    assert retention.labels == ("sft",)
+    assert retention.verdict("sft", "entities") == "improved"
+    with pytest.raises(CourseError, match="no record of 'sftt'; did you mean 'sft'"):
+        board.retention("sftt")
+
+
+def test_lower_losses_on_the_base_documents_are_better():
+    parts = [suite("entities", RIGHT)]
+    losses = np.linspace(1, 2, 50)
+    board = Board(
+        [
+            record("sft", parts, retention=documents(losses)),
+            record("dpo", parts, retention=documents(losses + 0.1 + 0.01 * np.sin(np.arange(50)))),
+            record("ppo", parts),
+        ]
+    )
+    retention = board.retention()
+    result = retention.results["dpo"][DOCUMENTS]
+    assert result.difference == pytest.approx(0.1, abs=0.005)
+    assert not result.higher_is_better
+    assert retention.verdict("dpo", DOCUMENTS) == "worse"
+    assert retention.verdict("ppo", DOCUMENTS) is None
+    assert math.isnan(retention.matrix().loc["ppo", DOCUMENTS])
+    assert board.perplexity("sft") == pytest.approx(math.exp(1.5))
+    assert math.isnan(board.perplexity("ppo"))
+
+
+def test_losses_of_another_tokenizer_are_not_compared():
+    parts = [suite("entities", RIGHT)]
+    entries = [record(label, parts, retention=documents([1.0, 2.0])) for label in ("sft", "dpo")]
+    entries.append(record("ppo", parts, retention=documents([1.0, 2.0], tokens=7)))
+    board = Board(entries)
+    assert board.retention().results["ppo"][DOCUMENTS] is None
+    assert any(note.startswith("ppo: no loss on the base documents") for note in board.notes)
+
+
+def test_losses_on_other_texts_are_not_compared():
+    parts = {"entities": suite("entities", RIGHT)}
+    entries = [
+        record(label, parts, retention=documents([1.0, 2.0]), settings={"retention": texts})
+        for label, texts in (("sft", "these"), ("dpo", "these"), ("ppo", "those"))
+    ]
+    assert Board(entries).retention().results["ppo"][DOCUMENTS] is None
+
+
+def test_the_matrix_is_corrected_for_the_number_of_its_cells():
+    # Nine of forty up and one down: p = 0.021 in one test, 0.43 in twenty.
+    before = mixed(31)
+    after = [False] + [True] * 39
+    names = [f"suite_{index}" for index in range(20)]
+    same = [suite(name, before) for name in names[1:]]
+    board = Board(
+        [record("sft", [suite(names[0], before), *same]), record("dpo", [suite(names[0], after), *same])]
+    )
+    assert board.retention().verdict("dpo", names[0]) == "no_difference_shown"
+    assert board.retention().adjusted["dpo", names[0]] == pytest.approx(20 * paired_binary(before, after).p)
+    assert board.retention(adjust=None).verdict("dpo", names[0]) == "improved"
+    with pytest.raises(CourseError, match="adjust must be 'holm' or None; found 'bonferroni'"):
+        board.retention(adjust="bonferroni")
+
+
+def test_a_false_mark_anywhere_in_the_matrix_is_rare():
+    generator, marked, runs = np.random.default_rng(4), 0, 60
+    for _ in range(runs):
+        results = {
+            label: {name: compare(*generator.normal(size=(2, 40))) for name in "xyz"} for label in ("a", "b")
+        }
+        found = Retention.of("sft", ("a", "b"), tuple("xyz"), results)
+        marked += bool((found.matrix("verdict") != "no_difference_shown").any(axis=None))
+    assert marked / runs < 0.15
+
+
+def test_numbers_keep_enough_power_for_a_correction_of_a_hundred_cells():
+    generator = np.random.default_rng(5)
+    before = generator.normal(size=100)
+    assert compare(before, before + 0.5 + 0.1 * generator.normal(size=100)).p < 1e-6
+    assert compare(before[:25], before[:25] + 0.5 + 0.1 * generator.normal(size=25)).p < 5e-4
+    assert compare([0.5], [0.7]) is None
+    assert compare([True], [False]).kind == "binary"
+    assert compare(before, before).p == 1.0
