@@ -1,0 +1,155 @@
+"""The report card: one page with every claim, every model and what it cost, made of JSON files only.
+
+    python -m posttrain_helpers report
+
+The metrics files of the lessons give the claims; the evaluation records give the leaderboard, the reward-KL
+chart, the retention matrix and the samples. The page needs no other file: styles, script and pictures are
+embedded, and it follows the reader's light or dark theme, a narrow screen, and the printer.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.report.board import board_view, read_board
+from posttrain_helpers.report.claims import (
+    as_expected,
+    claim_groups,
+    cost_plot,
+    environments,
+    forest_plot,
+    headline_cards,
+    lesson_costs,
+)
+from posttrain_helpers.report.formats import (
+    duration,
+    interval,
+    lesson_title,
+    listed,
+    moment,
+    number,
+    p_value,
+    signed,
+    tick_label,
+    words,
+)
+from posttrain_helpers.results import (
+    LessonResults,
+    figures_directory,
+    lesson_figures,
+    read_results,
+    write_png,
+)
+from posttrain_helpers.storage import output_root, write_text_atomic
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def build_report(profile: str | None = None) -> Path:
+    """Write the report card of a profile, and the two charts of its lessons as PNG files for slides.
+
+    Args:
+        profile: a profile's name; None is the default profile.
+
+    Returns:
+        The path of the page, `<output>/<profile>/report.html`.
+
+    Raises:
+        CourseError: when neither a lesson of this profile has been run nor a model evaluated, or a file
+            breaks its contract.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from posttrain_helpers.profiles import get_profile
+
+    name = get_profile(profile).name
+    lessons, board = read_results(name), read_board(name)
+    if not lessons and board is None:
+        raise CourseError(
+            f"there is nothing to report: no lesson has been run with profile {name!r}; "
+            f"run `python -m posttrain_helpers run --profile {name}` first."
+        )
+    if lessons:
+        directory = figures_directory(name)
+        write_png(forest_plot(lessons), directory / "report__forest.png")
+        write_png(cost_plot(lessons), directory / "report__time_and_memory.png")
+
+    templates = Environment(
+        loader=FileSystemLoader(_TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(
+        title=lesson_title,
+        number=number,
+        signed=signed,
+        tick_label=tick_label,
+        words=words,
+        listed=listed,
+    )
+    templates.globals.update(as_expected=as_expected, interval=interval, p_value=p_value)
+    evaluation = None if board is None else board_view(board)
+    page = templates.get_template("page.html").render(
+        profile=name, evaluation=evaluation, **_lessons_view(lessons, name), **_origin(lessons, evaluation)
+    )
+    return write_text_atomic(output_root() / name / "report.html", page)
+
+
+def _lessons_view(lessons: list[LessonResults], profile: str) -> dict[str, Any]:
+    """Return what the sections of the lessons show; without a lesson they are empty."""
+    claims = [(result.lesson, claim) for result in lessons for claim in result.claims]
+    return {
+        "lessons": lessons,
+        "cards": headline_cards(lessons),
+        "groups": claim_groups(lessons),
+        "claims": claims,
+        "surprises": [(lesson, claim) for lesson, claim in claims if not as_expected(claim)],
+        "total_time": duration(sum(result.seconds for result in lessons)),
+        "costs": lesson_costs(lessons) if lessons else [],
+        "pictures": _pictures(lessons, profile),
+    }
+
+
+def _origin(lessons: list[LessonResults], evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    """Return where and when the numbers were made."""
+    sources = [
+        (f"lesson {result.lesson[:2]}", {**result.environment, **result.versions}) for result in lessons
+    ]
+    written = [result.written for result in lessons]
+    if evaluation is not None:
+        sources += evaluation["sources"]
+        written.append(evaluation["written"])
+    return {"environments": environments(sources), "newest": moment(max(written))}
+
+
+def _pictures(lessons: list[LessonResults], profile: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return (lesson, figures) for the lessons that registered some; a figure is a caption and PNG data."""
+    return [
+        (result.lesson, [{"caption": caption, **_embedded(path)} for caption, path in found])
+        for result in lessons
+        if (found := lesson_figures(result.lesson, profile))
+    ]
+
+
+def _embedded(path: Path) -> dict[str, Any]:
+    """Return a PNG file as base64 with its size in pixels; as a palette of 256 colours where that is smaller.
+
+    The charts of a lesson have few colours, so a palette shows them alike in half of the bytes. The files on
+    disk stay as they are.
+    """
+    from PIL import Image
+
+    data, buffer = path.read_bytes(), io.BytesIO()
+    with Image.open(path) as image:
+        width, height = image.size
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+    canvas.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    smaller = min(data, buffer.getvalue(), key=len)
+    return {"data": base64.b64encode(smaller).decode("ascii"), "width": width, "height": height}
