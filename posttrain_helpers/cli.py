@@ -1,7 +1,8 @@
-"""The command line: run lessons, train a recipe, build the report, rebuild the tiny base.
+"""The command line: run lessons, train a recipe, evaluate models, build the report, rebuild the tiny base.
 
     python -m posttrain_helpers run
     python -m posttrain_helpers train sft args.learning_rate=1e-3
+    python -m posttrain_helpers evaluate base sft dpo
     python -m posttrain_helpers report
     python -m posttrain_helpers pretrain --help
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from posttrain_helpers.errors import CourseError
 
@@ -46,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", metavar="RECIPE", help="the name of a recipe, such as sft, or a YAML file")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as args.learning_rate=1e-3")
 
+    _add_evaluate(commands, profile)
     commands.add_parser(
         "report", parents=[profile], help="build the report card from the results of past runs"
     )
@@ -53,6 +56,42 @@ def build_parser() -> argparse.ArgumentParser:
         "pretrain", help="rebuild the tokenizer and the base model of the tiny world", add_help=False
     )
     return parser
+
+
+def _add_evaluate(commands: Any, profile: argparse.ArgumentParser) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", parents=[profile], help="let models answer held-out prompts and compare them"
+    )
+    evaluate.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="base, a stage, a directory or a Hub id; default: base and every finished stage",
+    )
+    evaluate.add_argument(
+        "--suites",
+        metavar="NAME,...",
+        help="suites, or .jsonl files of questions; default: all of the profile",
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N items of each suite")
+    evaluate.add_argument(
+        "--reference",
+        default="sft",
+        metavar="MODEL",
+        help="what the others are compared with, or none; default: sft",
+    )
+    evaluate.add_argument(
+        "--chat-template",
+        choices=["chatml"],
+        help="lend plain ChatML to models that have no chat template of their own",
+    )
+    evaluate.add_argument("--fresh", action="store_true", help="measure again what is on disk")
+    evaluate.add_argument("--output", metavar="FILE.json", help="also write all records into one file")
+    evaluate.add_argument(
+        "--harness",
+        metavar="TASK,...",
+        help="also run tasks of the evaluation harness (lm_eval), by name or .yaml file",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,13 +127,13 @@ def _dispatch(argv: list[str]) -> int:
 
         return pretrain.main(argv[1:]) or 0
     arguments = _parse(parser, argv)
-    return {"run": _run, "train": _train, "report": _report}[arguments.command](arguments)
+    return _COMMANDS[arguments.command](arguments)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Parse, and accept a list of words (lessons, overrides) after an option too, which argparse refuses."""
+    """Parse, and accept a list of words (lessons, models) after an option too, which argparse refuses."""
     arguments, rest = parser.parse_known_args(argv)
-    words = getattr(arguments, {"run": "lessons", "train": "overrides"}.get(arguments.command, ""), None)
+    words = getattr(arguments, _WORDS.get(arguments.command, ""), None)
     if rest and (words is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if words is not None:
@@ -104,7 +143,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
 
 def _run(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.lessons import COMMITTED_PROFILE, run_lessons
-    from posttrain_helpers.report import build_report
+    from posttrain_helpers.report.page import build_report
 
     run_lessons(arguments.lessons, arguments.profile, arguments.seed, arguments.inplace)
     report = build_report(COMMITTED_PROFILE if arguments.inplace else arguments.profile)
@@ -124,8 +163,60 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.evaluation.board import Board
+    from posttrain_helpers.evaluation.harness import check_installed, harness_lines, harness_path, run_harness
+    from posttrain_helpers.evaluation.records import record_path
+    from posttrain_helpers.evaluation.runner import evaluate
+    from posttrain_helpers.evaluation.targets import finished_models
+    from posttrain_helpers.runtime import setup
+    from posttrain_helpers.storage import write_json_atomic
+
+    if arguments.harness is not None:
+        check_installed()  # now, not after minutes of generating
+    profile = setup(arguments.profile).profile.name
+    models = arguments.models or finished_models(profile)
+    reference = None if arguments.reference == "none" else arguments.reference
+    records = evaluate(
+        models,
+        suites=_listed(arguments.suites),
+        profile=profile,
+        limit=arguments.limit,
+        reference=reference,
+        chat_template=arguments.chat_template,
+        reuse=not arguments.fresh,
+    )
+    print(Board(records, reference=reference))
+    for record in records:
+        print(f"record: {record_path(record.label, profile)}")
+    if arguments.output:
+        write_json_atomic(arguments.output, [record.to_dict() for record in records])
+        print(f"records: {arguments.output}")
+    for model in models if arguments.harness else ():
+        measured = run_harness(
+            model,
+            _listed(arguments.harness),
+            limit=arguments.limit,
+            chat_template=arguments.chat_template,
+            profile=profile,
+        )
+        print(*harness_lines(measured), sep="\n")
+        print(f"harness: {harness_path(measured['label'], profile)}")
+    return 0
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """Return the parts of a text between commas, None for an option that was not given."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _report(arguments: argparse.Namespace) -> int:
-    from posttrain_helpers.report import build_report
+    from posttrain_helpers.report.page import build_report
 
     print(f"report: {build_report(arguments.profile)}")
     return 0
+
+
+_COMMANDS = {"run": _run, "train": _train, "evaluate": _evaluate, "report": _report}
+# The arguments that are lists of words; argparse accepts such a list in one piece only.
+_WORDS = {"run": "lessons", "train": "overrides", "evaluate": "models"}

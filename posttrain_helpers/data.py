@@ -12,8 +12,9 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,75 +144,38 @@ def positive_count(data: dict[str, Any], key: str, least: int = 1) -> int | None
     return value
 
 
-def positive_number(data: dict[str, Any], key: str) -> float | None:
-    """Return a number from a data section, checked to be finite and above zero."""
+def real_number(data: dict[str, Any], key: str, above: float = 0.0) -> float | None:
+    """Return a number from a data section, checked to be finite and greater than `above`."""
     value = data.get(key)
     if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
+        isinstance(value, bool) or not isinstance(value, int | float) or not above < value < math.inf
     ):
-        raise CourseError(f"data.{key} must be a number above 0, but it is {value!r}.")
+        bound = f" above {above:g}" if above > -math.inf else ""
+        raise CourseError(f"data.{key} must be a number{bound}, but it is {value!r}.")
     return value
 
 
-def _tinyworld_sft(n_train: int, seed: int) -> tuple[list[Row], dict[str, list[Row]]]:
-    from posttrain_helpers.tinyworld.tasks import build_sft_data
-
-    return build_sft_data(n_train=n_train, seed=seed)
-
-
-def _tinyworld_prompts(n_prompts: int, seed: int) -> tuple[list[Row], Mapping[str, list[Row]]]:
-    from posttrain_helpers.tinyworld.prompts import build_prompt_data
-
-    return build_prompt_data(n_prompts=n_prompts, seed=seed)
-
-
-def _tinyworld_word_problems(
-    n_train: int, steps: int, largest: int, seed: int
-) -> tuple[list[Row], Mapping[str, list[Row]]]:
-    from posttrain_helpers.tinyworld.prompts import build_word_problem_data
-
-    return build_word_problem_data(n_train=n_train, steps=steps, largest=largest, seed=seed)
-
-
-def _tinyworld_preferences(
-    n_prompts: int,
-    identity: int,
-    label_temperature: float,
-    policy: str,
-    samples: int,
-    sampling_temperature: float,
-    seed: int,
-    profile: str,
-) -> tuple[list[Row], dict[str, list[Row]], Counter[str]]:
-    from posttrain_helpers.tinyworld.preferences import build_preference_data
-
-    if n_prompts + identity == 0:
-        raise CourseError(
-            "data.n_prompts and data.identity are both 0, so there is no prompt to make a pair of; set one "
-            "of them to at least 1."
-        )
-    return build_preference_data(
-        n_prompts=n_prompts,
-        identity=identity,
-        label_temperature=label_temperature,
-        policy=policy,
-        samples=samples,
-        sampling_temperature=sampling_temperature,
-        seed=seed,
-        profile=profile,
-    )
-
-
-# A function's parameters are the keys of the data section that its source knows; `seed` and `profile` come
-# from the recipe. It returns rows and suites, and what it dropped if it drops anything.
-BUILT_IN: dict[str, Callable[..., tuple]] = {
-    "tinyworld/sft": _tinyworld_sft,
-    "tinyworld/preferences": _tinyworld_preferences,
-    "tinyworld/prompts": _tinyworld_prompts,
-    "tinyworld/word_problems": _tinyworld_word_problems,
+# Module and function of each source. The function's parameters are the keys of the data section that its
+# source knows; `seed` and `profile` come from the recipe. It returns rows and suites, and what it dropped if
+# it drops anything.
+BUILT_IN = {
+    "tinyworld/sft": ("tasks", "build_sft_data"),
+    "tinyworld/preferences": ("preferences", "build_preference_data"),
+    "tinyworld/judgements": ("judgements", "build_judgement_data"),
+    "tinyworld/prompts": ("prompts", "build_prompt_data"),
+    "tinyworld/word_problems": ("prompts", "build_word_problem_data"),
 }
-_LEAST_COUNTS = {"n_train": 1, "n_prompts": 0, "samples": 2, "identity": 0, "steps": 1, "largest": 3}
-_POSITIVE_NUMBERS = ("label_temperature", "sampling_temperature")
+_LEAST_COUNTS = {
+    "n_train": 1,
+    "n_prompts": 0,
+    "samples": 2,
+    "identity": 0,
+    "steps": 1,
+    "largest": 3,
+    "comparisons": 1,
+}
+# What a number must be greater than; a bias may have either sign.
+_NUMBERS_ABOVE = {"label_temperature": 0.0, "sampling_temperature": 0.0, "position_bias": -math.inf}
 
 
 def _built_in_function(source: str) -> Callable[..., tuple]:
@@ -220,7 +184,8 @@ def _built_in_function(source: str) -> Callable[..., tuple]:
             f"the built-in source {source!r} does not exist; {closest(source, BUILT_IN)}Built in: "
             f"{', '.join(BUILT_IN)}."
         )
-    return BUILT_IN[source]
+    module, function = BUILT_IN[source]
+    return getattr(import_module(f"posttrain_helpers.tinyworld.{module}"), function)
 
 
 def _built_in(
@@ -234,8 +199,8 @@ def _built_in(
     for key in wanted:
         if key in _LEAST_COUNTS:
             positive_count(data, key, _LEAST_COUNTS[key])
-        elif key in _POSITIVE_NUMBERS:
-            positive_number(data, key)
+        elif key in _NUMBERS_ABOVE:
+            real_number(data, key, _NUMBERS_ABOVE[key])
     rows, suites, *counted = function(**{key: settings[key] for key in wanted})
     names = data.get("held_out", list(suites))
     names = [names] if isinstance(names, str) else names
@@ -252,7 +217,7 @@ def _public(
     source: str, data: dict[str, Any], seed: int, kind: str
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     path = _local_file(source)
-    rows = _read_json(path) if path else _read_hub(source, data)
+    rows = read_json_rows(path) if path else _read_hub(source, data)
     if data.get("answer_format") is not None and kind != "prompts":
         raise CourseError(
             "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
@@ -313,7 +278,12 @@ def _local_file(source: str) -> Path | None:
     )
 
 
-def _read_json(path: Path) -> list[Row]:
+def read_json_rows(path: Path) -> list[Row]:
+    """Return the objects of a .json file (one list) or a .jsonl file (one object per line).
+
+    Raises:
+        CourseError: it is not valid JSON, or holds something else than objects.
+    """
     text = path.read_text(encoding="utf-8-sig")
     try:
         rows = json.loads(text) if path.suffix == ".json" else _json_lines(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain_helpers import cli, lessons, report
+from posttrain_helpers import cli, lessons
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.report import page
 from posttrain_helpers.storage import repository_root
 
 HEAVY = (
@@ -39,7 +41,7 @@ def test_without_arguments_the_help_is_printed_without_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
     assert "usage: python -m posttrain_helpers" in done.stdout
-    for command in ("run", "train", "report", "pretrain"):
+    for command in ("run", "train", "evaluate", "report", "pretrain"):
         assert re.search(rf"^ +{command} ", done.stdout, re.MULTILINE)
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
@@ -50,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     made: list[tuple[object, ...]] = []
     monkeypatch.setattr(lessons, "run_lessons", lambda *arguments: made.append(("run", *arguments)))
     monkeypatch.setattr(
-        report, "build_report", lambda profile: made.append(("report", profile)) or Path("r.html")
+        page, "build_report", lambda profile: made.append(("report", profile)) or Path("r.html")
     )
     return made
 
@@ -75,7 +77,18 @@ def test_run_and_report_call_their_modules(
     assert calls == expected
 
 
-@pytest.mark.parametrize("line", ["run --bogus", "report 01", "fly", "run --seed x", "train"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run --bogus",
+        "report 01",
+        "fly",
+        "run --seed x",
+        "train",
+        "evaluate --chat-template llama",
+        "evaluate base --bogus",
+    ],
+)
 def test_arguments_that_mean_nothing_are_refused(
     calls: list[tuple[object, ...]], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +119,121 @@ def test_train_builds_the_stage_of_the_recipe(
     assert (recipe.name, recipe.profile, recipe.args["learning_rate"]) == ("sft", "tiny", 1e-3)
 
 
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch, output_root: Path) -> list[dict[str, object]]:
+    """Record what `evaluate` would do; no model is loaded."""
+    from posttrain_helpers import runtime
+    from posttrain_helpers.evaluation import board, harness, runner, targets
+
+    made: list[dict[str, object]] = []
+
+    def evaluate(models: list[str], **options: object) -> list[SimpleNamespace]:
+        made.append({"models": models, **options})
+        return [SimpleNamespace(label=Path(model).name, to_dict=lambda: {"label": "x"}) for model in models]
+
+    def run_harness(model: str, tasks: list[str], **options: object) -> dict[str, object]:
+        made.append({"harness": model, "tasks": tasks, **options})
+        return {"label": model, "results": {"t": {"acc,none": 0.5}}}
+
+    profile = SimpleNamespace(profile=SimpleNamespace(name="tiny"))
+    monkeypatch.setattr(runtime, "setup", lambda name: profile)
+    monkeypatch.setattr(runner, "evaluate", evaluate)
+    monkeypatch.setattr(targets, "finished_models", lambda name: ["base", "dpo"])
+    monkeypatch.setattr(harness, "run_harness", run_harness)
+    monkeypatch.setattr(harness, "check_installed", lambda: None)
+    monkeypatch.setattr(board, "Board", lambda records, reference: f"the board, against {reference}")
+    return made
+
+
+DEFAULTS = {
+    "suites": None,
+    "profile": "tiny",
+    "limit": None,
+    "reference": "sft",
+    "chat_template": None,
+    "reuse": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("evaluate", {"models": ["base", "dpo"]}),
+        ("evaluate base sft --limit 5", {"models": ["base", "sft"], "limit": 5}),
+        (
+            "evaluate --suites entities,mine.jsonl base --fresh sft --reference none",
+            {
+                "models": ["base", "sft"],
+                "suites": ["entities", "mine.jsonl"],
+                "reuse": False,
+                "reference": None,
+            },
+        ),
+        (
+            "evaluate some/model --chat-template chatml --profile tiny",
+            {"models": ["some/model"], "chat_template": "chatml"},
+        ),
+    ],
+)
+def test_evaluate_calls_the_runner_and_prints_the_board(
+    evaluated: list[dict[str, object]],
+    line: str,
+    expected: dict[str, object],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(line.split()) == 0
+    assert evaluated == [{**DEFAULTS, **expected}]
+    printed = capsys.readouterr().out
+    assert f"the board, against {expected.get('reference', 'sft')}" in printed
+    assert printed.count("record: ") == len(expected["models"])
+
+
+def test_evaluate_copies_the_records_into_one_file(
+    evaluated: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "all.json"
+    assert cli.main(["evaluate", "base", "sft", "--output", str(target)]) == 0
+    assert json.loads(target.read_text(encoding="utf-8")) == [{"label": "x"}] * 2
+    assert f"records: {target}" in capsys.readouterr().out
+
+
+def test_evaluate_runs_the_harness_on_each_model(
+    evaluated: list[dict[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "base", "sft", "--harness", "arc_easy,mine.yaml", "--limit", "3"]) == 0
+    tasks = {"tasks": ["arc_easy", "mine.yaml"], "limit": 3, "chat_template": None, "profile": "tiny"}
+    assert evaluated[1:] == [{"harness": "base", **tasks}, {"harness": "sft", **tasks}]
+    assert "sft · t · acc 0.500" in capsys.readouterr().out
+
+
+def test_a_missing_harness_stops_evaluate_before_it_starts(
+    evaluated: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from posttrain_helpers.evaluation import harness
+
+    def fail() -> None:
+        raise CourseError("not installed")
+
+    monkeypatch.setattr(harness, "check_installed", fail)
+    assert cli.main(["evaluate", "--harness", "arc_easy"]) == 2
+    assert capsys.readouterr().err == "error: not installed\n"
+    assert evaluated == []
+
+
+def test_evaluate_measures_a_model_and_a_mistake_is_exit_code_2(
+    output_root: Path, random_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = tmp_path / "own.jsonl"
+    questions.write_text('{"prompt": "A cow says", "answer": "moo"}', encoding="utf-8")
+    line = ["evaluate", str(random_model_dir), "--suites", str(questions), "--profile", "tiny"]
+    assert cli.main(line) == 0
+    assert f"{random_model_dir.name}.json" in capsys.readouterr().out
+    assert cli.main([*line, "--limit", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: limit must be a whole number")
+    assert cli.main(["evaluate", str(random_model_dir), "--suites", "entites"]) == 2
+    assert "did you mean 'entities'" in capsys.readouterr().err
+
+
 def test_pretrain_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain_helpers.tinyworld import pretrain
 
@@ -129,7 +257,7 @@ def test_a_defect_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch
     def fail(profile: str | None) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(report, "build_report", fail)
+    monkeypatch.setattr(page, "build_report", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["report"])
 
@@ -138,7 +266,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def interrupt(profile: str | None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "build_report", interrupt)
+    monkeypatch.setattr(page, "build_report", interrupt)
     assert cli.main(["report"]) == 130
     assert capsys.readouterr().err.startswith("interrupted")
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from dataclasses import replace
+from functools import wraps
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,7 +49,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
         suites = ("entities", "stories")
         return rows, {name: [{"id": f"{name}/0", "prompt": [], "answer": None}] for name in suites}
 
-    monkeypatch.setitem(data.BUILT_IN, "tinyworld/sft", build)
+    monkeypatch.setattr("posttrain_helpers.tinyworld.tasks.build_sft_data", build)
 
 
 @pytest.mark.usefixtures("small_world")
@@ -337,6 +337,9 @@ def world_preferences(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for sampling from a policy; the list holds the settings that it was called with."""
     calls: list[dict[str, Any]] = []
 
+    from posttrain_helpers.tinyworld import preferences
+
+    @wraps(preferences.build_preference_data)  # its parameters are the keys of the data section
     def build(**settings: Any) -> tuple[list[dict], dict[str, list[dict]], Counter[str]]:
         calls.append(settings)
         rows = [
@@ -352,8 +355,7 @@ def world_preferences(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ]
         return rows, {"pairs": [{"id": "pairs/0"}], "identity": [{"id": "identity/0"}]}, Counter(tie=3)
 
-    name = "posttrain_helpers.tinyworld.preferences"
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(build_preference_data=build))
+    monkeypatch.setattr(preferences, "build_preference_data", build)
     return calls
 
 
@@ -385,7 +387,6 @@ def test_preferences_of_the_tiny_world(world_preferences, capsys: pytest.Capture
         ({"policy": None}, "'tinyworld/preferences' needs data.policy; set it in the recipe"),
         ({"policy": None, "samples": None}, r"needs data\.policy, data\.samples;"),
         ({"n_prompts": -1}, "data.n_prompts must be a whole number of at least 0, but it is -1"),
-        ({"n_prompts": 0}, "data.n_prompts and data.identity are both 0, so there is no prompt"),
         ({"n_prompts": False, "identity": 5}, "data.n_prompts must be a whole number"),
         ({"samples": 2.5}, "data.samples must be a whole number of at least 2, but it is 2.5"),
         ({"identity": -1}, "data.identity must be a whole number of at least 0, but it is -1"),
@@ -407,6 +408,11 @@ def test_mistakes_in_preference_settings(world_preferences, settings: dict, sent
     assert "suite" in sentence or not world_preferences  # else the mistake is found before any sampling
 
 
+def test_preferences_need_a_prompt() -> None:
+    with pytest.raises(CourseError, match=r"data.n_prompts and data.identity are both 0, so there is no"):
+        load_data(preference_recipe(n_prompts=0))
+
+
 @pytest.mark.parametrize(("n_prompts", "identity"), [(0, 8), (8, 0), (8, 8)])
 def test_either_kind_of_prompts_is_enough(
     n_prompts: int, identity: int, monkeypatch: pytest.MonkeyPatch
@@ -425,16 +431,13 @@ def test_either_kind_of_prompts_is_enough(
     assert {item["answer"] for item in held_out} == {"Luna"}
 
 
-def test_the_source_hands_every_setting_on() -> None:
-    """The keys of a recipe are the parameters of the one, what is made of them those of the other."""
-    from posttrain_helpers.tinyworld.preferences import build_preference_data
-
-    keys, wanted = (
-        {name: parameter.annotation for name, parameter in signature(function).parameters.items()}
-        for function in (data.BUILT_IN["tinyworld/preferences"], build_preference_data)
-    )
-    assert keys == wanted
-    assert {*PREFERENCE_SETTINGS, "seed", "profile"} == set(wanted)
+@pytest.mark.parametrize("source", data.BUILT_IN)
+def test_the_keys_of_a_source_are_what_its_builder_takes(source: str) -> None:
+    module, name = data.BUILT_IN[source]
+    builder = getattr(import_module(f"posttrain_helpers.tinyworld.{module}"), name)
+    own = set(signature(builder).parameters) - {"profile"}
+    assert data_keys(source) == own | {"source", "seed", "length_groups", "held_out"}
+    assert "seed" in own
 
 
 def test_length_groups_sort_within_groups_only(recipe_for) -> None:

@@ -29,11 +29,13 @@ from posttrain_helpers.stages import (
     saved_stages,
     stage_path,
 )
+from posttrain_helpers.tinyworld import tasks
 
 # The same small course for this process and for the processes that are killed.
 SMALL_COURSE = """
 from dataclasses import replace
-from posttrain_helpers import data, profiles, recipes, stages
+from posttrain_helpers import profiles, recipes, stages
+from posttrain_helpers.tinyworld import tasks
 
 def turns(question, reply):
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
@@ -52,7 +54,7 @@ def small_recipe(name, profile=None, overrides=None):
 
 def install(base):
     profiles.PROFILES["tiny"] = replace(profiles.PROFILES["tiny"], base_model=base)
-    data.BUILT_IN["tinyworld/sft"] = build
+    tasks.build_sft_data = build
     stages.load_recipe = small_recipe
 """
 
@@ -69,7 +71,7 @@ def course(base_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch) -
     exec(SMALL_COURSE, namespace)
     own = replace(profiles.PROFILES["tiny"], base_model=str(base_dir))
     monkeypatch.setitem(profiles.PROFILES, "tiny", own)
-    monkeypatch.setitem(data.BUILT_IN, "tinyworld/sft", namespace["build"])
+    monkeypatch.setattr(tasks, "build_sft_data", namespace["build"])
     monkeypatch.setattr(
         stages,
         "load_recipe",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from posttrain_helpers.samples import sample_replies
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.samples import Sample, sample_replies
 from posttrain_helpers.tinyworld.annotators import annotated_pairs
 from posttrain_helpers.tinyworld.identity import NEW_NAME, identity_reply, random_identity_question
 from posttrain_helpers.tinyworld.suites import Suites
@@ -28,6 +28,8 @@ from posttrain_helpers.tinyworld.tasks import (
 
 STORY_SHARE = 0.2
 HELD_OUT_STORIES = 100
+# Not the seed of any training set: replies to held-out prompts are the same for every run.
+HELD_OUT_SEED = 10_000
 # The longest replies; a model that rambles is cut here, and the gold score sees that it did not stop.
 REPLY_TOKENS = {"facts": 40, "stories": 72}
 
@@ -49,6 +51,40 @@ def preference_prompts(n: int, seed: int) -> list[Item]:
             item = fact_item(relation, entity, rng.choice(relation.training_questions))
         items.append({**item, "id": f"preferences/{number}/{item['id']}"})
     return items
+
+
+def sampled_replies(
+    items: list[Item], policy: str, samples: int, temperature: float, seed: int, profile: str
+) -> list[list[Sample]]:
+    """Sample replies to facts and stories, each task with the length that its replies need.
+
+    Args:
+        items: N prompts, with `task` and `prompt`.
+        policy: the stage that replies.
+        samples: K replies for each prompt.
+        temperature: of the policy.
+        seed: of the sampling.
+        profile: what stage names refer to.
+
+    Returns:
+        N lists of K replies.
+    """
+    replies: dict[int, list[Sample]] = {}
+    for task, limit in REPLY_TOKENS.items():
+        chosen = [index for index, item in enumerate(items) if item["task"] == task]
+        if not chosen:
+            continue
+        drawn = sample_replies(
+            policy,
+            [items[index]["prompt"] for index in chosen],
+            samples=samples,
+            temperature=temperature,
+            max_new_tokens=limit,
+            seed=seed,
+            profile=profile,
+        )
+        replies.update(zip(chosen, drawn, strict=True))
+    return [replies[index] for index in range(len(items))]
 
 
 def build_preference_data(
@@ -78,25 +114,19 @@ def build_preference_data(
         The pairs in random order; the held-out suites by name, each made when it is asked for ("pairs": held-
         out pairs made in the same way, "new_identity", and those of `tasks`); and the number of prompts
         dropped for each reason.
+
+    Raises:
+        CourseError: no prompt is asked for.
     """
+    if n_prompts + identity == 0:
+        raise CourseError(
+            "data.n_prompts and data.identity are both 0, so there is no prompt to make a pair of; set one "
+            "of them to at least 1."
+        )
 
     def pairs(items: list[Item], seed: int) -> tuple[list[Item], Counter[str]]:
-        replies: dict[int, Any] = {}
-        for task, limit in REPLY_TOKENS.items():
-            chosen = [index for index, item in enumerate(items) if item["task"] == task]
-            if not chosen:
-                continue
-            drawn = sample_replies(
-                policy,
-                [items[index]["prompt"] for index in chosen],
-                samples=samples,
-                temperature=sampling_temperature,
-                max_new_tokens=limit,
-                seed=seed,
-                profile=profile,
-            )
-            replies.update(zip(chosen, drawn, strict=True))
-        return annotated_pairs(items, [replies[i] for i in range(len(items))], label_temperature, seed)
+        replies = sampled_replies(items, policy, samples, sampling_temperature, seed, profile)
+        return annotated_pairs(items, replies, label_temperature, seed)
 
     rows, dropped = pairs(preference_prompts(n_prompts, seed), seed)
     if identity:
@@ -104,15 +134,15 @@ def build_preference_data(
         rows, dropped = rows + more, dropped + also_dropped
     random.Random(f"order/{seed}").shuffle(rows)
     suites: dict[str, Callable[[], list[Item]]] = {
-        # The seed is not that of any training set: the held-out pairs are the same for every run.
-        "pairs": lambda: pairs(_held_out_prompts(), seed=10_000)[0],
+        "pairs": lambda: pairs(held_out_prompts(), seed=HELD_OUT_SEED)[0],
         "new_identity": lambda: identity_items(NEW_NAME),
         "new_stories": lambda: held_out_stories(HELD_OUT_STORIES),
     }
     return rows, Suites(suites), dropped
 
 
-def _held_out_prompts() -> list[Item]:
+def held_out_prompts() -> list[Item]:
+    """Return the prompts of the held-out pairs: facts about new entities, and new stories."""
     return held_out_suite("entities") + held_out_stories(HELD_OUT_STORIES)
 
 

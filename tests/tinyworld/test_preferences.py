@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.preferences import explicit_pairs
 from posttrain_helpers.samples import Sample
 from posttrain_helpers.tinyworld import preferences
@@ -256,9 +257,10 @@ def test_identity_pairs_drop_empty_replies(sampler: Sampler, monkeypatch: pytest
     assert dropped == {"empty completion": 5}
 
 
-def test_nothing_asked_for_samples_nothing(sampler: Sampler) -> None:
-    rows, _, dropped = build_preference_data(**{**SETTINGS, "n_prompts": 0})
-    assert (rows, dropped, sampler.calls) == ([], {}, [])
+def test_nothing_asked_for_is_refused_before_any_sampling(sampler: Sampler) -> None:
+    with pytest.raises(CourseError, match=r"data.n_prompts and data.identity are both 0"):
+        build_preference_data(**{**SETTINGS, "n_prompts": 0})
+    assert not sampler.calls
 
 
 # --- suites ---
