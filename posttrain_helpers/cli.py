@@ -2,7 +2,7 @@
 
     python -m posttrain_helpers run
     python -m posttrain_helpers train sft args.learning_rate=1e-3
-    python -m posttrain_helpers evaluate base sft dpo
+    python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
     python -m posttrain_helpers report
     python -m posttrain_helpers pretrain --help
 
@@ -32,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument(
-        "--profile", help="tiny (offline, CPU) or qwen3 (GPU); default: $POSTTRAIN_PROFILE, else tiny"
+        "--profile",
+        help="tiny (offline, CPU), qwen3 (GPU) or smol (CPU, real model); default: $POSTTRAIN_PROFILE, else tiny",
     )
 
     run = commands.add_parser(
@@ -60,32 +61,37 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_evaluate(commands: Any, profile: argparse.ArgumentParser) -> None:
     evaluate = commands.add_parser(
-        "evaluate", parents=[profile], help="let models answer held-out prompts and compare them"
+        "evaluate",
+        parents=[profile],
+        help="let models answer held-out prompts and compare them on one board",
+        description="Let each model answer the same held-out prompts, write one JSON record of it, and print "
+        "the board that compares them. Stages that are missing are trained first.",
     )
     evaluate.add_argument(
         "models",
         nargs="*",
         metavar="MODEL",
-        help="base, a stage, a directory or a Hub id; default: base and every finished stage",
+        help="base, a stage, a directory or a Hub id; default: base and every finished stage that replies",
     )
     evaluate.add_argument(
         "--suites",
         metavar="NAME,...",
-        help="suites, or .jsonl files of questions; default: all of the profile",
+        help="suites, or .jsonl and .json files of questions; default: all suites of the profile",
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N items of each suite")
     evaluate.add_argument(
         "--reference",
         default="sft",
         metavar="MODEL",
-        help="what the others are compared with, or none; default: sft",
+        help="the model that the others are compared with, and that their divergence is measured from, or "
+        "none; default: sft",
     )
     evaluate.add_argument(
         "--chat-template",
         choices=["chatml"],
         help="lend plain ChatML to models that have no chat template of their own",
     )
-    evaluate.add_argument("--fresh", action="store_true", help="measure again what is on disk")
+    evaluate.add_argument("--fresh", action="store_true", help="measure again what is on disk already")
     evaluate.add_argument("--output", metavar="FILE.json", help="also write all records into one file")
     evaluate.add_argument(
         "--harness",

@@ -94,7 +94,7 @@ def to_text(comparison: Comparison, width: int | None = None) -> str:
     width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
 
     def fill(text: str, indent: str = "", hanging: str = "") -> str:
-        flat = re.sub(r"\s*\n\s*", r" \\n ", _visible(text).strip())
+        flat = re.sub(r"\s*\n\s*", r" \\n ", visible(text).strip())
         return textwrap.fill(flat, width, initial_indent=indent, subsequent_indent=hanging)
 
     parts = [fill(comparison.title), "=" * min(width, len(comparison.title))]
@@ -193,14 +193,14 @@ def _prompt_text(prompt: Any) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
-def _visible(text: str) -> str:
-    """Replace control characters, which a browser drops and a terminal obeys."""
-    hidden = {c for c in text if unicodedata.category(c) == "Cc" and c not in "\n\t"}
+def visible(text: str, keep: str = "\n\t") -> str:
+    """Replace control characters, which a browser drops and a terminal obeys, but those to keep."""
+    hidden = {c for c in text if unicodedata.category(c) == "Cc" and c not in keep}
     return "".join("\N{REPLACEMENT CHARACTER}" if c in hidden else c for c in text)
 
 
 def _text(text: Any) -> str:
-    return escape(_visible(str(text))).replace("\n", "<br>")
+    return escape(visible(str(text))).replace("\n", "<br>")
 
 
 def _mark(text: str) -> str:

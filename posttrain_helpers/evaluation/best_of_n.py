@@ -52,8 +52,8 @@ def best_of_n(proxies: Sequence[float], values: Sequence[float], n: int) -> floa
 def best_of_n_kl(n: int) -> float:
     """Return log n - (n - 1) / n: the KL divergence of best-of-n from the policy that draws, in nats.
 
-    It is exact where no two replies are equal and an upper bound otherwise; a prompt to which the policy has
-    few different replies is left by much less.
+    It is exact in the limit where no reply is ever drawn twice and an upper bound otherwise; a policy with few
+    different replies to a prompt is left by much less.
 
     Args:
         n: replies that are drawn, at least 1.
@@ -61,7 +61,7 @@ def best_of_n_kl(n: int) -> float:
     Raises:
         CourseError: `n` is below 1.
 
-    Source: Beirami et al. (2024), arXiv:2401.01879, theorem 1 (the bound).
+    Source: Beirami et al. (2024), arXiv:2401.01879, section 3.
     """
     if n < 1:
         raise CourseError(f"best-of-n draws at least one reply, but n={n} was found.")

@@ -25,22 +25,21 @@ from posttrain_helpers.evaluation.board_scores import (
     differing_settings,
     document_losses,
     frontier_points,
-    interval,
     stratified,
     suite_scores,
     writing_style,
 )
-from posttrain_helpers.evaluation.ranking import significant_ranks
+from posttrain_helpers.evaluation.ranking import score_interval, significant_ranks
+from posttrain_helpers.evaluation.records import KINDS, read_records
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention, compare
+from posttrain_helpers.phrases import counted
+from posttrain_helpers.stages import BASE
 from posttrain_helpers.suggestions import closest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from posttrain_helpers.evaluation.records import EvaluationRecord
-
-KINDS = ("correctness", "preference")
-FIRST = "base"
 
 
 class Board:
@@ -72,14 +71,14 @@ class Board:
         check_records(records)
         labels = [record.label for record in records]
         self.notes: list[str] = []
-        first = FIRST if FIRST in labels else labels[0]
+        first = BASE if BASE in labels else labels[0]
         if reference is not None and reference not in labels:
             self.notes.append(
                 f"There is no record of {reference!r}; {closest(reference, labels)}the models "
                 f"are compared with {first!r} instead."
             )
         self.reference = reference if reference in labels else first
-        order = sorted(records, key=lambda r: (r.label != FIRST, r.label != self.reference))
+        order = sorted(records, key=lambda r: (r.label != BASE, r.label != self.reference))
         self.records = {record.label: record for record in order}
         self.profile = order[0].profile
         self.leave_out = tuple(leave_out)
@@ -106,8 +105,6 @@ class Board:
             reference: as above.
             leave_out: as above.
         """
-        from posttrain_helpers.evaluation.records import read_records
-
         return cls(read_records(profile, labels), reference, leave_out)
 
     @property
@@ -148,7 +145,7 @@ class Board:
         found = self._suite(suite)
         rows = {}
         for label, values in found.scores.items():
-            low, high = interval(values, found.yes_no)
+            low, high = score_interval(values, found.yes_no)
             rows[label] = {"n": len(values), "mean": float(values.mean()), "low": low, "high": high}
         return pandas.DataFrame.from_dict(rows, orient="index")
 
@@ -380,13 +377,9 @@ class Board:
                 if suite.kind == kind and suite.name not in (*averaged, *self.leave_out):
                     self.notes.append(
                         f"{suite.name} is not part of the average: {len(suite.scores)} of "
-                        f"{len(self.records)} models have it, with {_count(suite.n, 'item')}."
+                        f"{len(self.records)} models have it, with {counted(suite.n, 'item')}."
                     )
             for label in self.labels:
                 lacking = [name for name in averaged if label not in self.suites[name].scores]
                 if lacking:
                     self.notes.append(f"{label} has no average over {kind}: it lacks {', '.join(lacking)}.")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -11,7 +11,8 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention
-from posttrain_helpers.plots import BLUE, COLOURS, GREEN, GREY, ORANGE, new_figure
+from posttrain_helpers.phrases import listed
+from posttrain_helpers.plots import BLUE, GREY, ORANGE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.evaluation.board import Board
 
+# Paul Tol's muted scheme (personal.sron.nl/~pault) without the sand that is too pale for a thin line.
+PATH_COLOURS = ("#332288", "#88ccee", "#117733", "#cc6677", "#999933", "#aa4499", "#44aa99", "#882255")
 # A cell darker than this has white numbers.
 _DARK = 0.45
 # Where a label may stand, as (horizontal, vertical) direction; the first that is free wins.
@@ -135,9 +138,9 @@ def plot_retention(board: Board, against: str | None = None, title: str = "") ->
         f"Blue: better, orange: worse. Bold: significant after Holm's correction for "
         f"{len(retention.adjusted)} cells.\nBelow each heading: {retention.against} itself."
     )
-    changed = [name for name in board.leave_out if name in retention.columns]
+    changed = [name.replace("_", " ") for name in board.leave_out if name in retention.columns]
     if changed:
-        note += f" A stage may change {_join(changed)} on purpose."
+        note += f" A stage may change {listed(changed)} on purpose."
     axes.set_xlabel(note, color="0.25", fontsize=9, labelpad=8)
     return figure
 
@@ -155,7 +158,8 @@ def plot_frontier(
 
     Args:
         board: the models.
-        paths: name -> frame with columns kl and gold, such as the checkpoints of a run; a dotted line each.
+        paths: name -> frame with columns kl and gold, such as the checkpoints of a run; a dotted
+            line each, up to eight in colours of their own.
         best_of_n: frame with columns kl and gold, and n where the points are to be labelled; a dashed line.
         title: of the figure.
 
@@ -165,19 +169,27 @@ def plot_frontier(
     Source: the square root is that of Gao et al. (2023), arXiv:2210.10760, section 3.
     """
     points = board.frontier()
-    figure, axes = new_figure(width=8.5, height=5.4)
+    # The legend of the lines stands beside the axes, where it covers no point.
+    beside = bool(paths) or best_of_n is not None
+    figure, axes = new_figure(width=10.0 if beside else 8.5, height=5.4)
     # Signed, so that there is some room on the left of 0.
     axes.set_xscale(
         "function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x))
     )
     for index, (name, path) in enumerate((paths or {}).items()):
         _check_path(name, path)
-        colour = COLOURS[1:][index % len(COLOURS[1:])]
+        colour = PATH_COLOURS[index % len(PATH_COLOURS)]
         axes.plot(path["kl"], path["gold"], ":", marker=".", color=colour, label=name, zorder=1)
     if best_of_n is not None:
         _check_path("best_of_n", best_of_n)
         axes.plot(
-            best_of_n["kl"], best_of_n["gold"], "--s", markersize=4, color=GREEN, label="best of n", zorder=1
+            best_of_n["kl"],
+            best_of_n["gold"],
+            "--s",
+            markersize=4,
+            color="black",
+            label="best of n",
+            zorder=1,
         )
     for label, row in points.iterrows():
         colour = ORANGE if label == board.reference else BLUE
@@ -199,7 +211,7 @@ def plot_frontier(
     ]
     largest = max([float(value) for value in ends if math.isfinite(value)] + [1e-3])
     axes.set_xlim(-0.001 * largest, 1.15 * largest)
-    ticks = _square_ticks(largest)
+    ticks = square_root_ticks(largest, room=0.1)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.margins(y=0.12)
     reference = board.records[points.index[0]].divergence["reference"]
@@ -208,8 +220,8 @@ def plot_frontier(
         ylabel="mean gold score of sampled replies",
         title=title or "Gold score and the divergence that it cost (95 % intervals)",
     )
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower right")
+    if beside:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     labels = [(label, (row["kl"], row["gold"])) for label, row in points.iterrows()]
     if best_of_n is not None and "n" in best_of_n:
         rows = best_of_n[["n", "kl", "gold"]].itertuples(index=False)
@@ -224,6 +236,24 @@ def plot_frontier(
         bars += pairwise(corners)
     place_labels(axes, labels, bars)
     return figure
+
+
+def square_root_ticks(largest: float, room: float) -> list[float]:
+    """Return zero and round values up to the largest one that stand apart on a square-root axis.
+
+    Args:
+        largest: the value at the end of the axis, above 0.
+        room: the least distance between two ticks, as a share of the axis.
+    """
+    last = math.floor(math.log10(largest))
+    values = sorted(lead * 10.0**power for power in range(last - 2, last + 1) for lead in (1, 2, 5))
+    ticks: list[float] = []
+    for value in reversed(values):  # from the end, where values are far apart
+        place = math.sqrt(value / largest)
+        clear = not ticks or math.sqrt(ticks[-1] / largest) - place >= room
+        if value <= largest and clear and place >= room:
+            ticks.append(value)
+    return [0.0, *reversed(ticks)]
 
 
 def place_labels(
@@ -331,10 +361,6 @@ def _several(names: Sequence[str]) -> str:
     return names[0].replace("_", " ") if len(names) == 1 else f"{len(names)} suites"
 
 
-def _join(names: Sequence[str]) -> str:
-    return " and ".join(name.replace("_", " ") for name in names)
-
-
 def _check_path(name: str, path: DataFrame) -> None:
     missing = [column for column in ("kl", "gold") if column not in path]
     if missing:
@@ -347,18 +373,6 @@ def _check_path(name: str, path: DataFrame) -> None:
 def _error(row: Mapping[str, float], name: str) -> list[list[float]] | None:
     low, high = row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]
     return [[max(low, 0.0)], [max(high, 0.0)]] if math.isfinite(low + high) else None
-
-
-def _square_ticks(largest: float) -> list[float]:
-    """Return 0 and round numbers that stand at least a tenth of the axis apart under a square root."""
-    power = math.floor(math.log10(largest))
-    ticks = [0.0]
-    for exponent in range(power - 2, power + 1):
-        for digit in (1, 2, 3, 5, 7):
-            tick = digit * 10.0**exponent
-            if tick <= largest and math.sqrt(tick) - math.sqrt(ticks[-1]) >= 0.1 * math.sqrt(largest):
-                ticks.append(tick)
-    return ticks
 
 
 def _samples(start: np.ndarray, end: np.ndarray) -> np.ndarray:

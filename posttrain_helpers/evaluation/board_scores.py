@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain_helpers import metrics
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.intervals import mean_interval, wilson_interval
+from posttrain_helpers.evaluation.ranking import all_yes_no, score_interval
 
 if TYPE_CHECKING:
     from posttrain_helpers.evaluation.records import EvaluationRecord
@@ -44,7 +44,7 @@ class SuiteScores:
     @cached_property
     def yes_no(self) -> bool:
         """Whether every score is 0 or 1."""
-        return all(np.isin(values, (0.0, 1.0)).all() for values in self.scores.values())
+        return all_yes_no(self.scores)
 
 
 def check_records(records: Sequence[EvaluationRecord]) -> None:
@@ -194,7 +194,7 @@ def frontier_points(
     for label, row in rows.items():
         for name in ("kl", "gold"):
             values = np.asarray(found[label][name], dtype=float)
-            low, high = interval(values)
+            low, high = score_interval(values, yes_no=False)
             row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
     notes = []
     if other:
@@ -220,13 +220,6 @@ def writing_style(record: EvaluationRecord, names: Sequence[str]) -> dict[str, f
         "mean tokens": float(np.mean([count for part in parts for count in part.tokens])),
         "stop rate": float(np.mean([stopped for part in parts for stopped in part.stopped])),
     }
-
-
-def interval(values: np.ndarray, yes_no: bool = False) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, Wilson's for yes/no scores; NaN for a single other score."""
-    if yes_no:
-        return wilson_interval(int(values.sum()), len(values))
-    return mean_interval(values, resamples=2000) if len(values) > 1 else (math.nan, math.nan)
 
 
 def _suite_key(record: EvaluationRecord, name: str) -> tuple[Any, ...]:

@@ -12,13 +12,15 @@ import math
 import shutil
 import sys
 import textwrap
-import unicodedata
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from posttrain_helpers.comparison_view import visible
+from posttrain_helpers.evaluation.records import KINDS
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention
+from posttrain_helpers.phrases import counted
 from posttrain_helpers.statistics import PairedResult
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def tables(board: Board) -> list[Table]:
     """
     retention = board.retention()
     found = []
-    for kind in ("correctness", "preference"):
+    for kind in KINDS:
         suites = [suite.name for suite in board.suites.values() if suite.kind == kind]
         suites.sort(key=lambda name: name in board.leave_out)
         ranks = board.leaderboard(kind) if board.ranked(kind) else None
@@ -104,7 +106,7 @@ def explanation(board: Board) -> str:
         "Suites with yes/no scores are in %, others are mean scores; an average is the mean of its suites, "
         "with its 95 % interval. Rank: a range such as 2-4 holds the places that no test excludes. "
         f"{BETTER} better, {WORSE} worse than {board.reference} on the same items, at the 5 % level after "
-        f"Holm's correction for {_count(tests, 'comparison')}; without a mark no difference is shown. "
+        f"Holm's correction for {counted(len(tests), 'comparison')}; without a mark no difference is shown. "
         "Perplexity: on base documents; lower is better."
     )
 
@@ -143,8 +145,8 @@ def to_html(board: Board) -> str:
 
 def _title(board: Board) -> str:
     return (
-        f"{_count(board.labels, 'model')} on {_count(board.suites, 'suite')} of the profile {board.profile}, "
-        f"compared with {board.reference}"
+        f"{counted(len(board.labels), 'model')} on {counted(len(board.suites), 'suite')} of the profile "
+        f"{board.profile}, compared with {board.reference}"
     )
 
 
@@ -216,13 +218,8 @@ def _heading(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _count(things: Sized, noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
-
-
 def _visible(text: str) -> str:
-    """Replace control characters, which a browser drops and a terminal obeys."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in text)
+    return visible(text, keep="")
 
 
 def _text(text: str) -> str:

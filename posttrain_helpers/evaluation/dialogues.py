@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from posttrain_helpers.comparison_scores import Item
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.judge_base import Messages, messages_of
 from posttrain_helpers.generation import Generation, generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Messages = list[dict[str, str]]
 
 
 def generate_dialogues(
@@ -49,12 +48,7 @@ def generate_dialogues(
     items = list(items)
     for item in items:
         _check_follow_ups(item)
-    transcripts: list[Messages] = [
-        [{"role": "user", "content": item["prompt"]}]
-        if isinstance(item["prompt"], str)
-        else [*item["prompt"]]
-        for item in items
-    ]
+    transcripts = [list(messages_of(item)) for item in items]
     rounds = 1 + max((len(item.get("follow_ups") or ()) for item in items), default=0)
     last: dict[int, Generation] = {}
     for turn in range(rounds):

@@ -22,6 +22,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import evaluation_directory
+from posttrain_helpers.evaluation.suites import check_limit
 from posttrain_helpers.evaluation.targets import label_of, target_of
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.storage import write_json_atomic
@@ -65,10 +66,7 @@ def run_harness(
             cannot be had, or a model that `evaluate` refuses.
     """
     check_installed()
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise CourseError(
-            f"limit must be a whole number of at least 1, or None for all, but it is {limit!r}."
-        )
+    check_limit(limit)
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     if not tasks:
         raise CourseError("no task is named; pass at least one, such as 'arc_easy' or a .yaml file.")

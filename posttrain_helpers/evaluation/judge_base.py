@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
+from posttrain_helpers.comparison_scores import Item
 from posttrain_helpers.conversations import is_conversation, plain_messages
 from posttrain_helpers.errors import CourseError
 
-Item = dict[str, Any]
 Messages = list[dict[str, str]]
 Reply = str | Messages
 

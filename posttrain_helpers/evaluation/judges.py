@@ -39,7 +39,6 @@ __all__ = [
     "Choice",
     "Judge",
     "LanguageModelJudge",
-    "RewardModelJudge",
     "ScoreJudge",
     "gold_judge",
     "reward_model_judge",
@@ -106,17 +105,16 @@ class ScoreJudge:
         return values
 
 
-class RewardModelJudge(ScoreJudge):
+class _RewardModelJudge(ScoreJudge):
     """Prefer the reply with the higher reward; see `reward_model_judge`."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        *,
-        name: str = "reward model",
-        tie: float = TIE,
-        batch_size: int = 32,
+        name: str,
+        tie: float,
+        batch_size: int,
     ) -> None:
         from posttrain_helpers.rewards import check_scored_token
 
@@ -160,7 +158,7 @@ def reward_model_judge(
     name: str = "reward model",
     tie: float = TIE,
     batch_size: int = 32,
-) -> RewardModelJudge:
+) -> ScoreJudge:
     """Return the judge that prefers the reply with the higher reward.
 
     Args:
@@ -173,4 +171,4 @@ def reward_model_judge(
     Raises:
         CourseError: what `rewards.check_scored_token` raises; later, what `rewards.score_replies` raises.
     """
-    return RewardModelJudge(model, tokenizer, name=name, tie=tie, batch_size=batch_size)
+    return _RewardModelJudge(model, tokenizer, name, tie, batch_size)

@@ -10,13 +10,14 @@ from typing import Any
 from posttrain_helpers.comparison_scores import Item, Score
 from posttrain_helpers.conversations import is_conversation, plain_messages
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.suites import Suite, obeyed
+from posttrain_helpers.evaluation.instructions import check_constraints, obeys
+from posttrain_helpers.evaluation.suites import Suite
 from posttrain_helpers.metrics import lenient_match, strict_match
 
 _OWN_MEASURES: dict[str, tuple[str, Score]] = {
     "answer": ("correct", lenient_match),
     "accepted": ("exact", strict_match),
-    "constraints": ("obeyed", obeyed),
+    "constraints": ("obeyed", obeys),
 }
 
 
@@ -85,8 +86,6 @@ def _check_scored_keys(item: Item, where: str) -> None:
         ):
             raise CourseError(f"{key!r} in {where} is {texts!r}; it must be a list of texts.")
     if _has(item, "constraints"):
-        from posttrain_helpers.evaluation.instructions import check_constraints
-
         try:
             check_constraints(item)
         except CourseError as error:

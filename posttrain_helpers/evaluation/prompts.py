@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.comparison_scores import Item
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
 
-Item = dict[str, Any]
 ENGLISH_SETS = ("instructions_en", "dialogues_en", "refusals_en")
 _DATA = Path(__file__).parent / "data"
 

@@ -20,10 +20,8 @@ from posttrain_helpers.statistics import paired_binary, paired_numeric
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["holm", "pairwise_tests", "significant_ranks"]
-
 # From this many items on, the t-test of the differences replaces the sign-flip test.
-_ENOUGH_FOR_T = 30
+ENOUGH_FOR_T = 30
 # Resamples of an interval, and the fewest sign flips of a test: all that there are for up to 13 items.
 _RESAMPLES = 2000
 _SIGN_FLIPS = 9999
@@ -77,7 +75,8 @@ def significant_ranks(
         winner, loser = (row.second, row.first) if row.improvement > 0 else (row.first, row.second)
         better[loser].add(winner)
         worse[winner].add(loser)
-    intervals = _intervals(table, 1 - alpha)
+    yes_no = all_yes_no(table)
+    intervals = {label: score_interval(values, yes_no, 1 - alpha) for label, values in table.items()}
     rows = {
         label: {
             "n": len(table[label]),
@@ -127,12 +126,10 @@ def pairwise_tests(
     import pandas as pd
 
     check_share("alpha", alpha)
-    if adjust not in ("holm", None):
-        raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
     table = _score_table(scores)
     pairs = list(itertools.combinations(table, 2))
     p_values = _p_values(table, pairs, alpha)
-    adjusted = holm(p_values) if adjust else p_values
+    adjusted = adjust_p_values(p_values, adjust)
     differences = [float(table[second].mean() - table[first].mean()) for first, second in pairs]
     return pd.DataFrame(
         {
@@ -145,6 +142,21 @@ def pairwise_tests(
             "significant": [p < alpha for p in adjusted],
         }
     ).astype({"significant": bool})
+
+
+def adjust_p_values(p_values: Sequence[float], adjust: str | None) -> list[float]:
+    """Return p-values corrected for their number by `holm`, or as they are.
+
+    Args:
+        p_values: p-values, in any order.
+        adjust: "holm" or None.
+
+    Raises:
+        CourseError: another correction, or as `holm`.
+    """
+    if adjust not in ("holm", None):
+        raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
+    return holm(p_values) if adjust else list(p_values)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -172,6 +184,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def all_yes_no(scores: Mapping[str, np.ndarray]) -> bool:
+    """Return whether every score of every model is 0 or 1."""
+    return all(np.isin(values, (0.0, 1.0)).all() for values in scores.values())
+
+
+def score_interval(values: np.ndarray, yes_no: bool, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the interval of a mean score.
+
+    Args:
+        values: one score per item.
+        yes_no: whether the scores are 0 or 1; then the interval is Wilson's, else `mean_interval`.
+        confidence: level of the interval, as a share.
+
+    Returns:
+        The low and the high end; NaN for a single score that is not yes or no.
+    """
+    if yes_no:
+        return wilson_interval(int(values.sum()), len(values), confidence)
+    if len(values) < 2:
+        return math.nan, math.nan
+    return mean_interval(values, confidence, resamples=_RESAMPLES)
+
+
 def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     if not scores:
         raise CourseError("A ranking needs the scores of at least one model; found none. Evaluate a model.")
@@ -193,30 +228,17 @@ def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]
             "Leave those items out for all models."
         )
     n = next(iter(lengths.values()))
-    if n < (1 if _yes_no(table) else 2):
+    if n < (1 if all_yes_no(table) else 2):
         raise CourseError(
             f"A ranking needs at least 2 items (1 for yes/no scores); found {n}. Use more items."
         )
     return table
 
 
-def _yes_no(table: Mapping[str, np.ndarray]) -> bool:
-    return all(np.isin(values, (0.0, 1.0)).all() for values in table.values())
-
-
-def _intervals(table: Mapping[str, np.ndarray], confidence: float) -> dict[str, tuple[float, float]]:
-    if _yes_no(table):
-        return {
-            label: wilson_interval(int(values.sum()), len(values), confidence)
-            for label, values in table.items()
-        }
-    return {label: mean_interval(values, confidence, resamples=_RESAMPLES) for label, values in table.items()}
-
-
 def _p_values(table: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], alpha: float) -> list[float]:
-    if _yes_no(table):
+    if all_yes_no(table):
         return [paired_binary(table[first], table[second]).p for first, second in pairs]
-    if len(next(iter(table.values()))) >= _ENOUGH_FOR_T:
+    if len(next(iter(table.values()))) >= ENOUGH_FOR_T:
         return [_paired_t(table[first], table[second]) for first, second in pairs]
     # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
     resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / alpha))

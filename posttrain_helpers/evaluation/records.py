@@ -16,6 +16,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import get_profile
+from posttrain_helpers.stages import BASE
 from posttrain_helpers.storage import output_root, write_json_atomic
 from posttrain_helpers.suggestions import closest
 
@@ -196,7 +197,7 @@ def read_records(profile: str | None = None, labels: Sequence[str] | None = None
     profile = get_profile(profile).name
     found = {path.stem: path for path in sorted(evaluation_directory(profile).glob("*.json"))}
     if labels is None:
-        labels = sorted(found, key=lambda label: (label != "base", label))
+        labels = sorted(found, key=lambda label: (label != BASE, label))
     elif isinstance(labels, str):
         raise CourseError(f"labels must be a list, but one text was found; write [{labels!r}].")
     for label in labels:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from posttrain_helpers import statistics
-from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.ranking import holm, pairwise_tests
+from posttrain_helpers.evaluation.ranking import ENOUGH_FOR_T, adjust_p_values, pairwise_tests
 from posttrain_helpers.statistics import PairedResult, Verdict
 
 if TYPE_CHECKING:
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 
 # The column of the documents that are read, not answered; its numbers are losses, so lower is better.
 DOCUMENTS = "base documents"
-# From so many items on `pairwise_tests` takes the t-test; below, p must be able to pass Holm's correction.
-_ENOUGH_FOR_T = 30
+# Without a t-test the smallest p must be able to pass Holm's correction, so there are many resamples.
 _RESAMPLES, _MANY_RESAMPLES = 2000, 50_000
 
 
@@ -61,11 +59,8 @@ class Retention:
         Raises:
             CourseError: another correction.
         """
-        if adjust not in ("holm", None):
-            raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
         cells = [(row, name) for row in labels for name in columns if results[row][name] is not None]
-        p_values = [results[row][name].p for row, name in cells]
-        adjusted = holm(p_values) if adjust == "holm" else p_values
+        adjusted = adjust_p_values([results[row][name].p for row, name in cells], adjust)
         return cls(
             against,
             tuple(labels),
@@ -139,7 +134,7 @@ def compare(
         return statistics.paired_binary(before, after, higher_is_better=higher_is_better)
     if len(before) < 2:
         return None
-    if len(before) < _ENOUGH_FOR_T:
+    if len(before) < ENOUGH_FOR_T:
         return statistics.paired_numeric(
             before, after, higher_is_better=higher_is_better, resamples=_MANY_RESAMPLES
         )

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers import memory_readings, metrics
-from posttrain_helpers.comparison_scores import check_choice, rate, score_replies
+from posttrain_helpers.comparison_scores import check_choice, score_replies
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, write_record
 from posttrain_helpers.evaluation.reuse import for_file, on_disk, same_suite
 from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts
 from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
+from posttrain_helpers.phrases import counted
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.runtime import current_runtime, display_path
 
@@ -76,7 +77,7 @@ def evaluate(
         chat_template: "chatml" lends plain ChatML to models that have no chat template of their own.
         reuse: take over what the record on disk holds of the same weights, prompts and settings; False
             begins a new file. A change in the code of a scoring function is not noticed: then pass False.
-        verbose: print one line for each model.
+        verbose: print one line for each model: the seconds, and the suites and prompts that it was asked now.
 
     Returns:
         One record per model, in the order of `models`, with what was asked for. The file also keeps what was
@@ -184,7 +185,10 @@ class _Evaluation:
             written=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_record(for_file(record, old))
-        self._say(f"{target.label}: {seconds:.1f} s · {_headlines(record)}")
+        prompts = sum(len(suite.items) for suite in missing)
+        self._say(
+            f"{target.label}: {seconds:.1f} s, {counted(len(missing), 'suite')}, {counted(prompts, 'prompt')}"
+        )
         return record
 
     # What a record consists of
@@ -332,11 +336,6 @@ def _last_turn(item: dict[str, Any]) -> str:
     if item.get("follow_ups"):
         return item["follow_ups"][-1]
     return item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
-
-
-def _headlines(record: EvaluationRecord) -> str:
-    means = {name: rate(suite.headline)["mean"] for name, suite in record.suites.items()}
-    return " · ".join(f"{name} {'-' if mean is None else f'{mean:.2f}'}" for name, mean in means.items())
 
 
 def _text(path: Path) -> str | None:

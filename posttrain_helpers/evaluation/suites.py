@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 
 from posttrain_helpers.comparison_scores import Item, Score
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.instructions import obeyed_share, obeys, obeys_loosely
+from posttrain_helpers.evaluation.prompts import declines_rightly, english_items
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.storage import repository_root
@@ -90,10 +92,7 @@ def load_suites(
     from posttrain_helpers.evaluation.own_suite import own_suite
 
     profile = get_profile(profile)
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise CourseError(
-            f"limit must be a whole number of at least 1, or None for all, but it is {limit!r}."
-        )
+    check_limit(limit)
     if names is None:
         names = list(_TINY if profile.name == "tiny" else _ENGLISH)
     names = [names] if isinstance(names, str) else list(names)
@@ -114,6 +113,14 @@ def load_suites(
 def suite_names() -> list[str]:
     """Return the names that `load_suites` knows."""
     return [*_TINY, *_ENGLISH]
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise a CourseError unless a limit on the items is a whole number of at least 1, or None for all."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise CourseError(
+            f"limit must be a whole number of at least 1, or None for all, but it is {limit!r}."
+        )
 
 
 def check_suites(suites: Sequence[Suite]) -> None:
@@ -167,7 +174,7 @@ def retention_texts(profile: str | Profile | None = None, n: int = 100) -> list[
     return list(islice(_notebook_prose(), n))
 
 
-def _notebook_prose() -> Any:
+def _notebook_prose() -> Iterator[str]:
     for path in sorted((repository_root() / "notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "markdown":
@@ -198,34 +205,6 @@ def gold(reply: str, item: Item) -> float:
     from posttrain_helpers.tinyworld.gold import gold_score
 
     return gold_score(item, reply, stopped=item.get("stopped", True)).total
-
-
-def obeyed(reply: str, item: Item) -> bool | None:
-    """Return whether the reply obeys every constraint of the item."""
-    from posttrain_helpers.evaluation.instructions import obeys
-
-    return obeys(reply, item)
-
-
-def obeyed_share(reply: str, item: Item) -> float | None:
-    """Return the share of the item's constraints that the reply obeys."""
-    from posttrain_helpers.evaluation.instructions import obeyed_share as share
-
-    return share(reply, item)
-
-
-def obeyed_loosely(reply: str, item: Item) -> bool | None:
-    """Return whether the reply obeys every constraint, at worst without its first or last line."""
-    from posttrain_helpers.evaluation.instructions import obeys_loosely
-
-    return obeys_loosely(reply, item)
-
-
-def declined_rightly(reply: str, item: Item) -> bool | None:
-    """Return whether the reply declines if and only if the item asks for what should be declined."""
-    from posttrain_helpers.evaluation.prompts import declines_rightly
-
-    return declines_rightly(reply, item)
 
 
 _MATCHES: dict[str, Score] = {"correct": lenient_match, "exact": strict_match}
@@ -277,7 +256,7 @@ _TINY: dict[str, Callable[[], Suite]] = {
         "instructions",
         "constraints that a program checks",
         "obeyed",
-        {"obeyed": obeyed, "obeyed share": obeyed_share, "exact": strict_match},
+        {"obeyed": obeys, "obeyed share": obeyed_share, "exact": strict_match},
     ),
     "identity": _tiny(
         "identity",
@@ -289,7 +268,7 @@ _TINY: dict[str, Callable[[], Suite]] = {
         "stories",
         "stories on request",
         "gold",
-        {"gold": gold, "obeyed": obeyed},
+        {"gold": gold, "obeyed": obeys},
         max_new_tokens=LONG_REPLY,
         kind="preference",
     ),
@@ -312,8 +291,6 @@ def _english(
     name: str, skill: str, measure: str, scores: Mapping[str, Score], max_new_tokens: int
 ) -> Callable[[], Suite]:
     def make() -> Suite:
-        from posttrain_helpers.evaluation.prompts import english_items
-
         return Suite(name, skill, tuple(english_items(name)), measure, scores, max_new_tokens)
 
     return make
@@ -324,7 +301,7 @@ _ENGLISH: dict[str, Callable[[], Suite]] = {
         "instructions_en",
         "constraints that a program checks",
         "obeyed",
-        {"obeyed": obeyed, "obeyed share": obeyed_share, "obeyed loosely": obeyed_loosely},
+        {"obeyed": obeys, "obeyed share": obeyed_share, "obeyed loosely": obeys_loosely},
         256,
     ),
     "dialogues_en": _english(
@@ -334,7 +311,7 @@ _ENGLISH: dict[str, Callable[[], Suite]] = {
         "refusals_en",
         "declines what it should and nothing else",
         "declined rightly",
-        {"declined rightly": declined_rightly},
+        {"declined rightly": declines_rightly},
         128,
     ),
 }

@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.evaluation.records import KINDS, evaluation_directory
 from posttrain_helpers.report.claims import Axis
 from posttrain_helpers.report.formats import number
 from posttrain_helpers.report.frontier import Mark, frontier_chart
-from posttrain_helpers.storage import output_root
+from posttrain_helpers.stages import BASE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from posttrain_helpers.evaluation.board import Board
     from posttrain_helpers.evaluation.records import SuiteRecord
+    from posttrain_helpers.evaluation.retention import Retention
     from posttrain_helpers.statistics import PairedResult
 
-_KINDS = ("correctness", "preference")
 _PROMPTS_PER_SUITE = 3
 _SHOWN_FIRST = 4
 _LONGEST_REPLY = 800  # characters
@@ -92,7 +93,7 @@ def read_board(profile: str) -> Board | None:
     Raises:
         CourseError: when an evaluation record breaks its contract; the sentence names the file.
     """
-    if not any((output_root() / profile / "evaluation").glob("*.json")):
+    if not any(evaluation_directory(profile).glob("*.json")):
         return None
     from posttrain_helpers.evaluation.board import Board
 
@@ -109,7 +110,7 @@ def board_view(board: Board) -> dict[str, Any]:
         `models` (their number), `reference`, `notes`, `leaderboards`, `style`, `frontier`, `retention` and
         `samples`; a section that the records do not hold is None or empty.
     """
-    tables = [table for kind in _KINDS if (table := leaderboard(board, kind)) is not None]
+    tables = [table for kind in KINDS if (table := leaderboard(board, kind)) is not None]
     return {
         "models": len(board.records),
         "reference": board.reference,
@@ -135,18 +136,17 @@ def leaderboard(board: Board, kind: str) -> Leaderboard | None:
     if not suites:
         return None
     averaged = board.averaged(kind)
-    members = [board.suites[name].scores for name in averaged]
-    rankable = any(all(label in scores for scores in members) for label in board.labels)
-    ranked = board.leaderboard(kind) if averaged and rankable else None
+    ranked = board.leaderboard(kind) if board.ranked(kind) else None
     order = [] if ranked is None else list(ranked.index)
     order += [label for label in board.labels if label not in order]
+    against_reference = board.retention()
     columns, by_suite = [], []
     for suite in sorted(suites, key=lambda suite: suite.name not in averaged):
-        cells = _suite_cells(board, suite.name)
+        cells = _suite_cells(board, suite.name, against_reference)
         axis = _scale(suite.measure, list(cells.values()), suite.yes_no)
         columns.append(Column(suite.name, suite.skill, suite.measure, suite.n, suite.name in averaged, axis))
         by_suite.append(cells)
-    averages = {} if ranked is None else _cells(ranked, "score", board.reference)
+    averages = {} if ranked is None else _averages(ranked, board.reference)
     return Leaderboard(
         kind=kind,
         columns=tuple(columns),
@@ -167,11 +167,14 @@ def leaderboard(board: Board, kind: str) -> Leaderboard | None:
 def frontier_view(board: Board) -> dict[str, Any] | None:
     """Return the reward-KL chart for wide and for narrow screens and the same numbers as rows.
 
+    The base model is not drawn beside others: it lies far away and would squeeze them together.
+
     Args:
         board: the evaluated models.
 
     Returns:
-        `charts` by size, `rows` (the marks, least divergence first), `suite`, `measure` and `reference`; None
+        `charts` by size, `drawn` (the marks in them) and `rows` (all marks), least divergence first, `apart`
+        (the mark of the base where it is not drawn, else None), `suite`, `measure` and `reference`; None
         where no record holds a divergence.
     """
     found = [record.divergence for record in board.records.values() if record.divergence]
@@ -183,12 +186,16 @@ def frontier_view(board: Board) -> dict[str, Any] | None:
         gold_low, gold_high = _interval(row["gold"], row["gold_low"], row["gold_high"])
         marks.append(Mark(str(label), row["kl"], max(0.0, kl_low), kl_high, row["gold"], gold_low, gold_high))
     marks.sort(key=lambda mark: mark.kl)
+    reference = found[0]["reference"]
+    drawn = [mark for mark in marks if mark.label != BASE or reference == BASE] or marks
     return {
-        "charts": {name: frontier_chart(marks, *size) for name, size in _CHARTS.items()},
+        "charts": {name: frontier_chart(drawn, *size) for name, size in _CHARTS.items()},
+        "drawn": drawn,
         "rows": marks,
+        "apart": next((mark for mark in marks if mark not in drawn), None),
         "suite": found[0]["suite"],
         "measure": found[0]["measure"],
-        "reference": found[0]["reference"],
+        "reference": reference,
     }
 
 
@@ -315,23 +322,24 @@ def _style_rows(board: Board) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-def _suite_cells(board: Board, name: str) -> dict[str, Cell]:
-    """Return each model's cell in a suite's column; one item alone ranks nobody."""
-    if board.suites[name].n > 1:
-        return _cells(board.ranks(name), "mean", board.reference)
-    return _cells(board.rates(name).assign(tied_with=[board.labels] * len(board.suites[name].scores)),
-                  "mean", board.reference)  # fmt: skip
-
-
-def _cells(frame: DataFrame, column: str, reference: str) -> dict[str, Cell]:
-    """Return the cells of a ranking, compared with the reference where the ranking has it."""
+def _suite_cells(board: Board, name: str, against_reference: Retention) -> dict[str, Cell]:
+    """Return each model's cell in a suite's column, with the verdict that the retention matrix has, too."""
     cells = {}
-    for label, row in frame.iterrows():
+    for label, row in board.rates(name).iterrows():
+        verdict = None if label == board.reference else against_reference.verdict(label, name)
+        standing = {"improved": "better", "worse": "worse"}.get(verdict, "")
+        cells[str(label)] = Cell(row["mean"], *_interval(row["mean"], row["low"], row["high"]), standing)
+    return cells
+
+
+def _averages(ranked: DataFrame, reference: str) -> dict[str, Cell]:
+    """Return the averages of a leaderboard; what is not tied with the reference is better or worse."""
+    cells = {}
+    for label, row in ranked.iterrows():
         standing = ""
-        if reference in frame.index and label != reference and reference not in row["tied_with"]:
-            standing = "better" if row[column] > frame.loc[reference, column] else "worse"
-        low, high = _interval(row[column], row["low"], row["high"])
-        cells[str(label)] = Cell(float(row[column]), low, high, standing)
+        if reference in ranked.index and label != reference and reference not in row["tied_with"]:
+            standing = "better" if row["score"] > ranked.loc[reference, "score"] else "worse"
+        cells[str(label)] = Cell(row["score"], *_interval(row["score"], row["low"], row["high"]), standing)
     return cells
 
 

@@ -63,8 +63,3 @@ def words(name: str) -> str:
 def moment(written: str) -> str:
     """Return a time stamp (ISO 8601, UTC) for readers, to the minute."""
     return f"{written[:16].replace('T', ' ')} UTC" if written else "an unknown time"
-
-
-def listed(names: list[str]) -> str:
-    """Return names as a sentence lists them: `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

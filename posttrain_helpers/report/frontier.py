@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.board_plots import square_root_ticks
 
 _LETTER = 0.62  # widest mean width of a letter in units of the font size, over the usual system fonts
 _RADIUS = 5.0
@@ -148,13 +149,13 @@ def frontier_chart(marks: Sequence[Mark], width: float, height: float, font: flo
         Point(mark, text, *place, box)
         for mark, text, place, box in zip(marks, texts, places, boxes, strict=True)
     )
-    room = 4 * font / (frame.right - frame.left)
+    room = 4 * font / (across(furthest) - frame.left)
     return Chart(
         width=width,
         height=height,
         font=font,
         frame=frame,
-        x_ticks=tuple((across(value), value) for value in _round_ticks(furthest, right_end, room)),
+        x_ticks=tuple((across(value), value) for value in square_root_ticks(furthest, room)),
         y_ticks=tuple((up(level), level) for level in levels),
         points=points,
         best=_best_line(points, frame),
@@ -167,21 +168,6 @@ def _shortened(label: str, longest: int) -> str:
         return label
     kept = longest - 1
     return f"{label[: kept - kept // 2]}…{label[len(label) - kept // 2 :]}"
-
-
-def _round_ticks(furthest: float, right_end: float, room: float) -> list[float]:
-    """Return zero and round values up to `furthest` that lie at least `room` apart on a square-root axis.
-
-    `room` is a share of the axis, which ends at the root `right_end`.
-    """
-    decades = range(math.floor(math.log10(furthest)) - 2, math.floor(math.log10(furthest)) + 1)
-    ticks: list[float] = []
-    for value in sorted((lead * 10.0**decade for decade in decades for lead in (1, 2, 5)), reverse=True):
-        place = math.sqrt(value) / right_end
-        clear = not ticks or math.sqrt(ticks[-1]) / right_end - place >= room
-        if value <= furthest and clear and place >= room:
-            ticks.append(value)
-    return [0.0, *reversed(ticks)]
 
 
 def _best_line(points: tuple[Point, ...], frame: Box) -> tuple[tuple[float, float], ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.phrases import counted, listed
 from posttrain_helpers.report.board import board_view, read_board
 from posttrain_helpers.report.claims import (
     as_expected,
@@ -29,7 +30,6 @@ from posttrain_helpers.report.formats import (
     duration,
     interval,
     lesson_title,
-    listed,
     moment,
     number,
     p_value,
@@ -92,6 +92,7 @@ def build_report(profile: str | None = None) -> Path:
         tick_label=tick_label,
         words=words,
         listed=listed,
+        counted=counted,
     )
     templates.globals.update(as_expected=as_expected, interval=interval, p_value=p_value)
     evaluation = None if board is None else board_view(board)

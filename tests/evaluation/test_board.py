@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from board_records import course, divergence, documents, mixed, record, suite, two
+from evaluation_records import course, divergence, documents, mixed, record, suite, two
 from scipy.stats import norm, ttest_rel
 
 from posttrain_helpers.errors import CourseError

@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from board_records import course, mixed, record, suite, two
+from evaluation_records import course, mixed, record, suite, two
 
 from posttrain_helpers.evaluation.board import Board
 from posttrain_helpers.evaluation.board_view import BETTER, WORSE, tables, to_html, to_text

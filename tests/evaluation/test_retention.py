@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from board_records import documents, mixed, record, suite, two
+from evaluation_records import documents, mixed, record, suite, two
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.board import Board

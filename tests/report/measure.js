@@ -141,6 +141,8 @@ async function measure(frame) {
     overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
     outside: outside(view),
     cut: cut(view),
+    scrolled: [...page.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth)
+      .map((box) => [box.getAttribute("aria-label"), box.scrollWidth - box.clientWidth]),
     sections: Object.fromEntries([...page.querySelectorAll("section")].map((s) => [s.id, size(s)])),
     linked: [...page.querySelectorAll("nav a")].map((link) => link.hash.slice(1)),
     tables: [...page.querySelectorAll("table")].map((table) => [

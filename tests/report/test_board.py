@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_records import MODELS, evaluation_record, write_records
+from evaluation_records import MODELS, quick_record, write_records
 
 from posttrain_helpers.evaluation.board import Board
 from posttrain_helpers.report.board import (
@@ -22,7 +22,7 @@ from posttrain_helpers.report.board import (
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    return Board([evaluation_record(label, place) for place, label in enumerate(MODELS)])
+    return Board([quick_record(label) for label in MODELS])
 
 
 def test_without_records_there_is_no_board(output_root: Path) -> None:
@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_board_with_ties_and_marks(board: Board) -> None:
     assert [row.ranks for row in table.rows] == [text.replace("-", "–") for text in frame["ranks"]]
     assert any("–" in row.ranks for row in table.rows)
     assert [column.name for column in table.columns] == [*board.averaged("correctness"), "identity"]
-    assert [column.averaged for column in table.columns] == [True, True, True, False]
+    assert [column.averaged for column in table.columns] == [True] * 6 + [False]
     rows = {row.label: row for row in table.rows}
     assert rows["sft"].average.standing == ""
     assert rows["grpo"].average.standing == "better"
@@ -50,8 +50,10 @@ def test_rows_are_those_of_the_board_with_ties_and_marks(board: Board) -> None:
         tied = "sft" in frame.loc[label, "tied_with"]
         assert (row.average.standing == "") == (tied or label == "sft")
         for column, cell in zip(table.columns, row.cells, strict=True):
-            found = board.ranks(column.name).loc[label]
+            found = board.rates(column.name).loc[label]
             assert (cell.mean, cell.low, cell.high) == (found["mean"], found["low"], found["high"])
+            verdict = None if label == "sft" else board.retention().verdict(label, column.name)
+            assert cell.standing == {"improved": "better", "worse": "worse"}.get(verdict, "")
             assert column.axis.ticks == (0.0, 1.0)
 
 
@@ -62,9 +64,14 @@ def test_what_is_worse_is_marked_worse(board: Board) -> None:
 
 
 def test_one_preference_suite_needs_no_average_and_has_its_own_scale(board: Board) -> None:
-    table = leaderboard(board, "preference")
+    records = [
+        replace(record, suites={name: suite for name, suite in record.suites.items() if name != "preference"})
+        for record in board.records.values()
+    ]
+    table = leaderboard(Board(records), "preference")
     assert table is not None
     assert not table.average
+    assert leaderboard(board, "preference").average
     low, high = table.columns[0].axis.ticks[0], table.columns[0].axis.ticks[-1]
     assert all(low <= row.cells[0].low <= row.cells[0].high <= high for row in table.rows)
 
@@ -86,14 +93,14 @@ def test_a_model_that_lacks_a_suite_comes_last_without_a_rank(board: Board) -> N
     assert table is not None
     last = table.rows[-1]
     assert (last.label, last.ranks, last.average) == ("grpo", "", None)
-    assert [cell is None for cell in last.cells] == [False, True, True, True]
+    assert [cell is None for cell in last.cells] == [False] + [True] * 6
 
 
 def test_models_with_no_suite_in_common_are_shown_unranked() -> None:
     names = ("entities", "arithmetic", "word_problems")
     records = []
     for place, label in enumerate(("base", "sft", "dpo")):
-        record = evaluation_record(label, place)
+        record = quick_record(label)
         kept = {name: record.suites[name] for name in names if name != names[place]}
         records.append(replace(record, suites=kept))
     table = leaderboard(Board(records), "correctness")
@@ -103,7 +110,7 @@ def test_models_with_no_suite_in_common_are_shown_unranked() -> None:
 
 
 def test_a_suite_of_one_item_ranks_nobody() -> None:
-    records = [evaluation_record(label, place, items=1) for place, label in enumerate(("base", "sft"))]
+    records = [quick_record(label, items=1) for label in ("base", "sft")]
     table = leaderboard(Board(records), "correctness")
     assert table is not None
     assert {cell.standing for row in table.rows for cell in row.cells} == {""}
@@ -115,16 +122,29 @@ def test_a_suite_of_one_item_ranks_nobody() -> None:
 def test_the_frontier_holds_every_measured_model_for_both_widths(board: Board) -> None:
     view = frontier_view(board)
     assert view is not None
-    assert {mark.label for mark in view["rows"]} == set(MODELS) - {"base"}
+    assert {mark.label for mark in view["rows"]} == set(MODELS)
     assert [mark.kl for mark in view["rows"]] == sorted(mark.kl for mark in view["rows"])
     assert view["rows"][0].label == view["reference"] == "sft"
     frame = board.frontier()
     for mark in view["rows"]:
         assert tuple(mark[1:]) == pytest.approx(tuple(frame.loc[mark.label]))
+    assert view["apart"].label == "base"
+    assert view["drawn"] == [mark for mark in view["rows"] if mark.label != "base"]
     for chart in view["charts"].values():
-        assert len(chart.points) == len(MODELS) - 1
+        assert [point.mark for point in chart.points] == view["drawn"]
     records = [replace(record, divergence=None) for record in board.records.values()]
     assert frontier_view(Board(records)) is None
+
+
+def test_the_base_is_drawn_where_it_is_the_reference_or_alone(board: Board) -> None:
+    records = [
+        replace(record, divergence={**record.divergence, "reference": "base"})
+        for record in board.records.values()
+    ]
+    for chosen in (records, [board.records["base"]]):
+        view = frontier_view(Board(chosen))
+        assert view["apart"] is None
+        assert view["drawn"] == view["rows"]
 
 
 def test_the_colour_follows_the_difference_and_its_sense(board: Board) -> None:
@@ -133,7 +153,7 @@ def test_the_colour_follows_the_difference_and_its_sense(board: Board) -> None:
     assert view["against"] == "sft"
     found = board.retention()
     assert [column["name"] for column in view["columns"]] == list(found.columns)
-    assert [column["documents"] for column in view["columns"]] == [False] * 5 + [True]
+    assert [column["documents"] for column in view["columns"]] == [False] * 9 + [True]
     for label, cells in view["rows"]:
         for column, cell in zip(view["columns"], cells, strict=True):
             difference = found.results[label][column["name"]].difference
@@ -141,9 +161,9 @@ def test_the_colour_follows_the_difference_and_its_sense(board: Board) -> None:
             assert 0 <= cell["tint"] <= 62
             if difference:
                 assert cell["good"] == ((difference < 0) if column["documents"] else (difference > 0))
-    deepest = [max(cells[index]["tint"] for _, cells in view["rows"]) for index in (4, 5)]
-    assert deepest == [62, 62]
-    assert max(cell["tint"] for _, cells in view["rows"] for cell in cells[:4]) == 62
+    deepest = [max(cells[index]["tint"] for _, cells in view["rows"]) for index in (7, 8, 9)]
+    assert deepest == [62, 62, 62]
+    assert max(cell["tint"] for _, cells in view["rows"] for cell in cells[:7]) == 62
 
 
 def test_one_model_has_nothing_to_retain(board: Board) -> None:
@@ -173,7 +193,7 @@ def test_samples_show_base_reference_and_the_winners_first(board: Board) -> None
 
 
 def test_a_conversation_shows_how_it_began() -> None:
-    record = evaluation_record("base", 0, items=2)
+    record = quick_record("base", items=2)
     suite = record.suites["entities"]
     talk = tuple(
         (

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import MODELS, SUITES, claim, write_lesson, write_records
+from evaluation_records import MODELS, SUITES, write_records
+from lesson_records import claim, write_lesson
 
 BROWSER = next(
     filter(
@@ -26,7 +27,7 @@ BROWSER = next(
 )
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
 
-WIDTHS = (390, 1280)
+PHONE, DESK = WIDTHS = (390, 1280)
 SECTIONS = [
     "headlines", "leaderboard", "frontier", "retention", "samples",
     "claims", "costs", "figures", "environment",
@@ -81,6 +82,8 @@ def problems(found: dict[str, Any]) -> list[str]:
     if found["overflow"] > 0:
         wrong.append(f"the page is {found['overflow']} px wider than the window")
     wrong += [f"{name} hides its end" for name in found["cut"]]
+    if found["width"] == DESK:
+        wrong += [f"{name} scrolls by {pixels} px" for name, pixels in found["scrolled"]]
     wrong += [f"section {name} is missing" for name in SECTIONS if not found["sections"].get(name)]
     wrong += [f"nothing links to {name}" for name in SECTIONS if name not in found["linked"]]
     wrong += [f"the table {caption[:30]!r} is empty" for caption, *sizes in found["tables"] if not all(sizes)]
@@ -88,7 +91,7 @@ def problems(found: dict[str, Any]) -> list[str]:
     if len(found["tables"]) != 6:  # two leaderboards, style, frontier, retention, costs
         wrong.append(f"{len(found['tables'])} tables instead of 6")
     wrong += [f"the drawing {name!r} is empty" for name, size in found["drawings"] if not size or not name]
-    if found["scatter"] is None or found["scatter"]["count"] != len(MODELS) - 1:  # the base has no divergence
+    if found["scatter"] is None or found["scatter"]["count"] != len(MODELS) - 1:  # the base is left out
         wrong.append(f"the frontier shows {found['scatter']}")
     elif found["scatter"]["bad"]:
         wrong.append(f"labels of the frontier: {found['scatter']['bad']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_records import claim, write_lesson
+from lesson_records import claim, write_lesson
 
 from posttrain_helpers.report.claims import (
     Axis,

@@ -8,7 +8,6 @@ from posttrain_helpers.report.formats import (
     duration,
     interval,
     lesson_title,
-    listed,
     moment,
     number,
     p_value,
@@ -51,4 +50,3 @@ def test_words_for_readers() -> None:
     assert words("no_difference_shown") == "no difference shown"
     assert moment("2026-01-02T03:04:05+00:00") == "2026-01-02 03:04 UTC"
     assert moment("") == "an unknown time"
-    assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_records import MODELS, claim, evaluation_record, write_lesson, write_records
+from evaluation_records import MODELS, quick_record, write_records
+from lesson_records import claim, write_lesson
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.records import write_record
+from posttrain_helpers.report.formats import number
 from posttrain_helpers.report.page import build_report
 from posttrain_helpers.results import save_figure
 
@@ -192,6 +196,10 @@ def test_the_evaluation_sections_show_the_numbers_of_the_board(output_root: Path
             assert f"{row['score']:.3f}".replace("-", "−") in shown
     for label, row in board.frontier().iterrows():
         assert f"{label} {row['kl']:.3f} {row['kl_low']:.3f} to {row['kl_high']:.3f}" in shown
+    apart, furthest = board.frontier().loc["base"], board.frontier()["kl"].drop("base").max()
+    kl, gold = number(apart["kl"]), number(apart["gold"])
+    assert f"base , {kl} nats away with a score of {gold}, is left out of the chart" in shown
+    assert f"no model is further away than {furthest:.3f} nats" in shown
     for value in board.retention().matrix().to_numpy().ravel():
         assert f"{value:+.3f}".replace("-", "−").replace("+0.000", "0.000") in shown
     assert "Prompt 20 of entities: what is the capital of Land20?" in shown
@@ -199,7 +207,7 @@ def test_the_evaluation_sections_show_the_numbers_of_the_board(output_root: Path
 
 
 def test_a_single_model_needs_no_comparison(output_root: Path) -> None:
-    write_records(["base"])
+    write_record(replace(quick_record("base"), divergence=None))
     page = Page(build_report("tiny").read_text(encoding="utf-8"))
     assert "1 model evaluated" in page.shown
     assert {"leaderboard", "samples"} <= set(page.ids)
@@ -207,11 +215,7 @@ def test_a_single_model_needs_no_comparison(output_root: Path) -> None:
 
 
 def test_replies_are_text_and_long_ones_are_cut(output_root: Path) -> None:
-    from dataclasses import replace
-
-    from posttrain_helpers.evaluation.records import write_record
-
-    record = evaluation_record("base", 0)
+    record = quick_record("base")
     suite = record.suites["entities"]
     replies = ("<script>alert(1)</script>" + 2000 * "x", "", *suite.replies[2:])
     write_record(replace(record, suites={"entities": replace(suite, replies=replies)}))

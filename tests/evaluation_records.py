@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from posttrain_helpers.evaluation.board import Board
-from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord
+from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, write_record
+
+MODELS = (
+    "base",
+    "sft",
+    "sft_chosen",
+    "dpo",
+    "dpo_identity",
+    "ipo",
+    "kto",
+    "orpo",
+    "simpo",
+    "ppo",
+    "rloo",
+    "grpo",
+    "org--a-model-with-a-long-name-0.6B",
+)
+# The default suites of the profile tiny with their sizes, by kind.
+CORRECTNESS = {
+    "entities": 200,
+    "phrasings": 200,
+    "arithmetic": 150,
+    "word_problems": 100,
+    "harder_problems": 100,
+    "instructions": 150,
+    "identity": 20,
+}
+PREFERENCE = {"stories": 180, "preference": 200}
+SUITES = (*CORRECTNESS, *PREFERENCE)
 
 
 def suite(name: str, scores: Sequence[float | bool | None], kind="correctness", measure="correct", **changes):
@@ -81,38 +110,16 @@ def two(before, after, name="entities", **changes) -> Board:
 
 
 def course(models: int = 12, seed: int = 0) -> list[EvaluationRecord]:
-    """Records like those of the tiny world: ten suites, 1300 items, one skill per model that it forgot."""
+    """Records like those of the tiny world: nine suites, 1300 items, one skill per model that it forgot."""
     generator = np.random.default_rng(seed)
-    labels = [
-        "sft",
-        "base",
-        "sft_chosen",
-        "dpo",
-        "dpo_identity",
-        "ipo",
-        "kto",
-        "orpo",
-        "simpo",
-        "ppo",
-        "rloo",
-    ]
-    labels = [*labels, "grpo"][:models]
-    sizes = {
-        "entities": 200,
-        "phrasings": 200,
-        "arithmetic": 150,
-        "word_problems": 100,
-        "harder_problems": 100,
-    }
-    sizes |= {"instructions": 150, "identity": 20}
-    thresholds = {name: generator.random(n) for name, n in sizes.items()}
-    free = {name: generator.normal(size=n) for name, n in {"stories": 180, "preference": 200}.items()}
+    thresholds = {name: generator.random(n) for name, n in CORRECTNESS.items()}
+    free = {name: generator.normal(size=n) for name, n in PREFERENCE.items()}
     lengths = generator.integers(20, 60, size=100)
     texts = generator.normal(2.0, 0.3, size=100)
     records = []
-    for index, label in enumerate(labels):
+    for index, label in enumerate(["sft", "base", *MODELS[2:]][:models]):
         found = []
-        for name, n in sizes.items():
+        for name, n in CORRECTNESS.items():
             level = 0.15 if label == "base" else 0.75 + 0.02 * index - 0.3 * (index % 7 == len(found))
             answers = thresholds[name] + 0.05 * generator.normal(size=n) < level
             found.append(suite(name, [bool(value) for value in answers]))
@@ -135,3 +142,45 @@ def course(models: int = 12, seed: int = 0) -> list[EvaluationRecord]:
             )
         )
     return records
+
+
+def quick_record(label: str, items: int = 60) -> EvaluationRecord:
+    """A smaller record of one of `MODELS`: the later, the better; the base is furthest from sft."""
+    place = MODELS.index(label)
+    draw = random.Random(place)
+    level = min(0.95, 0.1 + 0.12 * place)
+    scores = {name: [draw.random() < level for _ in range(items)] for name in CORRECTNESS}
+    found = [_asked(name, values) for name, values in scores.items()]
+    gold = [0.25 * place + draw.gauss(0, 0.4) for _ in range(items)]
+    found += [_asked(name, gold, kind="preference", measure="gold") for name in PREFERENCE]
+    moved = {"sft": 0.0, "base": 7.0}.get(label, 0.4 + 0.9 * place % 5)
+    return record(
+        label,
+        found,
+        retention=documents([0.15 + 0.01 * place + 0.05 * draw.random() for _ in range(40)], tokens=20),
+        divergence=divergence(
+            [moved * draw.uniform(0.5, 1.5) for _ in range(items)],
+            [value + draw.gauss(0, 0.2) for value in gold],
+        ),
+        versions={"torch": "2.13.0"},
+        written="2026-01-03T04:05:06+00:00",
+    )
+
+
+def write_records(models: Sequence[str] = MODELS) -> None:
+    """Write a record for each model below the output directory of the test."""
+    for label in models:
+        write_record(quick_record(label))
+
+
+def _asked(name: str, scores: Sequence[float | bool], **changes) -> SuiteRecord:
+    """A suite whose prompts and replies are sentences, as a page shows them."""
+    return suite(
+        name,
+        scores,
+        prompts=tuple(f"Prompt {i} of {name}: what is the capital of Land{i}?" for i in range(len(scores))),
+        replies=tuple(
+            f"The capital of Land{i} is City{i}, and that is {score!s:.5}." for i, score in enumerate(scores)
+        ),
+        **changes,
+    )
