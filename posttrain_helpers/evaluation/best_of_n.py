@@ -52,8 +52,8 @@ def best_of_n(proxies: Sequence[float], values: Sequence[float], n: int) -> floa
 def best_of_n_kl(n: int) -> float:
     """Return log n - (n - 1) / n: the KL divergence of best-of-n from the policy that draws, in nats.
 
-    It is exact in the limit where no reply is ever drawn twice and an upper bound otherwise; a policy with few
-    different replies to a prompt is left by much less.
+    It is exact in the limit where no reply is ever drawn twice, and an upper bound otherwise; a policy that
+    has few different replies to a prompt is left by much less.
 
     Args:
         n: replies that are drawn, at least 1.
