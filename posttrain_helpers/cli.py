@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument(
         "--profile",
-        help="tiny (offline, CPU), qwen3 (GPU) or smol (CPU, real model); default: $POSTTRAIN_PROFILE, else tiny",
+        help="tiny (offline), qwen3 (GPU) or smol (CPU and network); default: $POSTTRAIN_PROFILE, else tiny",
     )
 
     run = commands.add_parser(

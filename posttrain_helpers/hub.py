@@ -2,15 +2,19 @@
 
 A copy in the cache is used without asking the network; else the Hub is asked once, with a short time limit,
 before anything is downloaded. So a Hub that cannot be reached is one sentence after seconds, not minutes of
-retries.
+retries, and what a download costs and under which licence it comes is printed before it starts.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.weights import weight_files
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo, ModelInfo
 
 TIMEOUT_S = 10
 _LABELS = {"model": "model", "dataset": "data set"}
@@ -23,6 +27,8 @@ _PATTERNS = {
 
 def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = None) -> Path:
     """Return a directory with the files of a Hub repository, from the cache or downloaded.
+
+    Before a download it prints one line with licence, size and place.
 
     Args:
         repo_id: "owner/name" (or the name alone for very old models).
@@ -49,7 +55,8 @@ def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = 
     cached = _cached_snapshot(arguments)
     if cached is not None:
         return cached
-    _check_reachable(repo_id, repo_type, revision, cache)
+    info = _ask_hub(repo_id, repo_type, revision, cache)
+    print(_announcement(info, repo_id, repo_type, cache), flush=True)
     try:
         return Path(snapshot_download(**arguments))
     except OSError as error:
@@ -88,7 +95,28 @@ def _cached_snapshot(arguments: dict) -> Path | None:
     return directory if has_config and weight_files(directory) else None
 
 
-def _check_reachable(repo_id: str, repo_type: str, revision: str | None, cache: Path) -> None:
+def _announcement(info: ModelInfo | DatasetInfo, repo_id: str, repo_type: str, cache: Path) -> str:
+    """Return the line that a reader sees before a download starts."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = filter_repo_objects(
+        info.siblings or [], allow_patterns=_PATTERNS[repo_type], key=lambda file: file.rfilename
+    )
+    sizes = [file.size for file in files]
+    size = f"{_readable(sum(sizes))} at most" if sizes and None not in sizes else "of unknown size"
+    licence = getattr(info.card_data, "license", None) or "not stated on its card"
+    licence = ", ".join(licence) if isinstance(licence, list) else licence
+    return (
+        f"downloading the {_LABELS[repo_type]} {repo_id!r} once, {size}, licence: {licence}, to {cache} "
+        "(HF_HOME names another place) …"
+    )
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _ask_hub(repo_id: str, repo_type: str, revision: str | None, cache: Path) -> ModelInfo | DatasetInfo:
     """Ask the Hub about the repository once; the library's own downloads retry for half a minute per file."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
@@ -99,21 +127,24 @@ def _check_reachable(repo_id: str, repo_type: str, revision: str | None, cache: 
     )
 
     label = f"the {_LABELS[repo_type]} {repo_id!r}"
+    at = f" at revision {revision!r}" if revision else ""
     try:
-        info = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
+        info = HfApi().repo_info(
+            repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S, files_metadata=True
+        )
     except GatedRepoError as error:
         raise CourseError(
             f"{label} asks for permission; accept its terms on the Hub and log in with `hf auth login`."
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        at = f" at revision {revision!r}" if revision else ""
         raise CourseError(
             f"{label} does not exist on the Hub{at}, or is private; check the spelling."
         ) from error
     except (OSError, HTTPError) as error:
         reason = "offline mode" if constants.HF_HUB_OFFLINE else type(error).__name__
+        place = f"{cache}{at}"
         raise CourseError(
-            f"{label} is not in the cache {cache} and the Hub cannot be reached ({reason}); go online once "
+            f"{label} is not in the cache {place} and the Hub cannot be reached ({reason}); go online once "
             "with HF_HUB_OFFLINE=0, give a local directory, or use the offline profile 'tiny'."
         ) from error
     names = [sibling.rfilename for sibling in info.siblings or []]
@@ -122,3 +153,4 @@ def _check_reachable(repo_id: str, repo_type: str, revision: str | None, cache: 
             f"{label} has no safetensors weights on the Hub, and pickled weights are not loaded; choose "
             "another revision or another model."
         )
+    return info

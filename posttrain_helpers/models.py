@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
-from posttrain_helpers.repairs import repair_generation_config, repair_tokenizer
+from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.runtime import current_runtime, display_path
 from posttrain_helpers.weights import check_weights, weight_files
 
@@ -44,11 +44,12 @@ def load_model_and_tokenizer(
     """Load a model in evaluation mode on its device, and its tokenizer.
 
     Args:
-        name_or_path: "base", the name of a stage (built if it is missing), a directory, or a Hub id. A
-            directory with a LoRA adapter loads the base model and the adapter.
+        name_or_path: "base" or another ready-made model of the profile ("instruct", "ready_made_sft"), the
+            name of a stage (built if it is missing), a directory, or a Hub id. A directory with a LoRA
+            adapter loads the base model and the adapter.
         use_gpu: False keeps the model on the CPU. True uses the GPU that the profile wants, if there is one.
         dtype: of the weights; None takes the profile's.
-        revision: commit, branch or tag of a Hub id; the profile's base model has its own pinned one.
+        revision: commit, branch or tag of a Hub id; None takes the one that the profile pins for it, if any.
         lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train.
         quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
         head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
@@ -87,9 +88,12 @@ def load_model_and_tokenizer(
     repairs = []
     if head == "reward" and head_of(directory) == "language":
         repairs.append("a fresh score head was added; its scores mean nothing until it is trained")
+    rows = model.get_input_embeddings().num_embeddings
     repairs += repair_tokenizer(tokenizer, model, wants_template)
     repairs += repair_generation_config(model, tokenizer)
     if lora:
+        if model.get_input_embeddings().num_embeddings > rows and not lora.get("modules_to_save"):
+            repairs.append(_untrained_rows(model))
         model = _with_lora(model, lora)
     model.eval()
     if verbose:
@@ -125,9 +129,7 @@ def model_directory(resolved: str, revision: str | None, profile: Profile) -> Pa
         raise CourseError(
             f"the model directory {path} does not exist (working directory {Path.cwd()}); correct the path."
         )
-    if revision is None and resolved == profile.base_model:
-        revision = profile.revision
-    return hub_snapshot(resolved, revision=revision)
+    return hub_snapshot(resolved, revision=revision or profile.revision_of(resolved))
 
 
 def head_of(directory: Path) -> str:
@@ -280,8 +282,7 @@ def _load_adapter(
     model, tokenizer = _load_directory(base_directory, dtype, device, quantization, profile, found)
     if (directory / "tokenizer_config.json").is_file():
         tokenizer = _load_tokenizer(directory)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    grow_embeddings(model, len(tokenizer))
     try:
         adapted = PeftModel.from_pretrained(model, directory, local_files_only=True)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -315,6 +316,15 @@ def _with_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PreTrainedModel:
         return get_peft_model(model, LoraConfig(**{"task_type": task, **lora}))
     except (TypeError, ValueError, AttributeError) as error:
         raise CourseError(f"the LoRA settings {lora} do not fit {type(model).__name__}: {error}") from error
+
+
+def _untrained_rows(model: PreTrainedModel) -> str:
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if module in layers]
+    return (
+        "the rows for new tokens are random and the adapter does not train them; set lora.modules_to_save="
+        f"[{', '.join(names)}], or train every weight"
+    )
 
 
 def _quantization_config(quantization: str) -> Any:

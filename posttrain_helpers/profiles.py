@@ -1,4 +1,4 @@
-"""Profiles: the one switch between the tiny offline world and a real model on a GPU.
+"""Profiles: the one switch between the tiny offline world and a real model.
 
 A profile says which base model a course runs on and what that model needs. The notebook's `parameters` cell
 or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and how, stands in the recipes.
@@ -7,14 +7,23 @@ or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and h
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 DEFAULT_PROFILE = "tiny"
+# What a profile may name beside its base model, to compare with: names that are loaded like a stage.
+READY_MADE = {"instruct": "instruct_model", "ready_made_sft": "sft_model"}
+# The commits of the ready-made models; one that is not here is loaded from its main branch.
+_REVISIONS = {
+    "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,14 @@ class Profile:
         revision: the commit of the base model on the Hub, None for a directory.
         chat_template: "chatml" replaces the template that the base model ships with plain ChatML, which has
             no thinking block and marks what the assistant says; None keeps the model's own.
+        instruct_model: Hub id of the publisher's own assistant made from the base model; its name for loading
+            is "instruct".
+        sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
+            name for loading is "ready_made_sft".
+        recipe_section: the profile whose sections of the recipes it uses where they have none of its name;
+            None for no other.
+        overrides: what it changes in such a section, by dotted key; an argument that a method does not have
+            is left out.
         notes: what else a reader should know.
     """
 
@@ -49,7 +66,42 @@ class Profile:
     download: str
     revision: str | None = None
     chat_template: str | None = None
+    instruct_model: str | None = None
+    sft_model: str | None = None
+    recipe_section: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     notes: str = ""
+
+    def model_named(self, name: str) -> str | None:
+        """Return the directory or Hub id that "base", "instruct" or "ready_made_sft" means.
+
+        Args:
+            name: any name of a model.
+
+        Returns:
+            None for every other name.
+
+        Raises:
+            CourseError: the profile has no such ready-made model.
+        """
+        if name == "base":
+            return self.base_model
+        if name not in READY_MADE:
+            return None
+        model = getattr(self, READY_MADE[name])
+        if model is None:
+            having = [other.name for other in PROFILES.values() if getattr(other, READY_MADE[name])]
+            raise CourseError(
+                f"the profile {self.name!r} has no ready-made model {name!r}; use the profile "
+                f"{' or '.join(map(repr, having))}, or give a directory or a Hub id."
+            )
+        return model
+
+    def revision_of(self, model: str) -> str | None:
+        """Return the commit that is pinned for a model of this profile; None for any other model."""
+        if model == self.base_model:
+            return self.revision
+        return _REVISIONS.get(model) if model in (self.instruct_model, self.sft_model) else None
 
 
 PROFILES = {
@@ -79,7 +131,33 @@ PROFILES = {
             download="1.2 GB from the Hugging Face Hub, once",
             revision="da87bfb608c14b7cf20ba1ce41287e8de496c0cd",
             chat_template="chatml",
+            instruct_model="Qwen/Qwen3-0.6B",
+            sft_model="banghua/Qwen3-0.6B-SFT",
             notes="A CPU can load and generate; training needs a GPU.",
+        ),
+        Profile(
+            name="smol",
+            base_model="HuggingFaceTB/SmolLM2-135M",
+            description="SmolLM2 with 135 million parameters and public data sets",
+            device="cpu",
+            dtype="float32",
+            offline=False,
+            min_gpu_gb=0,
+            licence="Apache-2.0",
+            download="270 MB from the Hugging Face Hub, once",
+            revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+            chat_template="chatml",
+            instruct_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+            recipe_section="qwen3",
+            # One thread of a server trains on 80 tokens a second: 40 steps of `sft` take it half an hour.
+            overrides={
+                "data.max_samples": 1000,
+                "args.max_steps": 40,
+                "args.max_length": 512,
+                "args.max_completion_length": 128,
+                "args.activation_checkpointing": True,
+            },
+            notes="For readers with a network and no GPU; its few steps show the way, not the result.",
         ),
     )
 }

@@ -17,6 +17,7 @@ _PADDING_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[
 _NEW_PADDING = "<|pad|>"
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _PROBE = "xreplyx"
+_NEW_ROWS_SEED = 0
 
 
 def repair_tokenizer(
@@ -39,13 +40,35 @@ def repair_tokenizer(
     if tokenizer.padding_side != "right":
         tokenizer.padding_side = "right"
         changes.append("padding is on the right (generate() pads on the left by itself)")
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer))
-        changes.append(
-            f"the embeddings have {len(tokenizer) - rows} more rows ({len(tokenizer)}) for new tokens"
-        )
+    if added := grow_embeddings(model, len(tokenizer)):
+        changes.append(f"the embeddings have {added} more rows ({len(tokenizer)}) for new tokens")
     return changes
+
+
+def grow_embeddings(model: PreTrainedModel, tokens: int) -> int:
+    """Give a model a row of its embeddings for each token; rows beyond the tokenizer's stay.
+
+    The new rows are drawn around the mean of the old ones, and always the same: a model that is loaded twice,
+    to be trained and to be its reference, is one model.
+
+    Args:
+        model: changed in place.
+        tokens: how many there are.
+
+    Returns:
+        How many rows were added.
+    """
+    import torch
+
+    from posttrain_helpers.runtime import preserved_random_state
+
+    rows = model.get_input_embeddings().num_embeddings
+    if tokens <= rows:
+        return 0
+    with preserved_random_state():
+        torch.manual_seed(_NEW_ROWS_SEED)
+        model.resize_token_embeddings(tokens)
+    return tokens - rows
 
 
 def repair_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -113,26 +136,38 @@ def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the special token that the chat template writes right after a reply."""
+    after = _rendered_probe(tokenizer).rpartition(_PROBE)[2].lstrip()
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    starts = [token for token in special if after.startswith(token)]
+    return max(starts, key=len, default=None)
+
+
+def _rendered_probe(tokenizer: PreTrainedTokenizerBase) -> str:
     from jinja2 import TemplateError
 
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _PROBE}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        return tokenizer.apply_chat_template(messages, tokenize=False)
     except TemplateError as error:
         raise CourseError(
             f"the chat template cannot render a question and a reply ({error}); correct chat_template.jinja."
         ) from error
-    after = text.rpartition(_PROBE)[2].lstrip()
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    starts = [token for token in special if after.startswith(token)]
-    return max(starts, key=len, default=None)
+
+
+def _begins_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether the beginning token stands in texts; GPT-2 and SmolLM2 name one and never write it."""
+    if tokenizer.bos_token is None:
+        return False
+    return tokenizer.bos_token_id in tokenizer(_PROBE)["input_ids"] or (
+        tokenizer.bos_token in _rendered_probe(tokenizer)
+    )
 
 
 def _repair_padding(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.eos_token:
         return []
     vocabulary = tokenizer.get_vocab()
-    taken = (tokenizer.eos_token, tokenizer.bos_token)
+    taken = (tokenizer.eos_token, tokenizer.bos_token if _begins_texts(tokenizer) else None)
     before = tokenizer.pad_token
     pad = next(
         (name for name in _PADDING_CANDIDATES if name in vocabulary and name not in taken), _NEW_PADDING

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
-from posttrain_helpers.profiles import Profile, get_profile
+from posttrain_helpers.profiles import READY_MADE, Profile, get_profile
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.reward_functions import reward_models
 from posttrain_helpers.runtime import current_runtime, preserved_random_state
@@ -40,12 +40,13 @@ def stage_path(name: str, profile: str | Profile | None = None) -> Path:
     """Return the directory of a stage, whether or not it exists.
 
     Raises:
-        CourseError: the name is "base" or holds more than letters, digits, "_" and "-".
+        CourseError: the name is that of a ready-made model ("base", "instruct", "ready_made_sft") or holds
+            more than letters, digits, "_" and "-".
     """
-    if not _NAME.fullmatch(name) or name == BASE:
+    if not _NAME.fullmatch(name) or name == BASE or name in READY_MADE:
         raise CourseError(
-            f"{name!r} cannot name a stage; use letters, digits, '_' and '-', and not {BASE!r}, which is the "
-            "base model."
+            f"{name!r} cannot name a stage; use letters, digits, '_' and '-', and none of "
+            f"{', '.join(map(repr, (BASE, *READY_MADE)))}, which are ready-made models."
         )
     return output_root() / get_profile(profile).name / "stages" / name
 
@@ -122,7 +123,8 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
     """Return the directory of a stage; build it first, parents before it, if it is missing or out of date.
 
     Args:
-        name: "base", a stage that a recipe makes, or one that was saved under a name of its own.
+        name: "base" or another ready-made model of the profile, a stage that a recipe makes, or one that was
+            saved under a name of its own.
         profile: None takes the profile in use.
         rebuild: build it even if it is there.
 
@@ -133,9 +135,9 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
         CourseError: no such stage, or one that is there but damaged.
     """
     profile = get_profile(profile)
-    if name == BASE:
-        base = Path(profile.base_model)
-        return base if base.is_dir() else hub_snapshot(profile.base_model, revision=profile.revision)
+    if (model := profile.model_named(name)) is not None:
+        directory = Path(model)
+        return directory if directory.is_dir() else hub_snapshot(model, revision=profile.revision_of(model))
     target = stage_path(name, profile)
     recipes = stage_recipes()
     if name not in recipes:
@@ -200,15 +202,16 @@ def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
 
 
 def resolve_model(name: str, profile: str | Profile | None = None) -> str:
-    """Return what to load for a name: the directory of "base" or of a stage; anything else passes through.
+    """Return what to load for a name: "base" and stages have a place; anything else passes through.
 
     Args:
-        name: "base", a stage (built if it is missing), a directory, or a Hub id.
+        name: "base" or another ready-made model of the profile ("instruct", "ready_made_sft"), a stage (built
+            if it is missing), a directory, or a Hub id.
         profile: None takes the profile in use.
     """
     profile = get_profile(profile)
-    if name == BASE:
-        return profile.base_model
+    if (model := profile.model_named(name)) is not None:
+        return model
     recipes = stage_recipes()
     known = name in recipes or name in recipes.values()
     if _NAME.fullmatch(name) and (known or stage_path(name, profile).is_dir()):
@@ -281,8 +284,8 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
 
 def _location(name: str, profile: str) -> str:
     """Return where a model is now; unlike `resolve_model` this builds nothing."""
-    if name == BASE:
-        return get_profile(profile).base_model
+    if (model := get_profile(profile).model_named(name)) is not None:
+        return model
     if _NAME.fullmatch(name) and stage_path(name, profile).is_dir():
         return str(stage_path(name, profile))
     return name

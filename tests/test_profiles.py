@@ -4,8 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from posttrain_helpers import profiles
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.profiles import PROFILES, get_profile
+from posttrain_helpers.profiles import PROFILES, READY_MADE, Profile, get_profile
+from posttrain_helpers.recipes import load_recipe, recipe_names
+from posttrain_helpers.stages import BASE, load_stage, resolve_model, save_stage, stage_path
+
+WITHOUT_SECTION = ("judge",)  # for the tiny world only
+OWN = """
+method: sft
+parent: base
+data: {source: rows.jsonl}
+args: {max_length: 2048}
+"""
 
 
 def test_default_is_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +56,148 @@ def test_offline_profiles_ship_their_model_and_online_ones_pin_a_commit() -> Non
         else:
             assert len(profile.revision) == 40
             int(profile.revision, 16)
+
+
+# --- ready-made models ---
+
+
+def test_the_names_of_the_ready_made_models() -> None:
+    qwen3 = PROFILES["qwen3"]
+    assert qwen3.model_named("base") == "Qwen/Qwen3-0.6B-Base"
+    assert qwen3.model_named("instruct") == "Qwen/Qwen3-0.6B"
+    assert qwen3.model_named("ready_made_sft") == "banghua/Qwen3-0.6B-SFT"
+    assert qwen3.model_named("sft") is None
+    assert PROFILES["smol"].model_named("instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert resolve_model("instruct", "qwen3") == "Qwen/Qwen3-0.6B"
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "having"),
+    [("instruct", "tiny", "'qwen3' or 'smol'"), ("ready_made_sft", "smol", "'qwen3'")],
+)
+@pytest.mark.parametrize("use", [resolve_model, load_stage])
+def test_a_profile_without_a_ready_made_model_names_those_that_have_it(
+    name: str, profile: str, having: str, use
+) -> None:
+    sentence = f"profile '{profile}' has no ready-made model '{name}'; use the profile {having}, or give"
+    with pytest.raises(CourseError, match=sentence):
+        use(name, profile)
+
+
+@pytest.mark.parametrize("name", [BASE, *READY_MADE])
+def test_a_stage_cannot_take_the_name_of_a_ready_made_model(name: str) -> None:
+    with pytest.raises(CourseError, match=f"'{name}' cannot name a stage; .* which are ready-made models"):
+        stage_path(name, "qwen3")
+
+
+def test_only_pinned_models_have_a_revision() -> None:
+    for profile in PROFILES.values():
+        assert profile.revision_of(profile.base_model) == profile.revision
+    pinned = [model for model in profiles._REVISIONS if len(profiles._REVISIONS[model]) == 40]
+    assert {PROFILES["qwen3"].instruct_model, PROFILES["smol"].instruct_model} == set(pinned)
+    assert PROFILES["qwen3"].revision_of("Qwen/Qwen3-0.6B") in profiles._REVISIONS.values()
+    # Which commit of this one is meant is not known.
+    assert PROFILES["qwen3"].revision_of("banghua/Qwen3-0.6B-SFT") is None
+    # The id of a model of another profile is like any other id.
+    assert PROFILES["tiny"].revision_of("Qwen/Qwen3-0.6B") is None
+
+
+def test_a_stage_trained_from_a_ready_made_model_stays_up_to_date(
+    random_model_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest must hold the same identity of its parent that a later look at the parent gives."""
+    from dataclasses import replace
+
+    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stages import _out_of_date
+
+    own = replace(PROFILES["tiny"], instruct_model=str(random_model_dir))
+    monkeypatch.setitem(PROFILES, "tiny", own)
+    recipe = load_recipe("sft", "tiny", ["model=instruct"])
+    model, tokenizer = load_model_and_tokenizer("instruct", profile="tiny", verbose=False)
+    stage = save_stage(model, "sft", recipe, tokenizer=tokenizer)
+    assert _out_of_date(stage, recipe, resolve_model("instruct", own), {}) == ""
+
+
+# --- a profile that borrows the recipes of another ---
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in WITHOUT_SECTION])
+def test_smol_uses_the_sections_of_qwen3_with_sizes_for_a_cpu(name: str, output_root: Path) -> None:
+    small, large = load_recipe(name, "smol"), load_recipe(name, "qwen3")
+    assert small.profile == "smol"
+    assert small.data == {**large.data, "max_samples": 1000}
+    changed = {key for key in small.own_args if small.own_args[key] != large.own_args.get(key)}
+    assert {"max_steps"} <= changed <= {key.split(".")[1] for key in PROFILES["smol"].overrides}
+    assert set(large.own_args) <= set(small.own_args)
+    assert small.hash != large.hash
+    assert small.args["output_dir"] == str(output_root / "smol" / "runs" / name)
+    assert stage_path(small.stage, small.profile) == output_root / "smol" / "stages" / small.stage
+
+
+def test_the_reader_has_the_last_word_over_the_sizes_of_a_profile() -> None:
+    recipe = load_recipe("sft", "smol", ["args.max_steps=3", "data.max_samples=7"])
+    assert (recipe.args["max_steps"], recipe.data["max_samples"]) == (3, 7)
+
+
+@pytest.mark.parametrize("sections", ["", "profiles: {smol: {args: {max_length: 2048}}}"])
+def test_a_recipe_for_all_profiles_or_with_a_section_of_its_own_stays_as_it_is(
+    tmp_path: Path, sections: str
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN + sections, encoding="utf-8")
+    recipe = load_recipe(path, "smol")
+    assert recipe.own_args == {"max_length": 2048}
+    assert recipe.data == {"source": "rows.jsonl"}
+
+
+def test_a_recipe_of_the_tiny_world_has_nothing_to_borrow() -> None:
+    with pytest.raises(CourseError, match="'judge' has no section for the profile 'smol'; it has tiny"):
+        load_recipe("judge", "smol")
+
+
+def test_changes_that_a_source_or_method_does_not_know_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN + "profiles: {qwen3: {data: {source: tinyworld/sft}}}", encoding="utf-8")
+    recipe = load_recipe(path, "smol")
+    assert recipe.data == {"source": "tinyworld/sft"}
+    assert "max_completion_length" not in recipe.own_args
+    assert recipe.own_args["max_length"] == 512
+
+
+def test_a_profile_can_be_a_key() -> None:
+    assert {profile: profile.name for profile in PROFILES.values()}[get_profile("smol")] == "smol"
+    assert isinstance(get_profile("smol"), Profile)
+
+
+# --- any other model ---
+
+
+def test_any_model_can_be_trained_under_any_profile(
+    random_model_dir: Path,
+    tmp_path: Path,
+    output_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import json
+
+    from posttrain_helpers import cli, runtime
+
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "tiny")
+    monkeypatch.setattr(runtime, "_current", None)
+    turns = [("user", "question"), ("assistant", "The capital of France is Paris.")]
+    rows = [
+        {"messages": [{"role": role, "content": f"{content} {n}"} for role, content in turns]}
+        for n in range(12)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    line = f"train sft --profile qwen3 model={random_model_dir} data.source={source} data.held_out_samples=2"
+    assert cli.main([*line.split(), "args.max_steps=1", "args.per_device_train_batch_size=2"]) == 0
+    assert f"building stage 'sft' from '{random_model_dir}' (asked for)" in capsys.readouterr().out
+    manifest = json.loads((output_root / "qwen3/stages/sft/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["model"] == str(random_model_dir)
+    assert manifest["profile"] == "qwen3"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.repairs import repair_generation_config, repair_tokenizer
+from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.tinyworld.tokenizer import chat_template
 
 if TYPE_CHECKING:
@@ -101,6 +101,51 @@ def test_missing_pad(pair: tuple) -> None:
     (change,) = repair_tokenizer(tokenizer, model)
     assert "there was none" in change
     assert tokenizer.pad_token == "<|endoftext|>"
+
+
+def begins_with_end_of_text(tokenizer: PreTrainedTokenizerBase, how: str) -> None:
+    """Name <|endoftext|> as beginning token, as GPT-2 and SmolLM2 do, and write it or not."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.pad_token, tokenizer.bos_token = None, "<|endoftext|>"
+    if how == "in every text":
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A",
+            pair="<|endoftext|> $A $B",
+            special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)],
+        )
+    elif how == "in conversations":
+        tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("how", "pad"),
+    [("never", "<|endoftext|>"), ("in every text", "<|pad|>"), ("in conversations", "<|pad|>")],
+)
+def test_a_beginning_token_that_texts_hold_does_not_pad_them(pair: tuple, how: str, pad: str) -> None:
+    model, tokenizer = pair
+    begins_with_end_of_text(tokenizer, how)
+    repair_tokenizer(tokenizer, model)
+    assert tokenizer.pad_token == pad
+
+
+def test_new_rows_are_always_the_same_and_leave_the_random_state(pair: tuple, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    rows = other.get_input_embeddings().num_embeddings
+    assert grow_embeddings(other, rows + 3) == 3
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    grow_embeddings(pair[0], rows + 3)
+    weights = pair[0].get_input_embeddings().weight
+    assert torch.equal(weights, other.get_input_embeddings().weight)
+    assert len(torch.unique(weights[rows:], dim=0)) == 3  # or the model could not tell the new tokens apart
+    assert grow_embeddings(other, rows) == 0
+    assert other.get_input_embeddings().num_embeddings == rows + 3
 
 
 def test_end_token_follows_the_template(pair: tuple) -> None:

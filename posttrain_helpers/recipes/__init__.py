@@ -197,7 +197,7 @@ def load_recipe(
     path = _recipe_path(name_or_path)
     where = f"recipe {path.stem!r}"
     document = read_yaml(path)
-    settings = _for_profile(document, profile.name, where)
+    settings = _for_profile(document, profile, where)
     _apply_overrides(settings, _parsed_overrides(overrides), where)
     _check(settings, where)
     model = str(settings.get("model") or settings["parent"])
@@ -244,23 +244,27 @@ def _recipe_path(name_or_path: str | Path) -> Path:
     return _DIRECTORY / f"{name_or_path}.yaml"
 
 
-def _for_profile(document: dict[str, Any], profile: str, where: str) -> dict[str, Any]:
-    """Return the shared keys with those of the profile laid over them."""
+def _for_profile(document: dict[str, Any], profile: Profile, where: str) -> dict[str, Any]:
+    """Return the shared keys with those of the profile laid over them.
+
+    A profile without a section of its own borrows that of another one and changes its sizes.
+    """
     shared = deepcopy(document)
     sections = shared.pop("profiles", None) or {}
     if not isinstance(sections, dict):
         raise CourseError(f"{where}: profiles must map a profile's name to its settings.")
-    if sections and profile not in sections:
+    section = _section_name(sections, profile)
+    if sections and section not in sections:
         raise CourseError(
-            f"{where} has no section for the profile {profile!r}; it has {', '.join(sections)}: add one, or "
-            "choose one of these."
+            f"{where} has no section for the profile {profile.name!r}; it has {', '.join(sections)}: add "
+            "one, or choose one of these."
         )
     known = (*_VALUES, *_SECTIONS)
-    own = sections.get(profile) or {}
+    own = sections.get(section) or {}
     in_profile = [key for key in known if key not in _SHARED_ONLY]
     for part, place, keys in (
         (shared, where, (*known, "profiles")),
-        (own, f"{where}, profile {profile}", in_profile),
+        (own, f"{where}, profile {section}", in_profile),
     ):
         _check_keys(part, keys, "", place)
         for name in _SECTIONS:
@@ -271,10 +275,20 @@ def _for_profile(document: dict[str, Any], profile: str, where: str) -> dict[str
         settings[name] = {**(shared.get(name) or {}), **(own.get(name) or {})}
     if (other := settings["data"].pop("same_as", None)) is not None:
         settings["data"] = {**_data_of(other, profile, where), **settings["data"]}
+    if section in sections and section != profile.name:
+        _check(settings, where)
+        known = {f"args.{key}" for key in _field_names(config_class(settings["method"]))}
+        known |= {f"data.{key}" for key in data_keys(settings["data"].get("source"))}
+        changes = {key: value for key, value in profile.overrides.items() if key in known}
+        _apply_overrides(settings, changes, where)
     return settings
 
 
-def _data_of(recipe: Any, profile: str, where: str) -> dict[str, Any]:
+def _section_name(sections: dict[str, Any], profile: Profile) -> str | None:
+    return profile.name if profile.name in sections else profile.recipe_section
+
+
+def _data_of(recipe: Any, profile: Profile, where: str) -> dict[str, Any]:
     """Return the data section of another recipe: two methods are compared on the same data, written once."""
     names = recipe_names()
     if recipe not in names:
@@ -283,7 +297,8 @@ def _data_of(recipe: Any, profile: str, where: str) -> dict[str, Any]:
             f"recipes are {', '.join(names)}."
         )
     document = read_yaml(_DIRECTORY / f"{recipe}.yaml")
-    parts = (document, (document.get("profiles") or {}).get(profile) or {})
+    sections = document.get("profiles") or {}
+    parts = (document, sections.get(_section_name(sections, profile)) or {})
     if any("same_as" in (part.get("data") or {}) for part in parts):
         raise CourseError(
             f"{where}: data.same_as names {recipe!r}, which has data.same_as itself; name its source."
