@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 
 Row = dict[str, Any]
@@ -61,8 +62,8 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
         if "messages" not in row:
             raise CourseError(
                 f"{source!r} has no column 'messages' in every row; found the columns "
-                f"{', '.join(map(str, row))}. Rename or convert them: each row needs "
-                "messages=[{'role': ..., 'content': ...}, ...]."
+                f"{', '.join(map(str, row))}. Each row needs messages=[{{'role': ..., 'content': ...}}, "
+                f"...]. {advice(row, 'conversations')}"
             )
     kept: list[Row] = []
     seen: set[str] = set()

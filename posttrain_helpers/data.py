@@ -1,14 +1,21 @@
 """From a recipe's data section to a training set for TRL and held-out items for the comparison.
 
-Sources: the built-in ones of the tiny world, a local .json or .jsonl file, and data sets of the Hugging Face
-Hub; the latter two need a `messages` column, or `chosen` and `rejected` (`preferences` reads these), or for
-methods that sample their own replies a `prompt` column (`prompt_data` reads it). What is dropped from them,
-and why, is counted and printed.
+Sources: the built-in ones of the tiny world, a local .json, .jsonl, .parquet or .csv file, and data sets of
+the Hugging Face Hub. The latter two are read through an adapter (see `datasources.adapters`), or have one of
+TRL's forms: a `messages` column; `chosen` and `rejected` (`preferences` reads these); `prompt`, `completion`
+and `label`; or for methods that sample their own replies a `prompt` column (`prompt_data` reads it). What is
+dropped from them, and why, is counted and printed.
+
+Keys of the data section for such a source: `source`, `adapter` or `columns`, `split`, `subset`, `revision`,
+`seed`, `max_samples`, `held_out_samples`, `length_groups`, `answer_format`, and
+    system_prompt: a system turn before the first user turn of every row. It replaces a row's own, so that the
+        model is trained with the one prompt that it will get; an empty text takes the rows' own away.
+    max_length: tokens that `length_profile.recipe_length_profile` measures with, where it should not be
+        `args.max_length`, at which the trainer cuts.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import Counter
@@ -26,6 +33,13 @@ from posttrain_helpers.conversations import (
     text_key,
     usable_conversations,
 )
+from posttrain_helpers.datasources.adapters import convert, find_adapter, serves
+
+# `evaluation.own_suite` imports it from here.
+from posttrain_helpers.datasources.files import read_json_rows as read_json_rows
+from posttrain_helpers.datasources.files import read_rows
+from posttrain_helpers.datasources.forms import as_form, set_system_prompt
+from posttrain_helpers.datasources.labels import has_labels, held_out_label, label_turns, usable_labels
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.preferences import (
     explicit_pairs,
@@ -36,7 +50,6 @@ from posttrain_helpers.preferences import (
     pair_turns,
 )
 from posttrain_helpers.prompt_data import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
-from posttrain_helpers.storage import repository_root
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training import METHODS
 
@@ -54,7 +67,13 @@ _PUBLIC_KEYS = _COMMON_KEYS | {
     "subset",
     "revision",
     "answer_format",
+    "adapter",
+    "columns",
+    "system_prompt",
+    "max_length",
 }
+# More rows than are asked for, as some are dropped; the rest of a very large set is not looked at.
+_SPARE_ROWS = 20_000
 
 
 def is_built_in(source: object) -> bool:
@@ -116,6 +135,8 @@ def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]
         train = prompt_dataset(rows, recipe.method, source)
     elif is_preference(rows):
         train = for_method(rows, kind, seed)
+    elif kind == "labels" and has_labels(rows):
+        train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
     elif "messages" not in rows[0]:
         raise CourseError(
             f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "
@@ -133,6 +154,7 @@ def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]
     if verbose:
         reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
         print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
+        _warn_about_lengths(recipe)
     return train, held_out
 
 
@@ -213,31 +235,80 @@ def _built_in(
     return rows, [item for name in names for item in suites[name]], Counter(*counted)
 
 
+# Of the rows of each form: what checks them, their messages, and their shape as held-out items.
+_FORMS = {
+    "conversations": (usable_conversations, conversation_turns, held_out_conversation),
+    "pairs": (explicit_pairs, pair_turns, held_out_pair),
+    "labels": (usable_labels, label_turns, held_out_label),
+    "prompts": (usable_prompts, prompt_turns, held_out_prompt),
+}
+
+
 def _public(
     source: str, data: dict[str, Any], seed: int, kind: str
 ) -> tuple[list[Row], list[Row], Counter[str]]:
-    path = _local_file(source)
-    rows = read_json_rows(path) if path else _read_hub(source, data)
-    if data.get("answer_format") is not None and kind != "prompts":
+    adapter, answer_format = find_adapter(source, data), data.get("answer_format")
+    most, held_out_count = positive_count(data, "max_samples"), positive_count(data, "held_out_samples")
+    positive_count(data, "max_length")
+    limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
+    if answer_format is not None and kind != "prompts":
         raise CourseError(
             "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
             "remove the key."
         )
-    if kind == "prompts":
-        adapter, turns, as_item = (
-            partial(usable_prompts, answer_format=data.get("answer_format")),
-            prompt_turns,
-            held_out_prompt,
+    if adapter and not serves(adapter.kind, kind):
+        raise CourseError(
+            f"the columns of {source!r} are read as {adapter.kind}, but this recipe's method learns from "
+            f"{kind}; choose another source{_OTHER_READING if adapter.name != 'columns' else ''}."
         )
-    elif kind != "conversations" or is_preference(rows):
-        adapter, turns, as_item = explicit_pairs, pair_turns, held_out_pair
+    if adapter and answer_format is not None and adapter.kind != "prompts":
+        raise CourseError(
+            f"data.answer_format is {answer_format!r}, but the columns of {source!r} are read as "
+            f"{adapter.kind}, which hold no problems with solutions; set data.answer_format to null."
+        )
+    rows = read_rows(source, data, adapter, seed, limit)
+    converted: Counter[str] = Counter()
+    if adapter:
+        rows, converted = convert(adapter, rows, source)
+        form, answer_format = adapter.kind, answer_format or adapter.answer_format
     else:
-        adapter, turns, as_item = usable_conversations, conversation_turns, held_out_conversation
-    kept, dropped = adapter(rows, source)
+        form = _form_of(rows, kind)
+    usable, turns, as_item = _FORMS[form]
+    if form == "prompts":
+        usable = partial(usable, answer_format=answer_format)
+    kept, dropped = usable(rows, source)
+    dropped.update(converted)
+    if (wanted := _wanted_form(form, kind)) != form:
+        kept = as_form(kept, form, wanted, dropped)
+        _, turns, as_item = _FORMS[wanted]
+    kept = set_system_prompt(kept, data.get("system_prompt"), dropped)
     random.Random(seed).shuffle(kept)
-    held_out, kept = _split(kept, positive_count(data, "held_out_samples"), turns, dropped)
+    held_out, kept = _split(kept, held_out_count, turns, dropped)
     items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]
-    return kept[: positive_count(data, "max_samples")], items, dropped
+    return kept[:most], items, dropped
+
+
+_OTHER_READING = ", or say with data.columns how to read this one"
+
+
+def _form_of(rows: list[Row], kind: str) -> str:
+    """Return the form of rows that no adapter has read: TRL's own, as the method and the first row tell."""
+    if kind == "prompts":
+        return "prompts"
+    if kind in ("labels", "conversations") and has_labels(rows):
+        return "labels"
+    return "pairs" if kind != "conversations" or is_preference(rows) else "conversations"
+
+
+def _wanted_form(form: str, kind: str) -> str:
+    """Return the form that a method needs; `preferences.for_method` makes what it needs of pairs itself."""
+    return form if form == "pairs" and kind != "prompts" else kind
+
+
+def _warn_about_lengths(recipe: Recipe) -> None:
+    own, trainers = recipe.data.get("max_length"), recipe.args.get("max_length")
+    if own is not None and own != trainers:
+        print(f"data.max_length={own} is for the length profile only; the trainer cuts at {trainers}")
 
 
 def _split(
@@ -264,65 +335,3 @@ def _split(
         else:
             kept.append(row)
     return list(held_out.values()), kept
-
-
-def _local_file(source: str) -> Path | None:
-    if Path(source).suffix not in (".json", ".jsonl"):
-        return None
-    for path in (Path(source).expanduser(), repository_root() / source):
-        if path.is_file():
-            return path
-    raise CourseError(
-        f"the data file {source!r} does not exist (looked in {Path.cwd()} and {repository_root()}); correct "
-        "data.source."
-    )
-
-
-def read_json_rows(path: Path) -> list[Row]:
-    """Return the objects of a .json file (one list) or a .jsonl file (one object per line).
-
-    Raises:
-        CourseError: it is not valid JSON, or holds something else than objects.
-    """
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        rows = json.loads(text) if path.suffix == ".json" else _json_lines(text)
-    except json.JSONDecodeError as error:
-        raise CourseError(
-            f"{path} is not valid {path.suffix[1:].upper()}: {error.msg} at line {error.lineno}, column "
-            f"{error.colno}; correct that line."
-        ) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise CourseError(
-            f"{path} must hold one JSON object per row; write a list of objects, or one per line."
-        )
-    return rows
-
-
-def _json_lines(text: str) -> list[Any]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                # The decoder counts lines within this one line; readers need the line of the file.
-                error.lineno = number
-                raise
-    return rows
-
-
-def _read_hub(source: str, data: dict[str, Any]) -> list[Row]:
-    from datasets import load_dataset
-
-    from posttrain_helpers.hub import hub_snapshot
-
-    directory = hub_snapshot(source, repo_type="dataset", revision=data.get("revision"))
-    split = data.get("split", "train")
-    try:
-        return load_dataset(str(directory), data.get("subset"), split=split).to_list()
-    except ValueError as error:
-        raise CourseError(
-            f"the data set {source!r} could not be read as split "
-            f"{split!r}{' of subset ' + repr(data['subset']) if data.get('subset') else ''}: {error}"
-        ) from error

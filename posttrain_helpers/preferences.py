@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.conversations import ROLES, is_conversation, listed_counts, plain_messages, text_key
+from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _check_columns(rows: list[Row], source: str) -> None:
             raise CourseError(
                 f"{source!r} has no column {missing[0]!r} in every row; found the columns "
                 f"{', '.join(map(str, row))}. Pairs need chosen and rejected, and prompt where these two do "
-                "not begin with it: rename or convert the columns."
+                f"not begin with it. {advice(row, 'pairs')}"
             )
     if not rows:
         return
@@ -189,7 +190,7 @@ def _check_columns(rows: list[Row], source: str) -> None:
                 f"the column {side!r} of {source!r} holds text where messages are expected, such as "
                 f"{rows[0][side][:60]!r}; write each reply as [{{'role': 'assistant', 'content': text}}] and "
                 "its prompt as [{'role': 'user', 'content': text}]. Transcripts of several turns in one "
-                "text, as in Anthropic/hh-rlhf, must be split into turns first."
+                f"text, as in Anthropic/hh-rlhf, must be split into turns first. {advice(rows[0], 'pairs')}"
             )
     if any(not is_conversation(row["chosen"]) or row["chosen"][0]["role"] != "assistant" for row in rows):
         return
@@ -201,7 +202,8 @@ def _check_columns(rows: list[Row], source: str) -> None:
     if all(isinstance(row["prompt"], str) for row in rows):
         raise CourseError(
             f"the column 'prompt' of {source!r} holds text where messages are expected, such as "
-            f"{rows[0]['prompt'][:60]!r}; write [{{'role': 'user', 'content': text}}]."
+            f"{rows[0]['prompt'][:60]!r}; write [{{'role': 'user', 'content': text}}], or set "
+            "data.columns={prompt: prompt, chosen: chosen, rejected: rejected}."
         )
 
 

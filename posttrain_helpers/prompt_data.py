@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, text_key
+from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import BOXED_REQUEST, gsm8k_answer
@@ -152,10 +153,14 @@ def _check_columns(row: Row, source: str, adapter: AnswerFormat | None) -> None:
             known = [
                 name for name, form in ANSWER_FORMATS.items() if {form.prompt, form.answer} <= row.keys()
             ]
-            hint = f" or set data.answer_format to {known[0]!r}" if known and not adapter else ""
+            hint = (
+                f"Rename or convert them or set data.answer_format to {known[0]!r}."
+                if known and not adapter
+                else advice(row, "prompts")
+            )
             raise CourseError(
                 f"{source!r} has no column {column!r} in every row; found the columns "
-                f"{', '.join(map(str, row))}. Rename or convert them{hint}."
+                f"{', '.join(map(str, row))}. {hint}"
             )
     if taken := [name for name in row if name in _TAKEN]:
         raise CourseError(

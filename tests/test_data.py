@@ -486,8 +486,9 @@ def test_the_keys_of_each_source() -> None:
     assert data_keys("tinyworld/word_problems") == {*common, "held_out", "n_train", "steps", "largest"}
     assert data_keys("tinyworld/sft") == {*common, "n_train", "held_out"}
     assert data_keys("tinyworld/preferences") == {*common, "held_out", *PREFERENCE_SETTINGS}
-    public = {"source", "max_samples", "held_out_samples", "answer_format"}
-    assert data_keys("my.jsonl") == data_keys(None) >= public
+    public = {"max_samples", "held_out_samples", "answer_format", "split", "subset", "revision"}
+    public |= {"adapter", "columns", "system_prompt", "max_length"}
+    assert data_keys("my.jsonl") == data_keys(None) == common | public
     with pytest.raises(CourseError, match=r"'tinyworld/preference' does not exist; did you mean .*/prefer"):
         data_keys("tinyworld/preference")
 

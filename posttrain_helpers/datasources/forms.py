@@ -1,0 +1,74 @@
+"""From one form of rows to another, and the system prompt of all rows of a set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from posttrain_helpers.conversations import text_key
+from posttrain_helpers.errors import CourseError
+
+Row = dict[str, Any]
+_PARTS = ("messages", "prompt", "chosen", "rejected", "completion")
+
+
+def as_form(rows: list[Row], form: str, wanted: str, dropped: Counter[str]) -> list[Row]:
+    """Make conversations or prompts of rows of a richer form.
+
+    Args:
+        rows: usable ones of the form.
+        form: "conversations", "pairs" or "labels".
+        wanted: "conversations" keeps desirable replies, "prompts" no reply at all.
+        dropped: counts what is lost on the way.
+    """
+    if wanted == "conversations":
+        kept = [row for row in rows if row["label"]]
+        if len(kept) < len(rows):
+            dropped["undesirable reply"] += len(rows) - len(kept)
+        return [{"messages": row["prompt"] + row["completion"]} for row in kept]
+    prompts = [{"prompt": _before_reply(row["messages"])} if form == "conversations" else row for row in rows]
+    usable = [{"prompt": row["prompt"]} for row in prompts if row["prompt"]]
+    if len(usable) < len(rows):
+        dropped["empty prompt"] += len(rows) - len(usable)
+    return _once(usable, dropped)
+
+
+def _before_reply(messages: list[Row]) -> list[Row]:
+    """Return the messages up to the last of the user's."""
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    return messages[: users[-1] + 1] if users else []
+
+
+def set_system_prompt(rows: list[Row], text: object, dropped: Counter[str]) -> list[Row]:
+    """Give every row the same system turn; rows that differed in their own only become duplicates.
+
+    Args:
+        rows: usable ones of any form; what comes first is `messages` or `prompt`.
+        text: the system turn; empty takes it away, None leaves the rows as they are.
+        dropped: counts the duplicates.
+
+    Raises:
+        CourseError: it is no text.
+    """
+    if text is None:
+        return rows
+    if not isinstance(text, str):
+        raise CourseError(f"data.system_prompt must be a text, but it is {text!r}.")
+    turn = [{"role": "system", "content": text.strip()}] if text.strip() else []
+    changed = []
+    for row in rows:
+        key = "messages" if "messages" in row else "prompt"
+        own = row[key][1:] if row[key][0]["role"] == "system" else row[key]
+        changed.append({**row, key: turn + own})
+    return _once(changed, dropped)
+
+
+def _once(rows: list[Row], dropped: Counter[str]) -> list[Row]:
+    """Return the rows without repetitions."""
+    seen: dict[tuple[str, object], Row] = {}
+    for row in rows:
+        messages = [message for part in _PARTS if part in row for message in row[part]]
+        seen.setdefault((text_key(messages), row.get("label")), row)
+    if len(seen) < len(rows):
+        dropped["duplicate"] += len(rows) - len(seen)
+    return list(seen.values())
