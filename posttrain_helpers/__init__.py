@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from posttrain_helpers.comparison import Comparison, compare_generations
     from posttrain_helpers.data import load_data
     from posttrain_helpers.errors import CourseError
+    from posttrain_helpers.evaluation.runner import evaluate
     from posttrain_helpers.generation import Generation, generate
     from posttrain_helpers.memory import MemoryMonitor
     from posttrain_helpers.models import load_model_and_tokenizer
@@ -39,6 +40,7 @@ _MODULES = {
     "Runtime": "runtime",
     "build_stage": "stages",
     "compare_generations": "comparison",
+    "evaluate": "evaluation.runner",
     "generate": "generation",
     "get_profile": "profiles",
     "load_data": "data",
@@ -68,6 +70,7 @@ __all__ = [
     "Runtime",
     "build_stage",
     "compare_generations",
+    "evaluate",
     "generate",
     "get_profile",
     "load_data",
