@@ -14,9 +14,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from posttrain_helpers.recipes import Recipe
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
@@ -165,8 +168,19 @@ def _train(arguments: argparse.Namespace) -> int:
     setup(arguments.profile)
     recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
     print(recipe)
+    print(f"memory: {_planned_memory(recipe)}")
     print(f"stage: {build_stage(recipe)}")
     return 0
+
+
+def _planned_memory(recipe: Recipe) -> str:
+    """Return the sentence of the memory plan, or why there is none: that is no reason not to train."""
+    from posttrain_helpers.memory_planner import plan_recipe
+
+    try:
+        return plan_recipe(recipe).sentence()
+    except CourseError as error:
+        return f"no estimate, because {error}"
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -157,23 +157,20 @@ def train(trainer: Trainer) -> dict[str, float]:
     TRL leaves the model in training mode, in which generation without a cache writes garbage.
 
     Raises:
-        CourseError: the GPU has too little memory.
+        CourseError: the GPU has too little memory; what the run held there is freed.
     """
     import torch
 
     try:
-        metrics = trainer.train().metrics
+        return trainer.train().metrics
     except torch.cuda.OutOfMemoryError as error:
-        size = trainer.args.per_device_train_batch_size
-        length = "max_completion_length" if hasattr(trainer.args, "max_completion_length") else "max_length"
-        raise CourseError(
-            f"the GPU is out of memory at per_device_train_batch_size={size} ({str(error).split('. ')[0]}); "
-            "lower it and raise gradient_accumulation_steps, set activation_checkpointing=true, or lower "
-            f"{length}."
-        ) from error
+        reason = str(error)
     finally:
         trainer.model.eval()
-    return metrics
+    # Only now: while an exception is handled, the frames of the failed step live, and with them its tensors.
+    from posttrain_helpers.out_of_memory import after_out_of_memory
+
+    raise CourseError(after_out_of_memory(trainer, _method_of(trainer), reason))
 
 
 METHODS: dict[str, Method] = {
@@ -256,6 +253,12 @@ def _method(name: str) -> Method:
             f"{', '.join(METHODS)}."
         )
     return METHODS[name]
+
+
+def _method_of(trainer: Trainer) -> str | None:
+    """Return the name of the method whose trainer this is."""
+    names = {base.__name__ for base in type(trainer).__mro__}
+    return next((name for name, method in METHODS.items() if method.trainer.split(":")[1] in names), None)
 
 
 def _reward_arguments(

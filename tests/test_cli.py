@@ -107,7 +107,7 @@ def test_arguments_that_mean_nothing_are_refused(
     ],
 )
 def test_train_builds_the_stage_of_the_recipe(
-    monkeypatch: pytest.MonkeyPatch, output_root: Path, line: str
+    monkeypatch: pytest.MonkeyPatch, output_root: Path, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from posttrain_helpers import runtime, stages
 
@@ -117,6 +117,23 @@ def test_train_builds_the_stage_of_the_recipe(
     assert cli.main(line.split()) == 0
     (recipe,) = built
     assert (recipe.name, recipe.profile, recipe.args["learning_rate"]) == ("sft", "tiny", 1e-3)
+    assert re.search(r"^memory: sft \(full\) on 2.1 M parameters.* it fits", capsys.readouterr().out, re.M)
+
+
+def test_training_starts_without_an_estimate_too(
+    monkeypatch: pytest.MonkeyPatch, output_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from posttrain_helpers import memory_planner, runtime, stages
+
+    def refuse(recipe: object) -> None:
+        raise CourseError("nothing is known of its optimizer.")
+
+    monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
+    monkeypatch.setattr(stages, "build_stage", lambda recipe: Path("stage"))
+    monkeypatch.setattr(memory_planner, "plan_recipe", refuse)
+    assert cli.main(["train", "sft", "--profile", "tiny"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["memory: no estimate, because nothing is known of its optimizer.", "stage: stage"]
 
 
 @pytest.fixture
@@ -288,7 +305,7 @@ def test_the_commands_of_the_readme_exist_and_ci_runs_the_same_ones() -> None:
     commands = re.findall(r"^.*?python -m posttrain_helpers\b *(.*)$", "\n".join(_code(readme)), re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        words = shlex.split(command.split("#")[0].split("}")[0])
+        words = shlex.split(command.split("#")[0].strip().removesuffix(" }"))  # PowerShell's brace
         if words[:1] != ["pretrain"]:
             cli._parse(cli.build_parser(), words)
 

@@ -193,7 +193,9 @@ def test_gpu_out_of_memory_is_one_sentence(pair, monkeypatch: pytest.MonkeyPatch
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
 
     monkeypatch.setattr(trainer, "train", explode)
-    with pytest.raises(CourseError, match=r"per_device_train_batch_size=4 \(CUDA out of memory\); lower it"):
+    with pytest.raises(
+        CourseError, match=r"per_device_train_batch_size=4 \(20\.00 GiB more were asked for\)"
+    ):
         train(trainer)
     assert not trainer.model.training
 
@@ -459,13 +461,18 @@ def test_the_reference_is_looked_for_only_where_there_is_a_penalty(policy) -> No
         make_trainer(without, model, tokenizer, data, verbose=False, reward_funcs=[many_words])
 
 
-def test_out_of_memory_names_the_length_that_a_policy_has(policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_plans_a_policy_or_names_the_length_that_it_has(
+    policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(*policy("grpo"), verbose=False, reward_funcs=[many_words])
 
     def explode(*args: object, **kwargs: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr(trainer, "train", explode)
+    with pytest.raises(CourseError, match=r"by the estimate this run takes .*set args\.activation_check"):
+        train(trainer)
+    monkeypatch.setattr(training, "_method_of", lambda trainer: None)
     with pytest.raises(CourseError, match="or lower max_completion_length"):
         train(trainer)
 
