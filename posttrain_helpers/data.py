@@ -60,18 +60,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _COMMON_KEYS = frozenset({"source", "seed", "length_groups"})
-_PUBLIC_KEYS = _COMMON_KEYS | {
-    "max_samples",
-    "held_out_samples",
-    "split",
-    "subset",
-    "revision",
-    "answer_format",
-    "adapter",
-    "columns",
-    "system_prompt",
-    "max_length",
-}
+# Where in a source the rows are and how they are read: another source has other places and columns.
+KEYS_OF_ONE_SOURCE = frozenset({"split", "subset", "revision", "answer_format", "adapter", "columns"})
+_PUBLIC_KEYS = (
+    _COMMON_KEYS | KEYS_OF_ONE_SOURCE | {"max_samples", "held_out_samples", "system_prompt", "max_length"}
+)
 # More rows than are asked for, as some are dropped; the rest of a very large set is not looked at.
 _SPARE_ROWS = 20_000
 

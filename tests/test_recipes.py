@@ -97,6 +97,12 @@ def test_another_source_drops_what_only_the_old_one_knows() -> None:
     assert recipe.data == {"source": "my.jsonl", "max_samples": 5}
 
 
+def test_another_public_source_does_not_inherit_how_the_old_one_is_read() -> None:
+    assert {"subset", "answer_format"} <= load_recipe("grpo", "qwen3").data.keys()
+    recipe = load_recipe("grpo", "qwen3", ["data.source=mine.jsonl", "data.split=test"])
+    assert recipe.data == {"source": "mine.jsonl", "split": "test", "held_out_samples": 100}
+
+
 def test_hash_changes_with_every_setting_and_only_then(write) -> None:
     recipe = load_recipe("sft", "tiny")
     assert load_recipe("sft", "tiny").hash == recipe.hash

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data import data_keys
+from posttrain_helpers.data import KEYS_OF_ONE_SOURCE, data_keys
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.recipes.files import parsed_yaml, read_yaml
@@ -334,8 +334,8 @@ def _apply_overrides(settings: dict[str, Any], overrides: dict[str, Any], where:
                 f"{closest(section, (*_VALUES, *_SECTIONS))}Known: {', '.join(known)}."
             )
     if "data.source" in overrides:
-        # Another kind of source: what the recipe says about the old one has no meaning for it.
-        allowed = data_keys(settings["data"]["source"])
+        # What the recipe says about the old source has no meaning for another one.
+        allowed = data_keys(settings["data"]["source"]) - KEYS_OF_ONE_SOURCE
         settings["data"] = {
             key: value
             for key, value in settings["data"].items()
