@@ -122,7 +122,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
         prompts: N strings or message lists, as for `generate`.
 
     Returns:
-        N lists of token ids, without padding. Message lists end with the opening of the assistant's turn.
+        N lists of token ids, without padding. Message lists end with the opening of the assistant's turn, and
+        with an empty thought where the template, as that of Qwen3, lets a model think first.
 
     Raises:
         CourseError: no prompts, a prompt of an unknown form or without tokens, or a missing chat template.
@@ -168,7 +169,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, index: int) -> l
             f"Prompt {index} is a conversation, but the tokenizer has no chat template; load the model with "
             "load_model_and_tokenizer, which adds one, or pass the prompt as a string."
         )
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(
+        prompt,
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,  # a template without this switch ignores it; a thought would fill the reply
+    )
     # The template has written the special tokens; the tokenizer must not add a second set.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

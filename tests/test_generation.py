@@ -258,6 +258,15 @@ def test_messages_are_rendered_by_the_chat_template_and_strings_are_not(tokenize
     assert tokenizer.decode(plain) == "What is the capital of France?"
 
 
+def test_a_template_that_can_think_is_asked_not_to(tokenizer) -> None:
+    thinking = copy.deepcopy(tokenizer)
+    switch = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+    thinking.chat_template = tokenizer.chat_template + switch
+    messages = [{"role": "user", "content": "Hello."}]
+    (plain,), (ids,) = (encode_prompts(each, [messages]) for each in (tokenizer, thinking))
+    assert thinking.decode(ids) == tokenizer.decode(plain) + "<think></think>"
+
+
 def test_a_start_token_is_added_to_strings_and_not_to_rendered_chats(tokenizer) -> None:
     from tokenizers.processors import TemplateProcessing
 
