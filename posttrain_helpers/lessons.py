@@ -93,7 +93,7 @@ def run_lessons(
     Raises:
         CourseError: when a lesson fails, or writes no results; the sentence names the lesson and the cell.
     """
-    from posttrain_helpers.profiles import get_profile
+    from posttrain_helpers.profiles import changes_in_force, get_profile
 
     lessons = select(names, directory)
     profile = COMMITTED_PROFILE if inplace and profile is None else get_profile(profile).name
@@ -101,6 +101,11 @@ def run_lessons(
         raise CourseError(
             f"--inplace records the notebooks as committed (profile {COMMITTED_PROFILE!r}, seed 0), but "
             f"profile {profile!r} and seed {seed or 0} were asked for; leave --profile and --seed out."
+        )
+    if inplace and (changed := changes_in_force()):
+        raise CourseError(
+            f"--inplace records the notebooks as committed, but {' and '.join(changed)} would change what "
+            "they compute; unset it, or leave --inplace out."
         )
     parameters = None if inplace else {"PROFILE": profile, "SEED": seed or 0}
     copies = output_root() / profile / "notebooks"
@@ -202,6 +207,8 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
+    from posttrain_helpers.profiles import MODEL_VARIABLE, changes_in_force, get_profile
+
     environment = {
         "POSTTRAIN_PROFILE": profile,
         # The kernel's working directory is the notebook's; a relative path would point elsewhere there.
@@ -209,6 +216,8 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
         # A backend chosen in the shell would leave the notebooks without pictures.
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
+    if MODEL_VARIABLE in changes_in_force():
+        environment[MODEL_VARIABLE] = get_profile(profile).base_model
     specification = KernelSpec(**{**get_kernel_dict(), "env": environment})
     specification.argv[0] = sys.executable
 

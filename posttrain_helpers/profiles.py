@@ -2,20 +2,35 @@
 
 A profile says which base model a course runs on and what that model needs. The notebook's `parameters` cell
 or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and how, stands in the recipes.
+
+Two more variables change any profile without a change of a file, for a reader with a model of their own or
+with little time, and for tests:
+
+    POSTTRAIN_MODEL      a directory or a Hub id in place of the base model
+    POSTTRAIN_OVERRIDES  changes laid over every recipe, the last word, e.g. "args.max_steps=20"; behind a
+                         recipe's name for this one only: "sft.data.source=/data/faq.jsonl dpo.seed=1".
+                         Text in quotes may hold blanks; a file is named by its whole path.
+
+What is made then is not what the profile alone would make, so it needs a directory of its own, which
+`POSTTRAIN_OUTPUT` names.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.storage import OUTPUT_VARIABLE
 from posttrain_helpers.suggestions import closest
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
+MODEL_VARIABLE = "POSTTRAIN_MODEL"
+OVERRIDES_VARIABLE = "POSTTRAIN_OVERRIDES"
 DEFAULT_PROFILE = "tiny"
 # What a profile may name beside its base model, to compare with: names that are loaded like a stage.
 READY_MADE = {"instruct": "instruct_model", "ready_made_sft": "sft_model"}
@@ -53,6 +68,7 @@ class Profile:
         overrides: what it changes in such a section, by dotted key; an argument that a method does not have
             is left out.
         notes: what else a reader should know.
+        changes: the reader's changes of recipes, "key=value" as `POSTTRAIN_OVERRIDES` has them.
     """
 
     name: str
@@ -71,6 +87,7 @@ class Profile:
     recipe_section: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     notes: str = ""
+    changes: tuple[str, ...] = ()
 
     def model_named(self, name: str) -> str | None:
         """Return the directory or Hub id that "base", "instruct" or "ready_made_sft" means.
@@ -89,6 +106,11 @@ class Profile:
         if name not in READY_MADE:
             return None
         model = getattr(self, READY_MADE[name])
+        if model is None and getattr(PROFILES.get(self.name), READY_MADE[name], None):
+            raise CourseError(
+                f"{name!r} was made from the base model that {MODEL_VARIABLE} replaces; give a directory "
+                f"or a Hub id in place of the name, or unset {MODEL_VARIABLE}."
+            )
         if model is None:
             having = [other.name for other in PROFILES.values() if getattr(other, READY_MADE[name])]
             raise CourseError(
@@ -171,10 +193,10 @@ def get_profile(name: str | Profile | None = None) -> Profile:
             returned as it is.
 
     Returns:
-        The profile.
+        The profile, changed as `POSTTRAIN_MODEL` and `POSTTRAIN_OVERRIDES` say.
 
     Raises:
-        CourseError: no profile has this name.
+        CourseError: no profile has this name, or a changed one has no output directory of its own.
     """
     if isinstance(name, Profile):
         return name
@@ -188,4 +210,52 @@ def get_profile(name: str | Profile | None = None) -> Profile:
             f"{', '.join(PROFILES)}; for another model keep the profile and override the recipe with "
             "'model=<directory or Hub id>'."
         )
-    return PROFILES[name]
+    return _changed(PROFILES[name])
+
+
+def changes_in_force() -> list[str]:
+    """Return which variables change the profiles now."""
+    return [name for name in (MODEL_VARIABLE, OVERRIDES_VARIABLE) if os.environ.get(name, "").strip()]
+
+
+def _changed(profile: Profile) -> Profile:
+    """Return the profile with the changes that the environment names."""
+    variables = changes_in_force()
+    if not variables:
+        return profile
+    if not os.environ.get(OUTPUT_VARIABLE):
+        raise CourseError(
+            f"{' and '.join(variables)} would mix other models and results with those of the profile "
+            f"{profile.name!r}; name a directory of their own in {OUTPUT_VARIABLE}, or unset "
+            f"{'it' if len(variables) == 1 else 'them'}."
+        )
+    profile = replace(profile, changes=_words(os.environ.get(OVERRIDES_VARIABLE, "")))
+    if MODEL_VARIABLE not in variables:
+        return profile
+    model = os.environ[MODEL_VARIABLE].strip()
+    directory = Path(model).expanduser()
+    return replace(
+        profile,
+        # A kernel has another working directory.
+        base_model=str(directory.resolve()) if directory.is_dir() else model,
+        description=f"another base model ({MODEL_VARIABLE}) with the recipes of {profile.name}",
+        licence="see its card",
+        download="nothing" if directory.is_dir() else "from the Hugging Face Hub, once",
+        offline=profile.offline and directory.is_dir(),
+        min_gpu_gb=0,
+        revision=None,
+        instruct_model=None,
+        sft_model=None,
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Split at blanks outside quotes; a backslash is an ordinary character, as in the paths of Windows."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    try:
+        return tuple(lexer)
+    except ValueError as error:
+        raise CourseError(
+            f"{OVERRIDES_VARIABLE} has a quotation that does not end: {text!r}; close it."
+        ) from error

@@ -4,7 +4,7 @@
     runtime = setup("tiny")
 
 `setup` decides once what every trainer needs on this machine (`trainer_defaults`) and prints a card of six
-lines.
+lines, or seven where the reader changes recipes by `POSTTRAIN_OVERRIDES`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Runtime:
         threads = f"{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
         device = f"{_device_name(self.device)} · {self.dtype} · {threads}"
         if self.device == "cpu" and profile.device == "cuda":
-            device += f" · no GPU found: training {profile.name} on a CPU takes hours"
+            device += " · no GPU found"
+            if profile.min_gpu_gb:
+                device += f": training {profile.name} on a CPU takes hours"
         limit, origin = memory_limit()
         lines = {
             "profile": f"{profile.name}: {profile.description}",
@@ -72,6 +74,8 @@ class Runtime:
             "seed": str(self.seed),
             "versions": " · ".join(f"{name} {number}" for name, number in self.versions.items()),
         }
+        if profile.changes:
+            lines["changes"] = " · ".join(profile.changes)
         return "\n".join(f"{name:<9} {value}" for name, value in lines.items())
 
 

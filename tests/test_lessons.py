@@ -220,6 +220,27 @@ def test_inplace_keeps_the_committed_parameters(notebooks: Path, options: dict[s
         run_lessons(inplace=True, directory=notebooks, **options)
 
 
+@pytest.mark.parametrize("variable", ["POSTTRAIN_MODEL", "POSTTRAIN_OVERRIDES"])
+def test_inplace_records_nothing_that_the_environment_changes(
+    variable: str, notebooks: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "seed=1")
+    with pytest.raises(CourseError, match=f"--inplace records .* but {variable} would change"):
+        run_lessons(inplace=True, directory=notebooks)
+
+
+def test_a_kernel_finds_the_base_model_that_a_relative_path_names(
+    tmp_path: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POSTTRAIN_MODEL", "mine")
+    code = "from posttrain_helpers import get_profile; print(get_profile().base_model)"
+    path = write_notebook(tmp_path / "elsewhere" / "00_first.ipynb", code)
+    copy = execute(path, tmp_path / "copy.ipynb", "qwen3")
+    assert texts(copy)[-1].strip() == str((tmp_path / "mine").resolve())
+
+
 def test_a_failing_lesson_leaves_the_committed_notebook_alone(tmp_path: Path, output_root: Path) -> None:
     path = write_notebook(tmp_path / "00_first.ipynb", "1 / 0")
     before = path.read_bytes()

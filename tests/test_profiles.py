@@ -119,6 +119,81 @@ def test_a_stage_trained_from_a_ready_made_model_stays_up_to_date(
     assert _out_of_date(stage, recipe, resolve_model("instruct", own), {}) == ""
 
 
+# --- another base model and other recipes, by the environment ---
+
+
+@pytest.mark.usefixtures("output_root")
+def test_without_variables_a_profile_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POSTTRAIN_MODEL", "POSTTRAIN_OVERRIDES"):
+        monkeypatch.setenv(name, " ")
+    assert get_profile("qwen3") is PROFILES["qwen3"]
+    assert profiles.changes_in_force() == []
+
+
+@pytest.mark.usefixtures("output_root")
+def test_a_directory_takes_the_place_of_the_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POSTTRAIN_MODEL", "mine")
+    profile = get_profile("qwen3")
+    assert profile.base_model == str((tmp_path / "mine").resolve())  # a kernel runs elsewhere
+    assert resolve_model("base", "qwen3") == profile.base_model
+    assert profile.revision_of(profile.base_model) is None
+    assert (profile.name, profile.chat_template) == ("qwen3", "chatml")
+    assert PROFILES["qwen3"].base_model == "Qwen/Qwen3-0.6B-Base"
+
+
+@pytest.mark.usefixtures("output_root")
+def test_a_hub_id_takes_the_place_of_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTTRAIN_MODEL", "owner/model")
+    profile = get_profile("qwen3")
+    assert (profile.base_model, profile.revision) == ("owner/model", None)
+    assert get_profile("tiny").offline is False
+    with pytest.raises(CourseError, match="'instruct' was made from the base model that POSTTRAIN_MODEL"):
+        resolve_model("instruct", "qwen3")
+    with pytest.raises(CourseError, match="the profile 'tiny' has no ready-made model 'instruct'"):
+        resolve_model("instruct", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"POSTTRAIN_MODEL": "owner/model"}, "^POSTTRAIN_MODEL would mix .*'tiny'.* or unset it"),
+        ({"POSTTRAIN_OVERRIDES": "args.max_steps=2"}, "^POSTTRAIN_OVERRIDES would mix"),
+        (
+            {"POSTTRAIN_MODEL": "a/b", "POSTTRAIN_OVERRIDES": "seed=1"},
+            "^POSTTRAIN_MODEL and POSTTRAIN_OVERRIDES would .* in POSTTRAIN_OUTPUT, or unset them",
+        ),
+    ],
+)
+def test_a_changed_profile_needs_an_output_directory_of_its_own(
+    variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POSTTRAIN_OUTPUT", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CourseError, match=words):
+        get_profile("tiny")
+
+
+def test_a_stage_of_another_base_model_is_out_of_date(
+    random_model_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stages import _out_of_date
+
+    monkeypatch.setenv("POSTTRAIN_MODEL", str(random_model_dir))
+    recipe = load_recipe("sft", "qwen3")
+    model, tokenizer = load_model_and_tokenizer("base", profile="qwen3", verbose=False)
+    stage = save_stage(model, "sft", recipe, tokenizer=tokenizer)
+    assert _out_of_date(stage, recipe, resolve_model("base", "qwen3"), {}) == ""
+    monkeypatch.delenv("POSTTRAIN_MODEL")
+    original = resolve_model("base", "qwen3")
+    assert _out_of_date(stage, load_recipe("sft", "qwen3"), original, {}) == "'base' has changed"
+
+
 # --- a profile that borrows the recipes of another ---
 
 

@@ -72,6 +72,21 @@ def test_card_has_six_lines_and_says_what_was_decided(capsys: pytest.CaptureFixt
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.usefixtures("output_root")
+def test_card_shows_another_base_model_and_every_change_of_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("POSTTRAIN_MODEL", str(tmp_path))
+    monkeypatch.setenv("POSTTRAIN_OVERRIDES", "args.max_steps=2  sft.data.source=rows.jsonl")
+    setup("qwen3", threads=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "profile   qwen3: another base model (POSTTRAIN_MODEL) with the recipes of qwen3"
+    assert lines[1] == f"model     {tmp_path} · see its card · download: nothing"
+    assert lines[2].endswith("no GPU found")  # how long that takes depends on the model
+    assert lines[6:] == ["changes   args.max_steps=2 · sft.data.source=rows.jsonl"]
+
+
 def test_seed_makes_python_numpy_and_torch_repeat() -> None:
     def draw(seed: int) -> tuple[float, float, float]:
         setup("tiny", seed=seed, threads=1)

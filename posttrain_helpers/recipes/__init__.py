@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.data import KEYS_OF_ONE_SOURCE, data_keys
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.profiles import Profile, get_profile
-from posttrain_helpers.recipes.files import parsed_yaml, read_yaml
+from posttrain_helpers.profiles import OVERRIDES_VARIABLE, Profile, get_profile
+from posttrain_helpers.recipes.files import read_yaml
+from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.runtime import current_runtime, display_path, trainer_defaults
 from posttrain_helpers.storage import output_root
 from posttrain_helpers.suggestions import closest
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     import pandas
 
 _DIRECTORY = Path(__file__).resolve().parent
-# `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
-_SECTIONS = ("data", "args", "lora")
-_VALUES = ("description", "method", "stage", "parent", "model", "seed", "quantization", "rewards")
 # What one profile may not change: a stage is found by this name in every profile.
 _SHARED_ONLY = ("stage",)
 _RENAMED = {
@@ -184,7 +182,7 @@ def load_recipe(
         name_or_path: the name of a shipped recipe, or a path that ends with .yaml or .yml.
         profile: None takes `POSTTRAIN_PROFILE`, else "tiny".
         overrides: changes by dotted key, as {"args.learning_rate": 1e-3} or as texts
-            "args.learning_rate=1e-3".
+            "args.learning_rate=1e-3". Those of `POSTTRAIN_OVERRIDES` come after them.
 
     Returns:
         The recipe; `trl.SFTConfig(**recipe.args)` and its like accept its arguments.
@@ -198,7 +196,9 @@ def load_recipe(
     where = f"recipe {path.stem!r}"
     document = read_yaml(path)
     settings = _for_profile(document, profile, where)
-    _apply_overrides(settings, _parsed_overrides(overrides), where)
+    _apply_overrides(settings, parsed_overrides(overrides), where)
+    changes = readers_changes(profile, path.stem, recipe_names())
+    _apply_overrides(settings, changes, f"{where}, {OVERRIDES_VARIABLE}")
     _check(settings, where)
     model = str(settings.get("model") or settings["parent"])
     seed = settings.get("seed")
@@ -259,7 +259,7 @@ def _for_profile(document: dict[str, Any], profile: Profile, where: str) -> dict
             f"{where} has no section for the profile {profile.name!r}; it has {', '.join(sections)}: add "
             "one, or choose one of these."
         )
-    known = (*_VALUES, *_SECTIONS)
+    known = (*VALUES, *SECTIONS)
     own = sections.get(section) or {}
     in_profile = [key for key in known if key not in _SHARED_ONLY]
     for part, place, keys in (
@@ -267,11 +267,11 @@ def _for_profile(document: dict[str, Any], profile: Profile, where: str) -> dict
         (own, f"{where}, profile {section}", in_profile),
     ):
         _check_keys(part, keys, "", place)
-        for name in _SECTIONS:
+        for name in SECTIONS:
             if not isinstance(part.get(name) or {}, dict):
                 raise CourseError(f"{place}: {name} must hold keys and values, but it is {part[name]!r}.")
     settings = {**shared, **own}
-    for name in _SECTIONS:
+    for name in SECTIONS:
         settings[name] = {**(shared.get(name) or {}), **(own.get(name) or {})}
     if (other := settings["data"].pop("same_as", None)) is not None:
         settings["data"] = {**_data_of(other, profile, where), **settings["data"]}
@@ -303,35 +303,24 @@ def _data_of(recipe: Any, profile: Profile, where: str) -> dict[str, Any]:
         raise CourseError(
             f"{where}: data.same_as names {recipe!r}, which has data.same_as itself; name its source."
         )
-    return _for_profile(document, profile, f"recipe {recipe!r}")["data"]
-
-
-def _parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:
-    if overrides is None:
-        return {}
-    if isinstance(overrides, Mapping):
-        return dict(overrides)
-    parsed = {}
-    for text in [overrides] if isinstance(overrides, str) else overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise CourseError(f"an override looks like 'args.learning_rate=1e-3', but {text!r} was given.")
-        parsed[key.strip()] = parsed_yaml(value)
-    return parsed
+    settings = _for_profile(document, profile, f"recipe {recipe!r}")
+    changes = readers_changes(profile, recipe, names)
+    _apply_overrides(settings, changes, f"recipe {recipe!r}, {OVERRIDES_VARIABLE}")
+    return settings["data"]
 
 
 def _apply_overrides(settings: dict[str, Any], overrides: dict[str, Any], where: str) -> None:
     for key, value in overrides.items():
         section, dot, inner = key.partition(".")
-        if dot and section in _SECTIONS:
+        if dot and section in SECTIONS:
             settings[section][inner] = value
-        elif not dot and section in _VALUES:
+        elif not dot and section in VALUES:
             settings[section] = value
         else:
-            known = [*_VALUES, *(f"{name}.…" for name in _SECTIONS)]
+            known = [*VALUES, *(f"{name}.…" for name in SECTIONS)]
             raise CourseError(
                 f"{where}: the override {key!r} does not exist; "
-                f"{closest(section, (*_VALUES, *_SECTIONS))}Known: {', '.join(known)}."
+                f"{closest(section, (*VALUES, *SECTIONS))}Known: {', '.join(known)}."
             )
     if "data.source" in overrides:
         # What the recipe says about the old source has no meaning for another one.
