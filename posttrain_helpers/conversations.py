@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from posttrain_helpers.datasources.adapters import advice
@@ -45,6 +46,34 @@ def listed_counts(dropped: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
 
 
+def sift(
+    rows: Iterable[Row], usable: Callable[[Row], Row | str], key: Callable[[Row], Hashable]
+) -> tuple[list[Row], Counter[str]]:
+    """Keep what can be learned from, each row once, and count the rest by its fault.
+
+    Args:
+        rows: as they were read.
+        usable: returns a row in the form that it is kept in, or the fault for which it is dropped.
+        key: equal for kept rows that say the same.
+
+    Returns:
+        The rows kept, and for each fault and for "duplicate" the number of rows dropped.
+    """
+    kept: list[Row] = []
+    seen: set[Hashable] = set()
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        found = usable(row)
+        if isinstance(found, str):
+            dropped[found] += 1
+        elif (identity := key(found)) in seen:
+            dropped["duplicate"] += 1
+        else:
+            seen.add(identity)
+            kept.append(found)
+    return kept, dropped
+
+
 def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:
     """Keep the conversations that can teach a reply.
 
@@ -65,22 +94,7 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
                 f"{', '.join(map(str, row))}. Each row needs messages=[{{'role': ..., 'content': ...}}, "
                 f"...]. {advice(row, 'conversations')}"
             )
-    kept: list[Row] = []
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        messages = row["messages"]
-        if not is_conversation(messages):
-            dropped["not conversational"] += 1
-        elif not any(message["role"] == "assistant" for message in messages):
-            dropped["no assistant turn"] += 1
-        elif any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
-            dropped["empty reply"] += 1
-        elif (key := text_key(messages)) in seen:
-            dropped["duplicate"] += 1
-        else:
-            seen.add(key)
-            kept.append({"messages": plain_messages(messages)})
+    kept, dropped = sift(rows, _usable, lambda row: text_key(row["messages"]))
     if rows and dropped["not conversational"] == len(rows):
         raise CourseError(
             f"the rows of {source!r} are not conversational: 'messages' must be a list of "
@@ -88,6 +102,18 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
             f"{str(rows[0]['messages'])[:80]!r}."
         )
     return kept, dropped
+
+
+def _usable(row: Row) -> Row | str:
+    """Return a row with plain messages, or the fault for which it is dropped."""
+    messages = row["messages"]
+    if not is_conversation(messages):
+        return "not conversational"
+    if not any(message["role"] == "assistant" for message in messages):
+        return "no assistant turn"
+    if any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
+        return "empty reply"
+    return {"messages": plain_messages(messages)}
 
 
 def conversation_turns(row: Row) -> list[Row]:

@@ -34,9 +34,6 @@ from posttrain_helpers.conversations import (
     usable_conversations,
 )
 from posttrain_helpers.datasources.adapters import convert, find_adapter, serves
-
-# `evaluation.own_suite` imports it from here.
-from posttrain_helpers.datasources.files import read_json_rows as read_json_rows
 from posttrain_helpers.datasources.files import read_rows
 from posttrain_helpers.datasources.forms import as_form, set_system_prompt
 from posttrain_helpers.datasources.labels import has_labels, held_out_label, label_turns, usable_labels

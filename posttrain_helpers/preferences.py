@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.conversations import ROLES, is_conversation, listed_counts, plain_messages, text_key
+from posttrain_helpers.conversations import (
+    ROLES,
+    is_conversation,
+    listed_counts,
+    plain_messages,
+    sift,
+    text_key,
+)
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 
@@ -56,18 +63,9 @@ def explicit_pairs(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
         CourseError: a missing column, text where messages are expected, or no pair left.
     """
     _check_columns(rows, source)
-    kept: list[Row] = []
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        pair = _explicit(row)
-        if isinstance(pair, str):
-            dropped[pair] += 1
-        elif (key := text_key(pair["prompt"] + pair["chosen"] + pair["rejected"])) in seen:
-            dropped["duplicate"] += 1
-        else:
-            seen.add(key)
-            kept.append(pair)
+    kept, dropped = sift(
+        rows, _explicit, lambda pair: text_key(pair["prompt"] + pair["chosen"] + pair["rejected"])
+    )
     if rows and not kept:
         advice = "; ".join(FAULTS[reason] for reason in dropped)
         raise CourseError(f"no pair of {source!r} is left, {listed_counts(dropped)}: {advice}.")

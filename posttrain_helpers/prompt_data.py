@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, text_key
+from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, sift, text_key
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
@@ -84,19 +84,9 @@ def usable_prompts(
             left.
     """
     adapter = _answer_format(answer_format)
-    kept: list[Row] = []
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
     for row in rows:
         _check_columns(row, source, adapter)
-        usable = _usable(row, adapter)
-        if isinstance(usable, str):
-            dropped[usable] += 1
-        elif (key := text_key(usable["prompt"])) in seen:
-            dropped["duplicate"] += 1
-        else:
-            seen.add(key)
-            kept.append(usable)
+    kept, dropped = sift(rows, lambda row: _usable(row, adapter), lambda row: text_key(row["prompt"]))
     if rows and not kept:
         advice = "; ".join(FAULTS[reason] for reason in dropped)
         raise CourseError(f"no prompt of {source!r} is left, {listed_counts(dropped)}: {advice}.")

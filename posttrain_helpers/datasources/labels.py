@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, text_key
+from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, sift, text_key
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 
@@ -42,23 +42,15 @@ def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]
     Raises:
         CourseError: a missing column, or no row left.
     """
-    kept: list[Row] = []
-    seen: set[tuple[str, bool]] = set()
-    dropped: Counter[str] = Counter()
     for row in rows:
         if missing := [column for column in COLUMNS if column not in row]:
             raise CourseError(
                 f"{source!r} has no column {missing[0]!r} in every row; found the columns "
                 f"{', '.join(map(str, row))}. {advice(row, 'labels')}"
             )
-        usable = _usable(row)
-        if isinstance(usable, str):
-            dropped[usable] += 1
-        elif (key := (text_key(usable["prompt"] + usable["completion"]), usable["label"])) in seen:
-            dropped["duplicate"] += 1
-        else:
-            seen.add(key)
-            kept.append(usable)
+    kept, dropped = sift(
+        rows, _usable, lambda row: (text_key(row["prompt"] + row["completion"]), row["label"])
+    )
     if rows and not kept:
         reasons = "; ".join(FAULTS[reason] for reason in dropped)
         raise CourseError(f"no labelled reply of {source!r} is left, {listed_counts(dropped)}: {reasons}.")

@@ -34,7 +34,7 @@ def own_suite(path: Path, max_new_tokens: int) -> Suite:
     Raises:
         CourseError: no such file, no JSON, no rows, or a row without a prompt or with nothing to score.
     """
-    from posttrain_helpers.data import read_json_rows
+    from posttrain_helpers.datasources.files import read_json_rows
 
     path = path.expanduser()
     if not path.is_file():
