@@ -47,7 +47,8 @@ def score_replies(
     """Score the replies of every model.
 
     Args:
-        measures: functions by name, from `measures_of`.
+        measures: functions by name, from `measures_of`; one with a method `many(replies, items)` is asked
+            once for all replies of a model.
         generations: for each model one generation per item.
         items: the held-out items.
 
@@ -61,10 +62,7 @@ def score_replies(
     scores = {
         label: {
             **{
-                name: [
-                    _value(name, function(reply.text, item), item)
-                    for reply, item in zip(replies, items, strict=True)
-                ]
+                name: _values(name, function, [reply.text for reply in replies], items)
                 for name, function in measures.items()
             },
             "stop": [reply.stop_reason == "stop" for reply in replies],
@@ -105,6 +103,13 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
             f"{name}={value!r} is unknown here; {closest(value, choices)}"
             f"use one of {', '.join(map(repr, choices))}."
         )
+
+
+def _values(name: str, function: Score, texts: list[str], items: list[Item]) -> list[Value]:
+    """Return the score of every reply, all at once where the function can do that (`many`)."""
+    many = getattr(function, "many", None)
+    values = many(texts, items) if many else map(function, texts, items)
+    return [_value(name, value, item) for value, item in zip(values, items, strict=True)]
 
 
 def _value(name: str, value: Any, item: Item) -> Value:

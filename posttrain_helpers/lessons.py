@@ -207,7 +207,7 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    from posttrain_helpers.profiles import MODEL_VARIABLE, changes_in_force, get_profile
+    from posttrain_helpers.profiles import JUDGE_VARIABLE, MODEL_VARIABLE, changes_in_force, get_profile
 
     environment = {
         "POSTTRAIN_PROFILE": profile,
@@ -218,6 +218,8 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
     }
     if MODEL_VARIABLE in changes_in_force():
         environment[MODEL_VARIABLE] = get_profile(profile).base_model
+    if judge := get_profile(profile).judge:
+        environment[JUDGE_VARIABLE] = judge
     specification = KernelSpec(**{**get_kernel_dict(), "env": environment})
     specification.argv[0] = sys.executable
 

@@ -122,14 +122,14 @@ def pair_turns(row: Row) -> list[Row]:
 
 
 def held_out_pair(row: Row, identifier: str) -> Row:
-    """Return an explicit row as a held-out item; with the text of both replies rewards can be compared."""
+    """Return an explicit row as a held-out item, with both replies and their ratings where it has any."""
     return {
         "id": identifier,
         "task": "preference",
         "prompt": row["prompt"],
         "answer": None,
         "reference": row["chosen"][-1]["content"],
-        "rejected": row["rejected"][-1]["content"],
+        **{key: row[key] for key in (*SIDES, *SCORES) if key in row},
     }
 
 

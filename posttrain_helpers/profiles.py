@@ -3,16 +3,18 @@
 A profile says which base model a course runs on and what that model needs. The notebook's `parameters` cell
 or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and how, stands in the recipes.
 
-Two more variables change any profile without a change of a file, for a reader with a model of their own or
+More variables change any profile without a change of a file, for a reader with a model of their own or
 with little time, and for tests:
 
+    POSTTRAIN_JUDGE      a directory or a Hub id of the language model that rates replies where no gold score
+                         is known, in place of the profile's assistant; the stronger the better
     POSTTRAIN_MODEL      a directory or a Hub id in place of the base model
     POSTTRAIN_OVERRIDES  changes laid over every recipe, the last word, e.g. "args.max_steps=20"; behind a
                          recipe's name for this one only: "sft.data.source=/data/faq.jsonl dpo.seed=1".
                          Text in quotes may hold blanks; a file is named by its whole path.
 
-What is made then is not what the profile alone would make, so it needs a directory of its own, which
-`POSTTRAIN_OUTPUT` names.
+What is made with the last two is not what the profile alone would make, so it needs a directory of its own,
+which `POSTTRAIN_OUTPUT` names.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from posttrain_helpers.suggestions import closest
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 MODEL_VARIABLE = "POSTTRAIN_MODEL"
+JUDGE_VARIABLE = "POSTTRAIN_JUDGE"
 OVERRIDES_VARIABLE = "POSTTRAIN_OVERRIDES"
 DEFAULT_PROFILE = "tiny"
 # What a profile may name beside its base model, to compare with: names that are loaded like a stage.
@@ -63,6 +66,7 @@ class Profile:
             is "instruct".
         sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
             name for loading is "ready_made_sft".
+        judge: the model that `POSTTRAIN_JUDGE` names, None where it names none.
         recipe_section: the profile whose sections of the recipes it uses where they have none of its name;
             None for no other.
         overrides: what it changes in such a section, by dotted key; an argument that a method does not have
@@ -84,6 +88,7 @@ class Profile:
     chat_template: str | None = None
     instruct_model: str | None = None
     sft_model: str | None = None
+    judge: str | None = None
     recipe_section: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     notes: str = ""
@@ -118,6 +123,11 @@ class Profile:
                 f"{' or '.join(map(repr, having))}, or give a directory or a Hub id."
             )
         return model
+
+    @property
+    def judge_model(self) -> str | None:
+        """The model that rates replies where no gold score is known: the reader's, else the assistant."""
+        return self.judge or self.instruct_model
 
     def revision_of(self, model: str) -> str | None:
         """Return the commit that is pinned for a model of this profile; None for any other model."""
@@ -220,6 +230,8 @@ def changes_in_force() -> list[str]:
 
 def _changed(profile: Profile) -> Profile:
     """Return the profile with the changes that the environment names."""
+    if judge := os.environ.get(JUDGE_VARIABLE, "").strip():
+        profile = replace(profile, judge=_place(judge))
     variables = changes_in_force()
     if not variables:
         return profile
@@ -232,21 +244,26 @@ def _changed(profile: Profile) -> Profile:
     profile = replace(profile, changes=_words(os.environ.get(OVERRIDES_VARIABLE, "")))
     if MODEL_VARIABLE not in variables:
         return profile
-    model = os.environ[MODEL_VARIABLE].strip()
-    directory = Path(model).expanduser()
+    model = _place(os.environ[MODEL_VARIABLE].strip())
+    is_directory = Path(model).is_dir()
     return replace(
         profile,
-        # A kernel has another working directory.
-        base_model=str(directory.resolve()) if directory.is_dir() else model,
+        base_model=model,
         description=f"another base model ({MODEL_VARIABLE}) with the recipes of {profile.name}",
         licence="see its card",
-        download="nothing" if directory.is_dir() else "from the Hugging Face Hub, once",
-        offline=profile.offline and directory.is_dir(),
+        download="nothing" if is_directory else "from the Hugging Face Hub, once",
+        offline=profile.offline and is_directory,
         min_gpu_gb=0,
         revision=None,
         instruct_model=None,
         sft_model=None,
     )
+
+
+def _place(model: str) -> str:
+    """Return the whole path of a directory, as a kernel has another working directory; ids stay."""
+    directory = Path(model).expanduser()
+    return str(directory.resolve()) if directory.is_dir() else model
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
-"""A Qwen3 directory that a CPU trains in seconds, and a small data set, to run lessons under `qwen3`.
+"""A Qwen3 directory that a CPU trains in seconds, and small data sets, to run lessons under `qwen3`.
 
-The model has the architecture of Qwen3 with two small layers and random weights. Its tokenizer is Qwen3's own
-where the environment variable `POSTTRAIN_QWEN3_TOKENIZER` names a directory with it, else a ChatML tokenizer
-that is trained on a few sentences. The rows stand in for banghua/DL-SFT-Dataset: the column `messages`, some
-rows with a system turn and some of several turns, all made by this file.
+The model has the architecture of Qwen3 with two small layers. It has seen nothing but the sums of this file,
+for a moment, so that it now and then solves one: GRPO refuses a model that never does. Its tokenizer is
+Qwen3's own where the environment variable `POSTTRAIN_QWEN3_TOKENIZER` names a directory with it, else a
+ChatML tokenizer that is trained on a few sentences. The rows stand in for the public sets of the recipes, and
+are made by this file: conversations (the column `messages`, some with a system turn and some of several
+turns), pairs (`prompt`, `chosen`, `rejected`), prompts, and problems with solutions in the manner of gsm8k.
 
     python tests/shrunken_qwen3.py DIRECTORY
 
@@ -18,14 +20,17 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 TOKENIZER_VARIABLE = "POSTTRAIN_QWEN3_TOKENIZER"
 ROWS = 60
+HELD_OUT = 6
 STEPS = 2
+REPLY_TOKENS = 16
+LEARNING_STEPS = 60
 # As in Qwen3: the vocabulary is padded, so that there are more rows of embeddings than tokens.
 _PADDING = 256
 _THINGS = ("a lamp", "a ladder", "a kettle", "a bridge", "a drum", "a garden", "a compass", "a blanket")
@@ -48,7 +53,7 @@ def real_tokenizer_directory() -> Path | None:
 
 
 def write_model(directory: Path, tokenizer_directory: Path | None = None) -> Path:
-    """Write a Qwen3 of two layers with random weights, and its tokenizer.
+    """Write a Qwen3 of two layers, and its tokenizer.
 
     Args:
         directory: where to.
@@ -82,6 +87,7 @@ def write_model(directory: Path, tokenizer_directory: Path | None = None) -> Pat
                 bos_token_id=None,
             )
         )
+        _learn_sums(model, tokenizer)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -106,9 +112,40 @@ def conversations() -> list[dict[str, list[dict[str, str]]]]:
     return rows
 
 
-def write_rows(path: Path) -> Path:
-    """Write the conversations as JSON lines and return the path."""
-    lines = "".join(json.dumps(row) + "\n" for row in conversations())
+def pairs() -> list[dict[str, Any]]:
+    """Return `ROWS` pairs with the ratings of annotators: a whole sentence is preferred to a curt word."""
+    rows = []
+    for number in range(ROWS):
+        thing, use = _THINGS[number % len(_THINGS)], _USES[number % len(_USES)]
+        replies = {
+            "chosen": f"You can {use} with {thing}, {number + 1} times.",
+            "rejected": f"No. {number + 1}.",
+        }
+        prompt = [{"role": "user", "content": f"{number + 1}. What can I do with {thing}?"}]
+        sides = {side: [{"role": "assistant", "content": text}] for side, text in replies.items()}
+        ratings = {"score_chosen": 5.0 + number % 5, "score_rejected": 4.0}
+        rows.append({"prompt": prompt, **sides, **ratings})
+    return rows
+
+
+def prompts() -> list[dict[str, list[dict[str, str]]]]:
+    """Return `ROWS` prompts without replies."""
+    return [{"prompt": row["prompt"]} for row in pairs()]
+
+
+def problems() -> list[dict[str, str]]:
+    """Return `ROWS` sums in the columns of gsm8k, the result behind four hashes."""
+    rows = []
+    for number in range(ROWS):
+        pens, more = number % 9 + 1, number // 9 + 1
+        question = f"Mia has {pens} pens and finds {more} more. How many pens has Mia?"
+        rows.append({"question": question, "answer": f"{pens} + {more} = {pens + more}\n#### {pens + more}"})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """Write rows as JSON lines and return the path."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
     path.write_text(lines, encoding="utf-8", newline="\n")
     return path
 
@@ -121,25 +158,68 @@ def environment(directory: Path) -> dict[str, str]:
     """
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    rows = write_rows(directory / "rows.jsonl")
+    sources = {"rows": conversations(), "pairs": pairs(), "prompts": prompts(), "problems": problems()}
+    files = {name: write_rows(directory / f"{name}.jsonl", rows) for name, rows in sources.items()}
     overrides = [
-        f"sft.data.source={rows}",
-        "sft.data.held_out_samples=6",
+        f"sft.data.source={files['rows']}",
+        f"sft.data.held_out_samples={HELD_OUT}",
+        # What the recipes of other methods take over with `same_as` is that of `dpo`.
+        f"dpo.data.source={files['pairs']}",
+        f"dpo.data.held_out_samples={HELD_OUT}",
+        f"reward.data.source={files['pairs']}",
+        f"reward.data.held_out_samples={HELD_OUT}",
+        f"grpo.data.source={files['problems']}",
+        "grpo.data.answer_format=gsm8k",  # a change of the source takes it away
+        f"grpo.data.held_out_samples={HELD_OUT}",
         f"args.max_steps={STEPS}",
         "args.logging_steps=1",
         "args.per_device_train_batch_size=2",
     ]
+    for recipe in ("ppo", "rloo", "grpo_reward_model"):
+        overrides += [
+            f"{recipe}.data.source={files['prompts']}",
+            f"{recipe}.data.held_out_samples={HELD_OUT}",
+        ]
+    online = ("ppo", "rloo", "grpo_reward_model", "grpo")
+    overrides += [f"{recipe}.args.max_completion_length={REPLY_TOKENS}" for recipe in online]
+    model = str(write_model(directory / "model", real_tokenizer_directory()))
     return {
-        "POSTTRAIN_MODEL": str(write_model(directory / "model", real_tokenizer_directory())),
+        "POSTTRAIN_MODEL": model,
+        "POSTTRAIN_JUDGE": model,
         "POSTTRAIN_OVERRIDES": shlex.join(overrides),
         "POSTTRAIN_OUTPUT": str(directory / "output"),
     }
+
+
+def _learn_sums(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Train the model on the problems of this file, each with its boxed result as the reply."""
+    import torch
+
+    from posttrain_helpers.prompt_data import usable_prompts
+    from posttrain_helpers.tinyworld.tokenizer import chat_template
+
+    asked, _ = usable_prompts(problems(), "problems", answer_format="gsm8k")
+    replies = [{"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"} for row in asked]
+    texts = [
+        tokenizer.apply_chat_template([*row["prompt"], reply], tokenize=False, chat_template=chat_template())
+        for row, reply in zip(asked, replies, strict=True)
+    ]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(LEARNING_STEPS):
+        rows = slice(step % 4, None, 4)
+        loss = model(**{name: ids[rows] for name, ids in batch.items()}, labels=labels[rows]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def _small_tokenizer() -> PreTrainedTokenizerBase:
     from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
 
     texts = [message["content"] for row in conversations() for message in row["messages"]]
+    texts += [problem[column] for problem in problems() for column in problem]
     return train_tokenizer(texts, vocab_size=500)
 
 
@@ -151,7 +231,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     variables = environment(parser.parse_args().directory)
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    print(f"{settings} python -m posttrain_helpers run 00 01 --profile qwen3")
+    print(f"{settings} python -m posttrain_helpers run --profile qwen3")
 
 
 if __name__ == "__main__":

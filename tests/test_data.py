@@ -269,7 +269,9 @@ def test_held_out_preferences_keep_both_replies(recipe_for) -> None:
     for number, item in enumerate(held_out):
         own = item["prompt"][0]["content"].removeprefix("question ")
         assert (item["id"], item["task"], item["answer"]) == (f"rows/{number}", "preference", None)
-        assert (item["reference"], item["rejected"]) == (f"good {own}", f"bad {own}")
+        assert item["reference"] == f"good {own}"
+        for side, word in (("chosen", "good"), ("rejected", "bad")):
+            assert item[side] == [{"role": "assistant", "content": f"{word} {own}"}]
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "sft"])

@@ -272,7 +272,10 @@ def test_held_out_item_keeps_both_replies() -> None:
         "prompt": [user("cook?")],
         "answer": None,
         "reference": "Slowly.",
-        "rejected": "No.",
+        "chosen": [reply("Slowly.")],
+        "rejected": [reply("No.")],
+        "score_chosen": 8.0,
+        "score_rejected": 3.5,
     }
 
 
