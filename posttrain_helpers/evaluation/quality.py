@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
@@ -150,7 +151,12 @@ def _rating(profile: Profile) -> Quality:
         with _on_device(rater, device):
             return rater.ratings(items, texts)
 
-    return Quality("rating", f"rating by {name}", False, score_all)
+    return Quality("rating", f"rating by {_title(name)}", False, score_all)
+
+
+def _title(model: str) -> str:
+    """Return a Hub id as it is, and of a directory its name."""
+    return Path(model).name if Path(model).is_dir() else model
 
 
 def _load_rater(name: str, profile: Profile) -> tuple[LanguageModelRater, torch.device]:
