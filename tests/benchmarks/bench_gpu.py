@@ -1,0 +1,271 @@
+"""Speed and memory of training on a GPU, setting by setting, each in a process of its own.
+
+    python tests/benchmarks/bench_gpu.py MODEL [--cases sft_source sft_packed] [--steps 12] [--set KEY=VALUE]
+    python tests/benchmarks/bench_gpu.py MODEL --cap 16 --cases sft dpo grpo ppo
+
+MODEL is a directory with a model of the shape of Qwen3-0.6B and its tokenizer; random weights do, as neither
+speed nor memory depends on them. Every case is a recipe of the profile `qwen3` with changes, trained on
+invented rows of realistic lengths. For each it prints
+
+- tokens per second and model FLOPs utilisation (see `posttrain_helpers.throughput`), without warm-up;
+- the peak of what torch has allocated, by MemoryMonitor and by torch, and what NVML says of the device;
+- the estimate of the memory planner as a multiple of the measured peak;
+- tokens per second as a multiple of the first case of the same method in the list.
+
+`sft_source` is the setting of a well-known course: one row at a time, eight of them to a step.
+`sft_trl` is what TRL does when it is asked for nothing. `--cap` lets the process have so many GB of the
+card. `--set` changes every case. Without a GPU the cases run as well, for tests. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+
+ROWS = 512
+LORA = {"lora.r": 16, "lora.target_modules": "all-linear"}
+# Where a recipe of the course recomputes activations to fit a small card, a large one need not.
+LARGE = {"args.activation_checkpointing": False}
+SFT = {"args.per_device_train_batch_size": 8, "args.gradient_accumulation_steps": 1}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft_source": (
+        "sft",
+        {"args.per_device_train_batch_size": 1, "args.gradient_accumulation_steps": 8, **LARGE},
+    ),
+    "sft_trl": ("sft", {**SFT, "args.activation_checkpointing": True, "args.packing": False}),
+    "sft": ("sft", {}),
+    "sft_large": ("sft", {**SFT, **LARGE}),
+    "sft_packed": ("sft", {**SFT, **LARGE, "args.packing": True}),
+    "sft_packed_32": ("sft", {**LARGE, "args.packing": True, "args.per_device_train_batch_size": 32}),
+    "sft_packed_compiled": ("sft", {**SFT, **LARGE, "args.packing": True, "args.torch_compile": True}),
+    "sft_packed_liger": ("sft", {**SFT, **LARGE, "args.packing": True, "args.use_liger_kernel": True}),
+    "sft_packed_flex": ("sft", {**SFT, **LARGE, "args.packing": True, "attention": "flex_attention"}),
+    "sft_padding_free": ("sft", {**SFT, **LARGE, "args.padding_free": True, "args.max_length": None}),
+    "sft_lora": ("sft", {**LORA, "args.learning_rate": 2e-4}),
+    "sft_lora_small": ("sft", {**LORA, "args.per_device_train_batch_size": 1}),
+    "sft_lora_packed": ("sft", {**SFT, **LARGE, **LORA, "args.packing": True}),
+    "dpo": ("dpo", {}),
+    "dpo_large": ("dpo", {**SFT, **LARGE}),
+    "grpo": ("grpo", {}),
+    "grpo_large": (
+        "grpo",
+        {**LARGE, "args.per_device_train_batch_size": 32, "args.gradient_accumulation_steps": 1},
+    ),
+    "ppo": ("ppo", {}),
+    "ppo_large": (
+        "ppo",
+        {**LARGE, "args.per_device_train_batch_size": 16, "args.gradient_accumulation_steps": 2},
+    ),
+}
+# Logarithm of a reply's length in words: the median has about 150, one in ten has more than 400.
+_LENGTH = (5.0, 0.8)
+_WORDS = (
+    "the",
+    "model",
+    "reads",
+    "text",
+    "and",
+    "writes",
+    "what",
+    "comes",
+    "next",
+    "while",
+    "nobody",
+    "knows",
+    "it",
+)
+
+
+def text(rng: random.Random, words: int) -> str:
+    """Return invented text of so many words."""
+    return " ".join(rng.choice(_WORDS) for _ in range(max(words, 1)))
+
+
+def write_rows(method: str, path: Path, longest: int) -> float:
+    """Write rows in the form that a method needs; return the mean number of words in a sequence."""
+    rng = random.Random(0)
+    lines, words = [], 0
+    for number in range(ROWS):
+        lengths = [min(round(rng.lognormvariate(*_LENGTH)), longest) for _ in range(2)]
+        question = {"role": "user", "content": f"{number}: {text(rng, 40)}?"}
+        replies = [{"role": "assistant", "content": f"{text(rng, length)}."} for length in lengths]
+        row: dict[str, Any] = {"prompt": [question]}
+        if method == "sft":
+            row = {"messages": [question, replies[0]]}
+        elif method == "dpo":
+            row |= {"chosen": [replies[0]], "rejected": [replies[1]]}
+        elif method == "grpo":
+            row |= {"answer": str(number % 10)}
+        words += 41 + (sum(lengths) / 2 if method in ("sft", "dpo") else 0)
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    return words / ROWS
+
+
+def varied_reward(completions: list[Any], **_: Any) -> list[float]:
+    """Reward the length of a reply, so that no group is all alike."""
+    return [float(len(str(completion))) for completion in completions]
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one case in this process and return its figures."""
+    import torch
+
+    if arguments.cap and torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, arguments.cap * 1e9 / whole))
+    method, changes = CASES[name]
+    attention = changes.get("attention")
+    changes = {key: value for key, value in changes.items() if key != "attention"}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(POSTTRAIN_MODEL=arguments.model, POSTTRAIN_OUTPUT=f"{folder}/output")
+        rows = Path(folder) / "rows.jsonl"
+        mean_words = write_rows(method, rows, arguments.longest)
+        changes |= {
+            "model": arguments.model,
+            "data.source": str(rows),
+            "args.logging_steps": 1,
+            "args.max_steps": arguments.steps,
+        }
+        if method == "grpo":
+            changes["args.reward_weights"] = None  # one reward, that of this file
+        with contextlib.redirect_stdout(io.StringIO()):
+            return run(method, changes, arguments, attention, mean_words)
+
+
+def run(
+    method: str,
+    changes: dict[str, Any],
+    arguments: argparse.Namespace,
+    attention: str | None,
+    mean_words: float,
+) -> dict[str, Any]:
+    """Train with a recipe's changes and return the figures."""
+    import torch
+
+    from posttrain_helpers import (
+        MemoryMonitor,
+        load_data,
+        load_model_and_tokenizer,
+        load_recipe,
+        make_trainer,
+        setup,
+        train,
+    )
+    from posttrain_helpers.errors import CourseError
+    from posttrain_helpers.memory_planner import plan_recipe
+    from posttrain_helpers.recipes.overrides import parsed_overrides
+    from posttrain_helpers.throughput import Throughput, peak_flops, training_flops_per_token
+
+    setup("qwen3")
+    recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})
+    model, tokenizer = load_model_and_tokenizer(recipe.model, lora=recipe.lora, profile="qwen3")
+    if attention:
+        model.set_attn_implementation(attention)
+    try:
+        planned = plan_recipe(recipe).total / 1e9
+    except CourseError:  # rows of any length cannot be planned
+        planned = None
+    data, _ = load_data(recipe)
+    speed, memory = Throughput(), MemoryMonitor(method)
+    online = {"reward_funcs": [varied_reward]} if recipe.rewards else {}
+    trainer = make_trainer(recipe, model, tokenizer, data, [speed.callback(), memory.callback()], **online)
+    with memory:
+        train(trainer)
+    measured = speed.measurement
+    figures: dict[str, Any] = {
+        "steps": measured.steps,
+        "seconds_per_step": measured.seconds / measured.steps,
+        "tokens_per_second": measured.tokens_per_second,
+        "planned_gb": planned,
+    }
+    if measured.tokens_per_second and (peak := peak_flops()):
+        # A word of these rows is a token of Qwen3, near enough for the share that attention has.
+        needed = training_flops_per_token(
+            model.config, mean_words, lora=recipe.lora, references=int(method == "dpo")
+        )
+        figures["mfu"] = measured.tokens_per_second * needed / peak
+    if torch.cuda.is_available():
+        gpu = memory.summary()["gpus"][0]
+        figures |= {
+            "peak_gb": gpu["allocated_peak_mb"] * 2**20 / 1e9,
+            "peak_torch_gb": torch.cuda.max_memory_allocated() / 1e9,
+            "reserved_gb": gpu["reserved_peak_mb"] * 2**20 / 1e9,
+            "device_nvml_gb": None
+            if gpu["device_after_mb"] is None
+            else gpu["device_after_mb"] * 2**20 / 1e9,
+        }
+    else:
+        summary = memory.summary()
+        figures["peak_gb"] = (summary["cpu_peak_mb"] - summary["cpu_before_mb"]) * 2**20 / 1e9
+    figures["planned_over_peak"] = planned / figures["peak_gb"] if planned and figures["peak_gb"] else None
+    return figures
+
+
+def in_own_process(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of one case, or the last line of its error."""
+    command = [sys.executable, __file__, arguments.model, "--case", name, "--steps", str(arguments.steps)]
+    command += ["--longest", str(arguments.longest), "--cap", str(arguments.cap)]
+    command += [word for pair in arguments.set for word in ("--set", pair)]
+    finished = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    if finished.returncode:
+        return {"failed": (finished.stderr.strip().splitlines() or ["without a word"])[-1]}
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def shown(name: str, figures: dict[str, Any], base: dict[str, Any] | None) -> str:
+    """Return a case as one line."""
+    if "failed" in figures:
+        return f"{name:<20} FAILED: {figures['failed'][:200]}"
+    parts = [f"{name:<20} {figures['seconds_per_step']:7.2f} s/step"]
+    if figures["tokens_per_second"]:
+        parts.append(f"{figures['tokens_per_second']:10,.0f} tokens/s")
+        if base and base.get("tokens_per_second"):
+            parts.append(f"x {figures['tokens_per_second'] / base['tokens_per_second']:.2f}")
+    if "mfu" in figures:
+        parts.append(f"MFU {figures['mfu']:.1%}")
+    parts.append(f"peak {figures['peak_gb']:.1f} GB")
+    if figures["planned_over_peak"]:
+        parts.append(f"planned x {figures['planned_over_peak']:.2f}")
+    return "  ".join(parts)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Print a line for each case and, last, JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--longest", type=int, default=900, help="most words of a reply")
+    parser.add_argument("--cap", type=float, default=0, help="GB of the card that the process may have")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    arguments.model = str(Path(arguments.model).expanduser().resolve())
+    if arguments.case:
+        print(json.dumps(measure(arguments.case, arguments)))
+        return
+    results: dict[str, Any] = {}
+    bases: dict[str, dict[str, Any]] = {}
+    for name in arguments.cases:
+        results[name] = figures = in_own_process(name, arguments)
+        base = bases.setdefault(CASES[name][0], figures)
+        print(shown(name, figures, base if base is not figures else None), flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
