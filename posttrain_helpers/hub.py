@@ -25,7 +25,9 @@ _PATTERNS = {
 }
 
 
-def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = None) -> Path:
+def hub_snapshot(
+    repo_id: str, repo_type: str = "model", revision: str | None = None, folder: str | None = None
+) -> Path:
     """Return a directory with the files of a Hub repository, from the cache or downloaded.
 
     Before a download it prints one line with licence, size and place.
@@ -35,12 +37,14 @@ def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = 
         repo_type: "model" or "dataset".
         revision: a commit, branch or tag; None takes the cached copy of the main branch, else its newest
             commit.
+        folder: only what is below this folder of the repository, such as "data/rl".
 
     Returns:
-        The snapshot directory in the Hugging Face cache.
+        The snapshot directory of the repository in the Hugging Face cache.
 
     Raises:
-        CourseError: no such repository, not reachable, without safetensors, restricted, or a full disk.
+        CourseError: no such repository or folder, not reachable, without safetensors, restricted, or a full
+            disk.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -50,13 +54,20 @@ def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = 
         "repo_type": repo_type,
         "revision": revision,
         "cache_dir": cache,
-        "allow_patterns": _PATTERNS[repo_type],
+        "allow_patterns": _patterns(repo_type, folder),
     }
-    cached = _cached_snapshot(arguments)
+    cached = _cached_snapshot(arguments, folder)
     if cached is not None:
         return cached
     info = _ask_hub(repo_id, repo_type, revision, cache)
-    print(_announcement(info, repo_id, repo_type, cache), flush=True)
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    if folder is not None and not any(name.startswith(f"{folder}/") for name in names):
+        folders = sorted({name.rpartition("/")[0] for name in names} - {""})
+        raise CourseError(
+            f"the {_LABELS[repo_type]} {repo_id!r} has no folder {folder!r}; its folders are "
+            f"{', '.join(folders) or 'none'}."
+        )
+    print(_announcement(info, repo_id, repo_type, cache, arguments["allow_patterns"]), flush=True)
     try:
         return Path(snapshot_download(**arguments))
     except OSError as error:
@@ -66,7 +77,13 @@ def hub_snapshot(repo_id: str, repo_type: str = "model", revision: str | None = 
         ) from error
 
 
-def _cached_snapshot(arguments: dict) -> Path | None:
+def _patterns(repo_type: str, folder: str | None) -> list[str]:
+    if folder is None:
+        return _PATTERNS[repo_type]
+    return [pattern if pattern == "README.md" else f"{folder}/{pattern}" for pattern in _PATTERNS[repo_type]]
+
+
+def _cached_snapshot(arguments: dict, folder: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
@@ -90,18 +107,18 @@ def _cached_snapshot(arguments: dict) -> Path | None:
             "the name."
         ) from error
     if arguments["repo_type"] == "dataset":
-        return directory
+        return directory if folder is None or (directory / folder).is_dir() else None
     has_config = (directory / "config.json").is_file() or (directory / "adapter_config.json").is_file()
     return directory if has_config and weight_files(directory) else None
 
 
-def _announcement(info: ModelInfo | DatasetInfo, repo_id: str, repo_type: str, cache: Path) -> str:
+def _announcement(
+    info: ModelInfo | DatasetInfo, repo_id: str, repo_type: str, cache: Path, patterns: list[str]
+) -> str:
     """Return the line that a reader sees before a download starts."""
     from huggingface_hub.utils import filter_repo_objects
 
-    files = filter_repo_objects(
-        info.siblings or [], allow_patterns=_PATTERNS[repo_type], key=lambda file: file.rfilename
-    )
+    files = filter_repo_objects(info.siblings or [], allow_patterns=patterns, key=lambda file: file.rfilename)
     sizes = [file.size for file in files]
     size = f"{_readable(sum(sizes))} at most" if sizes and None not in sizes else "of unknown size"
     licence = getattr(info.card_data, "license", None) or "not stated on its card"

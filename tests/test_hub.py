@@ -186,6 +186,33 @@ def test_a_cached_data_set(private_cache: Path, tmp_path: Path) -> None:
     assert hub_snapshot("someone/rows", repo_type="dataset") == snapshot
 
 
+def test_a_folder_that_is_not_in_the_cached_copy_is_not_there(private_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows" / "data" / "rl").mkdir(parents=True)
+    (tmp_path / "rows" / "data" / "rl" / "train.jsonl").write_text("{}", encoding="utf-8")
+    snapshot = cached(private_cache, tmp_path / "rows", "datasets--someone--rows")
+    assert hub_snapshot("someone/rows", repo_type="dataset", folder="data/rl") == snapshot
+    with pytest.raises(CourseError, match="'someone/rows' is not in the cache"):
+        hub_snapshot("someone/rows", repo_type="dataset", folder="data/reward")
+
+
+@pytest.mark.usefixtures("online")
+def test_only_the_asked_folder_is_downloaded_and_announced(
+    downloads: list[dict], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"data/rl/a.parquet": 2_000_000, "data/reward/b.parquet": 9_000_000_000, "README.md": 0}
+    answer(monkeypatch, model_info(sizes))
+    hub_snapshot("someone/rows", repo_type="dataset", folder="data/rl")
+    [asked] = downloads
+    assert "data/rl/*.parquet" in asked["allow_patterns"]
+    assert all(
+        pattern.startswith("data/rl/") or pattern == "README.md" for pattern in asked["allow_patterns"]
+    )
+    assert "2 MB at most" in capsys.readouterr().out
+    with pytest.raises(CourseError, match="has no folder 'data/rm'; its folders are data/reward, data/rl"):
+        hub_snapshot("someone/rows", repo_type="dataset", folder="data/rm")
+    assert len(downloads) == 1
+
+
 @pytest.mark.usefixtures("online")
 @pytest.mark.parametrize(
     ("error", "sentence"),

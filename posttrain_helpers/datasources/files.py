@@ -113,9 +113,11 @@ def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> 
 
     from posttrain_helpers.hub import hub_snapshot
 
-    directory = hub_snapshot(source, repo_type="dataset", revision=data.get("revision"))
     split = data.get("split") or (adapter.split if adapter else "train")
     subset = data.get("subset") or (adapter.subset if adapter else None)
+    # No configuration has a slash in its name, so this is a folder; the others may be very large.
+    folder = subset if subset and "/" in subset else None
+    directory = hub_snapshot(source, repo_type="dataset", revision=data.get("revision"), folder=folder)
     place = (str(directory), subset)
     if subset and _is_folder(directory, subset):
         place = (str(directory / subset), None)

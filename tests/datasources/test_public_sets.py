@@ -30,8 +30,9 @@ def on_the_hub(monkeypatch: pytest.MonkeyPatch):
 
         from posttrain_helpers import hub
 
-        def snapshot(source: str, repo_type: str, revision: str | None) -> Path:
+        def snapshot(source: str, repo_type: str, revision: str | None, folder: str | None) -> Path:
             assert (source, repo_type) == (hub_id, "dataset")
+            assert folder in (None, "data/rl")
             return Path(source)
 
         def load_dataset(path: str, name: str | None, split: str) -> datasets.Dataset:
