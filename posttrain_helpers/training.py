@@ -19,6 +19,7 @@ from posttrain_helpers.reward_checks import check_policy
 from posttrain_helpers.reward_functions import reward_functions
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_checks import (
+    check_positions,
     check_preferences,
     check_reference,
     check_reference_source,
@@ -123,6 +124,7 @@ def make_trainer(
             f"recipe {recipe.name!r}: {method.config.split(':')[1]} refuses its arguments: {error}"
         ) from error
     _check_template(config, tokenizer)
+    check_positions(model, config)
     check_reference_source(model, config)
     try:
         trainer = trainer_class(recipe.method)(

@@ -22,6 +22,39 @@ MOST_ROWS_CHECKED = 2000
 CHANCE_OF_FALSE_ALARM = 1e-6
 
 
+def check_positions(model: PreTrainedModel, args: Any) -> None:
+    """Check that no row is longer than a table of learned positions, as GPT-2 and OPT have one.
+
+    Rotary positions can be computed for any length; a learned one that is missing ends a GPU's kernel with an
+    assertion that names nothing.
+
+    Args:
+        model: to be trained.
+        args: the trainer's; `max_length` and `max_completion_length` say how long rows become.
+
+    Raises:
+        CourseError: rows may be longer than the table.
+    """
+    from torch.nn import Embedding
+
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # OPT's table has two rows more than positions.
+    tables = [
+        module
+        for module in model.modules()
+        if isinstance(module, Embedding) and module is not model.get_input_embeddings()
+    ]
+    if limit is None or not any(limit <= table.num_embeddings <= limit + 2 for table in tables):
+        return
+    for name in ("max_length", "max_completion_length"):
+        length = getattr(args, name, None)
+        if length is not None and length > limit:
+            raise CourseError(
+                f"args.{name} is {length}, but this {type(model).__name__} has learned {limit} positions and "
+                f"cannot read longer rows; set args.{name}={limit} or less."
+            )
+
+
 def check_supervision(trainer: Trainer) -> None:
     """Check that the labels of the training set supervise replies and their end token.
 

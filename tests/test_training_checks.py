@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from posttrain_helpers.data import load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
@@ -22,6 +23,7 @@ from posttrain_helpers.training_checks import (
     _log_chance_of_run,
     _longest_run,
     check_labels,
+    check_positions,
     check_reference,
     check_scored_tokens,
     leave_out_useless_rows,
@@ -296,3 +298,41 @@ def test_the_chance_of_a_run_bounds_that_of_all_orders(desirable: int, length: i
     bound = math.exp(_log_chance_of_run(labels, 0, length))
     assert share - 1e-9 <= bound <= len(labels) * share
     assert _longest_run([False, *[True] * 4, *labels[::-1]]) == (1, 4)
+
+
+# --- learned positions
+
+
+@pytest.mark.parametrize(("name", "length"), [("max_length", 65), ("max_completion_length", 100)])
+def test_rows_beyond_a_table_of_positions_are_refused(name: str, length: int) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50, n_positions=64))
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 16, "num_hidden_layers": 1}
+    opt = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=2, vocab_size=50, max_position_embeddings=64))
+    for model in (gpt2, opt):
+        with pytest.raises(
+            CourseError, match=rf"args.{name} is {length}, but this .* 64 positions .*={64} or"
+        ):
+            check_positions(model, SimpleNamespace(**{name: length}))
+        for fits in (64, None):
+            check_positions(model, SimpleNamespace(**{name: fits}))
+
+
+def test_rotary_positions_have_no_table(load) -> None:
+    model, _ = load("sft")
+    assert model.config.max_position_embeddings < 10**6
+    check_positions(model, SimpleNamespace(max_length=10**6))
+
+
+def test_a_trainer_is_not_built_for_rows_beyond_the_table(tmp_path: Path, random_model_dir: Path) -> None:
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    settings = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 100, "vocab_size": len(tokenizer)}
+    GPT2LMHeadModel(GPT2Config(**settings)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    recipe = load_recipe("sft", "tiny", {"model": str(tmp_path), "data.n_train": 8})
+    model, tokenizer = load_model_and_tokenizer(recipe.model, verbose=False)
+    with pytest.raises(CourseError, match=r"args.max_length is 128, but this GPT2LMHeadModel has learned 100"):
+        make_trainer(recipe, model, tokenizer, load_data(recipe, verbose=False)[0])
