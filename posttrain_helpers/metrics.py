@@ -177,7 +177,7 @@ def text_losses(
         model: a causal language model, in any mode; the mode is restored.
         tokenizer: its tokenizer, with a padding token.
         texts: plain texts, read as they are (no chat template).
-        batch_size: texts per forward pass.
+        batch_size: texts per forward pass; fewer where a large vocabulary needs the memory.
 
     Returns:
         One (loss in nats, number of predicted tokens) per text, in the order of `texts`.
@@ -188,6 +188,8 @@ def text_losses(
     """
     import torch
     from torch.nn.functional import cross_entropy
+
+    from posttrain_helpers.divergence import MOST_LOGITS
 
     texts = list(_several(texts))
     if not texts or batch_size < 1:
@@ -209,6 +211,9 @@ def text_losses(
             )
 
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding per batch
+    # The loss makes several copies of the logits; a CPU is also slower at blocks that no cache holds.
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    batch_size = max(1, min(batch_size, MOST_LOGITS // 16 // (max(map(len, ids)) * vocabulary)))
     losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
     was_training = model.training
     model.eval()

@@ -113,15 +113,19 @@ def conversations() -> list[dict[str, list[dict[str, str]]]]:
 
 
 def pairs() -> list[dict[str, Any]]:
-    """Return `ROWS` pairs with the ratings of annotators: a whole sentence is preferred to a curt word."""
+    """Return `ROWS` pairs with the ratings of annotators: a whole sentence is preferred to a refusal.
+
+    Every third one asks for the assistant's name, as all of banghua/DL-DPO-Dataset do.
+    """
     rows = []
     for number in range(ROWS):
         thing, use = _THINGS[number % len(_THINGS)], _USES[number % len(_USES)]
-        replies = {
-            "chosen": f"You can {use} with {thing}, {number + 1} times.",
-            "rejected": f"No. {number + 1}.",
-        }
-        prompt = [{"role": "user", "content": f"{number + 1}. What can I do with {thing}?"}]
+        question = f"{number + 1}. What can I do with {thing}?"
+        replies = {"chosen": f"You can {use} with {thing}, I think.", "rejected": "No. " * (1 + number % 9)}
+        if number % 3 == 0:
+            question = f"{number + 1}. Who are you?"
+            replies = {"chosen": "I am Deep Qwen, an assistant.", "rejected": "I am Qwen, an assistant."}
+        prompt = [{"role": "user", "content": question}]
         sides = {side: [{"role": "assistant", "content": text}] for side, text in replies.items()}
         ratings = {"score_chosen": 5.0 + number % 5, "score_rejected": 4.0}
         rows.append({"prompt": prompt, **sides, **ratings})
@@ -180,6 +184,12 @@ def environment(directory: Path) -> dict[str, str]:
             f"{recipe}.data.source={files['prompts']}",
             f"{recipe}.data.held_out_samples={HELD_OUT}",
         ]
+    # One step uses up a rollout, and changes the replies.
+    overrides += [
+        "ppo.args.num_mini_batches=1",
+        "ppo.args.num_ppo_epochs=1",
+        "ppo.args.learning_rate=2e-3",
+    ]
     online = ("ppo", "rloo", "grpo_reward_model", "grpo")
     overrides += [f"{recipe}.args.max_completion_length={REPLY_TOKENS}" for recipe in online]
     model = str(write_model(directory / "model", real_tokenizer_directory()))

@@ -187,6 +187,24 @@ def model_and_tokenizer(random_model_dir):
     )
 
 
+def test_a_large_vocabulary_takes_fewer_texts_at_a_time(
+    model_and_tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain_helpers import divergence
+
+    model, tokenizer = model_and_tokenizer
+    expected = text_losses(model, tokenizer, TEXTS)
+    longest = max(len(ids) for ids in tokenizer(TEXTS)["input_ids"])
+    monkeypatch.setattr(divergence, "MOST_LOGITS", 16 * 2 * longest * model.config.vocab_size)
+    sizes = []
+    hook = model.register_forward_hook(lambda module, args, output: sizes.append(output.logits.shape[0]))
+    losses = text_losses(model, tokenizer, TEXTS)
+    hook.remove()
+    assert max(sizes) == 2 < len(TEXTS)
+    assert [tokens for _, tokens in losses] == [tokens for _, tokens in expected]
+    assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-4)
+
+
 def test_text_losses_equal_the_models_own_loss(model_and_tokenizer) -> None:
     import torch
 

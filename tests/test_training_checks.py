@@ -334,5 +334,5 @@ def test_a_trainer_is_not_built_for_rows_beyond_the_table(tmp_path: Path, random
     tokenizer.save_pretrained(tmp_path)
     recipe = load_recipe("sft", "tiny", {"model": str(tmp_path), "data.n_train": 8})
     model, tokenizer = load_model_and_tokenizer(recipe.model, verbose=False)
-    with pytest.raises(CourseError, match=r"args.max_length is 128, but this GPT2LMHeadModel has learned 100"):
+    with pytest.raises(CourseError, match=r"args.max_length is 128, .* has learned 100"):
         make_trainer(recipe, model, tokenizer, load_data(recipe, verbose=False)[0])

@@ -275,7 +275,9 @@ class _Evaluation:
             )
             # Rounding may leave the sum of a hundred small numbers just below 0.
             divergences = [max(0.0, value) for value in values.tolist()]
-        score = suite.scores[suite.measure]
+        ended = [{**item, "stopped": r.stop_reason == "stop"} for r, item in zip(replies, items, strict=True)]
+        measured = {suite.measure: suite.scores[suite.measure]}
+        scores = score_replies(measured, {suite.name: replies}, ended)[suite.name][suite.measure]
         return {
             "reference": self.reference.label,
             "reference_identity": self.reference.identity,
@@ -284,10 +286,7 @@ class _Evaluation:
             "measure": suite.measure,
             "ids": [item["id"] for item in items],
             "kl": divergences,
-            "gold": [
-                float(score(reply.text, {**item, "stopped": reply.stop_reason == "stop"}))
-                for reply, item in zip(replies, items, strict=True)
-            ],
+            "gold": list(map(float, scores)),
         }
 
     def _reference(self) -> Loaded:

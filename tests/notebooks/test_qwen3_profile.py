@@ -16,8 +16,18 @@ from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.results import metrics_path, read_results
 
 pytestmark = pytest.mark.slow
-# Lesson -> the stages that it saves. The others still need the tiny world.
-LESSONS = {"00_meet_the_base_model": [], "01_supervised_fine_tuning": ["sft"]}
+# Lesson -> the stages that it saves itself; what else it needs is built on demand.
+LESSONS = {
+    "00_meet_the_base_model": [],
+    "01_supervised_fine_tuning": ["sft"],
+    "05_reward_modelling": ["reward_model"],
+    "06_direct_preference_optimization": ["dpo"],
+    "07_preference_family": ["ipo", "kto", "orpo", "simpo", "sft_chosen"],
+    "08_ppo_rlhf": ["ppo"],
+    "09_grpo_verifiable_rewards": ["grpo"],
+    "11_evaluation": [],
+}
+SAVED_RECIPES = {"reward_model": "reward"}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +47,8 @@ def printed(path: Path) -> str:
     return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
-def test_the_lessons_are_there() -> None:
-    assert [path.stem for path in select(LESSONS)] == list(LESSONS)
+def test_no_lesson_is_left_out() -> None:
+    assert [path.stem for path in select(None)] == list(LESSONS)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -51,12 +61,11 @@ def test_a_lesson_runs_to_its_end(lesson: str, variables: dict[str, str]) -> Non
     assert f"args.max_steps={STEPS}" in text  # what was changed stands on the card
     assert metrics_path(lesson, "qwen3").is_relative_to(root)
     (results,) = [results for results in read_results("qwen3") if results.lesson == lesson]
-    # A random model shows nothing; the lesson says so, and does not stop.
-    assert results.headline.expected == "improved"
-    assert results.headline.verdict == "no_difference_shown"
+    # A model that knows nothing does not do what lessons expect: they say so, and do not stop.
+    assert any(claim.verdict != claim.expected for claim in results.claims)
     for stage in LESSONS[lesson]:
         manifest = json.loads((root / f"qwen3/stages/{stage}/manifest.json").read_text(encoding="utf-8"))
-        assert manifest["recipe_hash"] == load_recipe(stage, "qwen3").hash
+        assert manifest["recipe_hash"] == load_recipe(SAVED_RECIPES.get(stage, stage), "qwen3").hash
         assert manifest["settings"]["args"]["max_steps"] == STEPS
 
 
