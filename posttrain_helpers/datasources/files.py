@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 _JSON = (".json", ".jsonl")
 _TABLES = (".parquet", ".csv")
+_OF_THE_HUB = ("split", "subset", "revision")
 
 
 def read_rows(
@@ -28,17 +29,22 @@ def read_rows(
 
     Args:
         source: a file or a Hub id.
-        data: the data section; `split`, `subset` and `revision` count for a Hub id.
+        data: the data section; `split`, `subset` and `revision` are for a Hub id alone.
         adapter: gives split and subset where the section does not.
         seed: draws rows where there are more than `most`.
         most: rows to look at, None for all; millions of rows do not fit into memory. Only JSON is read whole.
 
     Raises:
-        CourseError: no such file or data set, not readable, or no such split.
+        CourseError: no such file or data set, not readable, no such split, or a part of a file is asked for.
     """
     path = local_file(source)
     if path is None:
         return _drawn(_read_hub(source, data, adapter), seed, most)
+    if given := [f"data.{key}" for key in _OF_THE_HUB if data.get(key)]:
+        raise CourseError(
+            f"{' and '.join(given)} choose a part of a data set on the Hub, but {source!r} is a file; "
+            "remove the key, or write what you want of the file into one of its own."
+        )
     return read_json_rows(path) if path.suffix in _JSON else _drawn(_read_table(path), seed, most)
 
 

@@ -68,6 +68,21 @@ def test_missing_files(name: str) -> None:
     assert local_file("tatsu-lab/alpaca") is None
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"split": "test"}, "data.split choose a part"),
+        ({"subset": "main", "revision": "v1"}, "data.subset and data.revision choose"),
+    ],
+)
+def test_a_file_has_no_parts(tmp_path: Path, ending: str, data: dict, words: str) -> None:
+    path = write(tmp_path / f"rows.{ending}", ROWS)
+    with pytest.raises(CourseError, match=words):
+        read_rows(path, data, None, 0)
+    assert read_rows(path, dict.fromkeys(data), None, 0) == ROWS
+
+
 def test_json_errors(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(CourseError, match="must hold one JSON object per row"):
