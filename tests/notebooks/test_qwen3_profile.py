@@ -48,7 +48,7 @@ def printed(path: Path) -> str:
 
 
 def test_no_lesson_is_left_out() -> None:
-    assert [path.stem for path in select(None)] == list(LESSONS)
+    assert [path.stem for path in select()] == list(LESSONS)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
