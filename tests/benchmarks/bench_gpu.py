@@ -167,21 +167,25 @@ def run(
     from posttrain_helpers.memory_planner import plan_recipe
     from posttrain_helpers.recipes.overrides import parsed_overrides
     from posttrain_helpers.throughput import Throughput, peak_flops, training_flops_per_token
+    from posttrain_helpers.training import trainer_class
 
     setup("qwen3")
     recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})
-    model, tokenizer = load_model_and_tokenizer(recipe.model, lora=recipe.lora, profile="qwen3")
-    if attention:
-        model.set_attn_implementation(attention)
     try:
         planned = plan_recipe(recipe).total / 1e9
     except CourseError:  # rows of any length cannot be planned
         planned = None
-    data, _ = load_data(recipe)
+    trainer_class(method)  # and the libraries behind it, whose code is no part of the plan
     speed, memory = Throughput(), MemoryMonitor(method)
     online = {"reward_funcs": [varied_reward]} if recipe.rewards else {}
-    trainer = make_trainer(recipe, model, tokenizer, data, [speed.callback(), memory.callback()], **online)
-    with memory:
+    with memory:  # from the loading on: a CPU's peak is counted from what was there before
+        model, tokenizer = load_model_and_tokenizer(recipe.model, lora=recipe.lora, profile="qwen3")
+        if attention:
+            model.set_attn_implementation(attention)
+        data, _ = load_data(recipe)
+        trainer = make_trainer(
+            recipe, model, tokenizer, data, [speed.callback(), memory.callback()], **online
+        )
         train(trainer)
     measured = speed.measurement
     figures: dict[str, Any] = {
