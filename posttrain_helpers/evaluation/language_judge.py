@@ -20,9 +20,7 @@ from posttrain_helpers.evaluation.letters import LetterReader
 
 if TYPE_CHECKING:
     import numpy
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FIELDS = ("question", "first", "second")
 DEFAULT_TEMPLATE = """\
 Compare two replies to a request and decide which of them is better. A good reply is correct, helpful and to \
 the point. Do not let the order of the replies or their length influence you.
@@ -63,25 +61,8 @@ class LanguageModelJudge(LetterReader):
     pairwise judging and its position bias.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        name: str = "language model",
-        template: str = DEFAULT_TEMPLATE,
-        letters: tuple[str, str] = ("A", "B"),
-        batch_size: int = 32,
-    ) -> None:
-        super().__init__(
-            model,
-            tokenizer,
-            name=name,
-            template=template,
-            fields=FIELDS,
-            letters=letters,
-            batch_size=batch_size,
-        )
+    FIELDS = ("question", "first", "second")
+    TEMPLATE = DEFAULT_TEMPLATE
 
     def compare(
         self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judge_base import Item
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 class LetterReader:
     """Ask a language model for one of two letters and read how likely it is to begin its answer with each.
 
+    Attributes:
+        FIELDS: of a kind of reader: what its messages are filled with.
+        TEMPLATE: of a kind of reader: its messages, unless it is given others.
+
     Args:
         model: a causal language model, or a PEFT model around one.
         tokenizer: its tokenizer, with chat template and padding token.
         name: what to call it in tables.
-        template: of the user message; it must hold every one of `fields` in braces.
-        fields: what a message is filled with.
+        template: of the user message, with every one of `FIELDS` in braces; None takes `TEMPLATE`.
         letters: the two answers; not necessarily one token.
         batch_size: texts in a batch; fewer where a large vocabulary needs the memory.
 
@@ -32,18 +35,21 @@ class LetterReader:
             begins the other, a missing chat template or padding token, or a batch size below 1.
     """
 
+    FIELDS: ClassVar[tuple[str, ...]] = ()
+    TEMPLATE: ClassVar[str] = ""
+
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        name: str,
-        template: str,
-        fields: Sequence[str],
-        letters: tuple[str, str],
-        batch_size: int,
+        name: str = "language model",
+        template: str | None = None,
+        letters: tuple[str, str] = ("A", "B"),
+        batch_size: int = 32,
     ) -> None:
-        _check(model, tokenizer, template, fields, letters, batch_size)
+        template = self.TEMPLATE if template is None else template
+        _check(model, tokenizer, template, self.FIELDS, letters, batch_size)
         self.name = name
         self.model = model
         self.tokenizer = tokenizer

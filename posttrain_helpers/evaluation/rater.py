@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from posttrain_helpers.evaluation.judge_base import Item, Reply, after_prompt, as_text, messages_of
 from posttrain_helpers.evaluation.letters import LetterReader
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FIELDS = ("question", "reply")
 RATING_TEMPLATE = """\
 Rate the reply to a request. A good reply is correct, helpful and to the point, and its manner is friendly.
 
@@ -48,25 +43,8 @@ class LanguageModelRater(LetterReader):
     2023, "G-Eval", arXiv:2303.16634, section 2.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        name: str = "language model",
-        template: str = RATING_TEMPLATE,
-        letters: tuple[str, str] = ("A", "B"),
-        batch_size: int = 32,
-    ) -> None:
-        super().__init__(
-            model,
-            tokenizer,
-            name=name,
-            template=template,
-            fields=FIELDS,
-            letters=letters,
-            batch_size=batch_size,
-        )
+    FIELDS = ("question", "reply")
+    TEMPLATE = RATING_TEMPLATE
 
     def question(self, item: Item, reply: Reply) -> str:
         """Return the user message that shows a reply.

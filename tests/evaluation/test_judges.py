@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers import divergence
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation import language_judge
 from posttrain_helpers.evaluation.judges import (
     DEFAULT_TEMPLATE,
     Choice,
@@ -54,13 +53,8 @@ def tokenizer(random_model_dir: Path):
 
 
 @pytest.fixture
-def model(random_model_dir: Path):
-    model = AutoModelForCausalLM.from_pretrained(random_model_dir).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
+def model(uneven_model):
+    return uneven_model
 
 
 @pytest.fixture
@@ -321,7 +315,7 @@ class TestLanguageModelJudgeRefuses:
         with pytest.raises(CourseError, match="has a score head and cannot answer"):
             LanguageModelJudge(reward_model, tokenizer)
 
-    @pytest.mark.parametrize("field", language_judge.FIELDS)
+    @pytest.mark.parametrize("field", LanguageModelJudge.FIELDS)
     def test_a_template_without_a_field(self, model, tokenizer, field: str) -> None:
         template = DEFAULT_TEMPLATE.replace(f"{{{field}}}", field)
         with pytest.raises(CourseError, match=rf"the template lacks \{{{field}\}};"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.rater import RATING_TEMPLATE, LanguageModelRater
@@ -35,14 +35,9 @@ def tokenizer(random_model_dir: Path):
     return AutoTokenizer.from_pretrained(random_model_dir)
 
 
-@pytest.fixture(scope="module")
-def model(random_model_dir: Path):
-    model = AutoModelForCausalLM.from_pretrained(random_model_dir).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
+@pytest.fixture
+def model(uneven_model):
+    return uneven_model
 
 
 @pytest.mark.parametrize("letters", [("A", "B"), ("Yes", "No")])
