@@ -50,7 +50,7 @@ def check_positions(model: PreTrainedModel, args: Any) -> None:
         length = getattr(args, name, None)
         if length is not None and length > limit:
             raise CourseError(
-                f"args.{name} is {length}, but this {type(model).__name__} has learned {limit} positions and "
+                f"args.{name} is {length}, but the model has learned a table of {limit} positions and "
                 f"cannot read longer rows; set args.{name}={limit} or less."
             )
 

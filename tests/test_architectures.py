@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("output_root")
 
 # A folder with the files of the tokenizer that all Qwen3 models share, for whoever has it.
 QWEN3_TOKENIZER = os.environ.get("POSTTRAIN_QWEN3_TOKENIZER")
-POSITIONS = 64
+POSITIONS = 192
 TEXTS = [
     "What is the capital of France? The capital of France is Paris.",
     "A cow says moo. An owl can fly. 3 + 4 = 7.",

@@ -311,9 +311,7 @@ def test_rows_beyond_a_table_of_positions_are_refused(name: str, length: int) ->
     sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 16, "num_hidden_layers": 1}
     opt = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=2, vocab_size=50, max_position_embeddings=64))
     for model in (gpt2, opt):
-        with pytest.raises(
-            CourseError, match=rf"args.{name} is {length}, but this .* 64 positions .*={64} or"
-        ):
+        with pytest.raises(CourseError, match=rf"args.{name} is {length}, but .* 64 positions"):
             check_positions(model, SimpleNamespace(**{name: length}))
         for fits in (64, None):
             check_positions(model, SimpleNamespace(**{name: fits}))
@@ -334,5 +332,5 @@ def test_a_trainer_is_not_built_for_rows_beyond_the_table(tmp_path: Path, random
     tokenizer.save_pretrained(tmp_path)
     recipe = load_recipe("sft", "tiny", {"model": str(tmp_path), "data.n_train": 8})
     model, tokenizer = load_model_and_tokenizer(recipe.model, verbose=False)
-    with pytest.raises(CourseError, match=r"args.max_length is 128, .* has learned 100"):
+    with pytest.raises(CourseError, match=r"args.max_length is 128, .* a table of 100 positions"):
         make_trainer(recipe, model, tokenizer, load_data(recipe, verbose=False)[0])
