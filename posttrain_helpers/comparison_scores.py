@@ -62,7 +62,12 @@ def score_replies(
     scores = {
         label: {
             **{
-                name: _values(name, function, [reply.text for reply in replies], items)
+                name: [
+                    _value(name, value, item)
+                    for value, item in zip(
+                        scores_of(function, [reply.text for reply in replies], items), items, strict=True
+                    )
+                ]
                 for name, function in measures.items()
             },
             "stop": [reply.stop_reason == "stop" for reply in replies],
@@ -105,11 +110,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         )
 
 
-def _values(name: str, function: Score, texts: list[str], items: list[Item]) -> list[Value]:
-    """Return the score of every reply, all at once where the function can do that (`many`)."""
+def scores_of(function: Score, texts: Sequence[str], items: Sequence[Item]) -> list[Any]:
+    """Return the score of every reply, all at once where the function has a method `many` for that.
+
+    Args:
+        function: of reply and item; `many(replies, items)` may be faster than one call for each.
+        texts: N replies.
+        items: the N items that were asked.
+    """
     many = getattr(function, "many", None)
-    values = many(texts, items) if many else map(function, texts, items)
-    return [_value(name, value, item) for value, item in zip(values, items, strict=True)]
+    return list(many(texts, items) if many else map(function, texts, items))
 
 
 def _value(name: str, value: Any, item: Item) -> Value:

@@ -32,7 +32,7 @@ def output_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of about 50 thousand random parameters with a ChatML tokenizer, saved to disk."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from shrunken_qwen3 import small_qwen3
 
     from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
 
@@ -43,22 +43,7 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ] * 4
     tokenizer = train_tokenizer(texts, vocab_size=400)
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
+    model = small_qwen3(tokenizer, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256)
     directory = tmp_path_factory.mktemp("random_model")
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -52,6 +52,31 @@ def real_tokenizer_directory() -> Path | None:
     return Path(configured).expanduser().resolve() if configured else None
 
 
+def small_qwen3(tokenizer: PreTrainedTokenizerBase, **changes: int) -> Qwen3ForCausalLM:
+    """Return a Qwen3 of two small layers with random weights, drawn from torch's random state.
+
+    Args:
+        tokenizer: gives the size of the vocabulary and the special tokens.
+        changes: other values of the config.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    return Qwen3ForCausalLM(Qwen3Config(**{**settings, **changes}))
+
+
 def write_model(directory: Path, tokenizer_directory: Path | None = None) -> Path:
     """Write a Qwen3 of two layers, and its tokenizer.
 
@@ -63,7 +88,7 @@ def write_model(directory: Path, tokenizer_directory: Path | None = None) -> Pat
         The directory.
     """
     import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer
 
     if tokenizer_directory is None:
         tokenizer = _small_tokenizer()
@@ -71,22 +96,8 @@ def write_model(directory: Path, tokenizer_directory: Path | None = None) -> Pat
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory, local_files_only=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=-(-len(tokenizer) // _PADDING) * _PADDING,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=16,
-                max_position_embeddings=32768,
-                tie_word_embeddings=True,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=None,
-            )
-        )
+        rows = -(-len(tokenizer) // _PADDING) * _PADDING
+        model = small_qwen3(tokenizer, vocab_size=rows, max_position_embeddings=32768)
         _learn_sums(model, tokenizer)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

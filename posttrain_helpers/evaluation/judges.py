@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from posttrain_helpers.comparison_scores import scores_of
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judge_base import (
     Choice,
@@ -94,10 +95,8 @@ class ScoreJudge:
             CourseError: a reply of an unknown form, or a score that is not a finite number.
         """
         texts = [last_text(item, reply) for item, reply in zip(items, replies, strict=True)]
-        many = getattr(self.score, "many", None)  # faster than one by one, where a score has it
-        scores = many(texts, items) if many else map(self.score, texts, items)
         values = []
-        for item, value in zip(items, scores, strict=True):
+        for item, value in zip(items, scores_of(self.score, texts, items), strict=True):
             if value is None or not math.isfinite(value):
                 raise CourseError(
                     f"the judge {self.name!r} needs a finite score of every reply, but {value} was found for "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -102,15 +101,13 @@ class LanguageModelJudge(LetterReader):
         Raises:
             CourseError: a prompt or reply of an unknown form.
         """
-        fields = {
-            "question": as_text(messages_of(item)),
-            "first": as_text(after_prompt(item, first)),
-            "second": as_text(after_prompt(item, second)),
-            "first_letter": self.letters[0],
-            "second_letter": self.letters[1],
-        }
-        # One pass, and not str.format: replies and templates may hold braces of their own.
-        return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
+        return self.filled(
+            question=as_text(messages_of(item)),
+            first=as_text(after_prompt(item, first)),
+            second=as_text(after_prompt(item, second)),
+            first_letter=self.letters[0],
+            second_letter=self.letters[1],
+        )
 
 
 def _sigmoid(difference: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -56,6 +57,11 @@ class LetterReader:
         self.template = template
         self.letters = (letters[0], letters[1])
         self.batch_size = batch_size
+
+    def filled(self, **fields: str) -> str:
+        """Return the message for these fields; other words in braces stay as they are."""
+        # One pass, and not str.format: replies and templates may hold braces of their own.
+        return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
 
     def read(self, items: Sequence[Item], questions: Sequence[str]) -> numpy.ndarray:
         """Return the log-probability of each letter as the beginning of the answer.

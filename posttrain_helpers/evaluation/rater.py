@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from posttrain_helpers.evaluation.judge_base import Item, Reply, after_prompt, as_text, messages_of
@@ -52,9 +51,7 @@ class LanguageModelRater(LetterReader):
         Raises:
             CourseError: a prompt or reply of an unknown form.
         """
-        fields = {"question": as_text(messages_of(item)), "reply": as_text(after_prompt(item, reply))}
-        # One pass, and not str.format: replies and templates may hold braces of their own.
-        return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
+        return self.filled(question=as_text(messages_of(item)), reply=as_text(after_prompt(item, reply)))
 
     def ratings(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[float]:
         """Return the log-odds of "good" against "bad" for each reply, in nats; 0 is undecided.
