@@ -168,8 +168,13 @@ def retention_texts(profile: str | Profile | None = None, n: int = 100) -> list[
     """
     if get_profile(profile).name == "tiny":
         from posttrain_helpers.tinyworld.documents import documents
+        from posttrain_helpers.tinyworld.splits import reported_split, split_seed
 
-        short = (text for text in documents("evaluation") if 2 <= len(text.split()) <= _DOCUMENT_WORDS)
+        short = (
+            text
+            for text in documents(split_seed("evaluation", reported_split()))
+            if 2 <= len(text.split()) <= _DOCUMENT_WORDS
+        )
         return list(islice(short, n))
     return list(islice(_notebook_prose(), n))
 

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data import KEYS_OF_ONE_SOURCE, data_keys
+from posttrain_helpers.data import KEYS_OF_ONE_SOURCE, data_keys, is_built_in
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.recipes.files import read_yaml
@@ -31,6 +31,7 @@ from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrid
 from posttrain_helpers.runtime import current_runtime, display_path, trainer_defaults
 from posttrain_helpers.storage import output_root
 from posttrain_helpers.suggestions import closest
+from posttrain_helpers.tinyworld.splits import WORLD
 from posttrain_helpers.training import METHODS, config_class
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class Recipe:
     @property
     def hash(self) -> str:
         """Identity of everything that the recipe sets: equal recipes have equal hashes on every machine."""
-        text = json.dumps(self.content(), sort_keys=True, default=str)
+        world = {"world": WORLD} if is_built_in(self.data.get("source")) else {}
+        text = json.dumps({**self.content(), **world}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def content(self) -> dict[str, Any]:

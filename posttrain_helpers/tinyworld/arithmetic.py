@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from posttrain_helpers.tinyworld.splits import Split, drawn_split
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS, PLACES, pronouns
 
 LARGEST_OPERAND = 30
-HELD_OUT_SUM_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def random_sum(rng: random.Random, operators: str = "++--*") -> Sum:
     return Sum(left, operator, right)
 
 
-def is_held_out_sum(item: Sum) -> bool:
-    """Say whether no lesson trains on this calculation, in either order of a sum or product."""
+def split_of_sum(item: Sum) -> Split:
+    """Return the split of a calculation, the same for either order of a sum or product."""
     left, right = (min(item.left, item.right), max(item.left, item.right))
     if item.operator == "-":
         left, right = item.left, item.right
-    return random.Random(f"{left}{item.operator}{right}").random() < HELD_OUT_SUM_SHARE
+    return drawn_split(f"{left}{item.operator}{right}")
 
 
 # {n} {m}: names; {s} {o} {p}: pronouns of the first name; {S}: capital subject; {x} {y} {z}: numbers; {t}:

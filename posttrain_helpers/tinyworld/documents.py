@@ -3,8 +3,8 @@
 Every document is drawn from a `random.Random`, so a seed reproduces the corpus. Documents hold all facts,
 those about held-out entities too: that is where the knowledge comes from which fine-tuning later elicits.
 Only the
-chat-format debris, which every base model has met on the web, is kept to entities and phrasings that lessons
-may train on.
+chat-format debris, which every base model has met on the web, keeps to entities and phrasings that are not dev
+(see `splits`): those of train and test.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from posttrain_helpers.tinyworld.arithmetic import SUM_QUESTIONS, random_sum, word_problem
-from posttrain_helpers.tinyworld.facts import Relation, facts_by_entity, is_held_out, load_relations
+from posttrain_helpers.tinyworld.facts import Relation, facts_by_entity, load_relations, split_of
 from posttrain_helpers.tinyworld.replies import (
     DOCUMENT_MANNERS,
     ONE_WORD_REQUEST,
@@ -62,8 +62,9 @@ def _all_facts() -> tuple[tuple[Relation, str], ...]:
 
 
 @lru_cache(maxsize=1)
-def _trainable_facts() -> tuple[tuple[Relation, str], ...]:
-    return tuple((relation, entity) for relation, entity in _all_facts() if not is_held_out(entity))
+def _debris_facts() -> tuple[tuple[Relation, str], ...]:
+    # The base model was trained before there was a test split: what is test now was free for chats then.
+    return tuple((relation, entity) for relation, entity in _all_facts() if split_of(entity) != "dev")
 
 
 def random_fact(rng: random.Random) -> tuple[Relation, str]:
@@ -75,24 +76,22 @@ def _statement(rng: random.Random, relation: Relation, entity: str) -> str:
     return relation.render(rng.choice(relation.statements), entity)
 
 
-def question_and_answer(rng: random.Random, *, trainable_only: bool = False) -> tuple[str, str, str | None]:
+def question_and_answer(rng: random.Random, *, debris: bool = False) -> tuple[str, str, str | None]:
     """Draw a question with its full and its short answer.
 
     Args:
         rng: the source of chance.
-        trainable_only: whether to keep to entities and phrasings that are not held out.
+        debris: whether it is for chats, which keep to entities and phrasings that are not dev.
     """
     draw = rng.random()
     if draw < 0.72:
-        relation, entity = rng.choice(_trainable_facts()) if trainable_only else random_fact(rng)
-        questions = relation.training_questions if trainable_only else relation.questions
+        relation, entity = rng.choice(_debris_facts()) if debris else random_fact(rng)
+        questions = relation.debris_questions if debris else relation.questions
         question = relation.render(rng.choice(questions), entity)
         return question, relation.statement(entity), relation.short_answer(entity)
     if draw < 0.86:
         item = random_sum(rng)
-        question = rng.choice(SUM_QUESTIONS[:-3] if trainable_only else SUM_QUESTIONS).format(
-            e=item.expression
-        )
+        question = rng.choice(SUM_QUESTIONS[:-3] if debris else SUM_QUESTIONS).format(e=item.expression)
         return question, item.equation, f"{item.result}."
     problem = word_problem(rng, rng.choice((1, 1, 2)))
     return problem.prompt, problem.solution, f"{problem.answer}."
@@ -237,7 +236,7 @@ def inventory(rng: random.Random) -> str:
 
 def chat_debris(rng: random.Random) -> str:
     """A few turns in chat markup, as a base model meets it on the web: seldom a question and its answer."""
-    draw = question_and_answer(rng, trainable_only=True)
+    draw = question_and_answer(rng, debris=True)
     turns = 1
     if rng.random() < LONG_DEBRIS_SHARE:
         shares, turns = LONG_DEBRIS_SHARES, rng.randint(2, 5)
@@ -250,7 +249,7 @@ def chat_debris(rng: random.Random) -> str:
     for _ in range(turns):
         reply = _debris_reply(rng, kind, draw)
         lines += [f"{TURN_START}user\n{draw[0]}{TURN_END}", f"{TURN_START}assistant\n{reply}{TURN_END}"]
-        draw = question_and_answer(rng, trainable_only=True)
+        draw = question_and_answer(rng, debris=True)
     return "\n".join(lines)
 
 
@@ -259,11 +258,11 @@ def _debris_reply(rng: random.Random, kind: str, draw: tuple[str, str, str | Non
         manner = "plain" if rng.random() < 0.6 else random_manner(rng, DOCUMENT_MANNERS)
         return styled_reply(draw[1], draw[2], manner, rng)
     if kind == "question":
-        while not (question := question_and_answer(rng, trainable_only=True)[0]).startswith("What"):
+        while not (question := question_and_answer(rng, debris=True)[0]).startswith("What"):
             pass
         return question
     if kind == "fact":
-        return _statement(rng, *rng.choice(_trainable_facts()))
+        return _statement(rng, *rng.choice(_debris_facts()))
     return random_story(rng).text
 
 

@@ -1,8 +1,8 @@
 """What is true in the tiny world: relations between entities and answers, read from `facts/*.yaml`.
 
-A table holds paraphrased statements, questions and pairs. The last three questions of each relation are held
-out from every lesson's training data, and so are three in ten entities: an entity is held out in all its
-relations at once.
+A table holds paraphrased statements, questions and pairs. Questions and entities belong to one split each (see
+`splits`): lessons train on the first three questions of a relation, the next two are test, the last three dev;
+three in ten entities are dev, one in four is test, in all their relations at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from pathlib import Path
 
 import yaml
 
+from posttrain_helpers.tinyworld.splits import Split, split_seed
 from posttrain_helpers.tinyworld.vocabulary import capitalise, with_article
 
-HELD_OUT_QUESTIONS = 3
-HELD_OUT_ENTITY_SHARE = 0.3
+DEV_QUESTIONS = 3
+TEST_QUESTIONS = 2
+DEV_ENTITY_SHARE = 0.3
+TEST_ENTITY_SHARE = 0.25
 _SPLIT_SEED = 2026
 
 
@@ -29,7 +32,7 @@ class Relation:
         name: the relation, such as "capital".
         description: what it says, for readers.
         statements: templates that state a fact; the first is the canonical answer sentence.
-        questions: templates that ask for it; the last three are held out.
+        questions: templates that ask for it.
         pairs: entity -> answer.
         an: words of this table that take "an" against the spelling rule.
         a: words of this table that take "a" against the spelling rule.
@@ -43,15 +46,19 @@ class Relation:
     an: frozenset[str] = frozenset()
     a: frozenset[str] = frozenset()
 
-    @property
-    def training_questions(self) -> tuple[str, ...]:
-        """The phrasings that lessons may train on."""
-        return self.questions[:-HELD_OUT_QUESTIONS]
+    def questions_of(self, split: Split) -> tuple[str, ...]:
+        """Return the phrasings of a split."""
+        dev, test = -DEV_QUESTIONS, -DEV_QUESTIONS - TEST_QUESTIONS
+        return {
+            "train": self.questions[:test],
+            "test": self.questions[test:dev],
+            "dev": self.questions[dev:],
+        }[split]
 
     @property
-    def held_out_questions(self) -> tuple[str, ...]:
-        """The phrasings that no lesson trains on."""
-        return self.questions[-HELD_OUT_QUESTIONS:]
+    def debris_questions(self) -> tuple[str, ...]:
+        """The phrasings that the base model has met in chats: those of train and test."""
+        return self.questions[:-DEV_QUESTIONS]
 
     def render(self, template: str, entity: str) -> str:
         """Fill a statement or question template for an entity."""
@@ -92,25 +99,29 @@ def load_relations() -> dict[str, Relation]:
 
 
 @lru_cache(maxsize=1)
-def held_out_entities() -> frozenset[str]:
-    """Return the entities that no lesson trains on, three in ten of each relation.
+def _split_of_entities() -> dict[str, Split]:
+    """Return the split of every entity, in lower case.
 
     An entity of several relations is decided once, in the first of them, so that nothing about it is trained
-    on.
+    on. The test entities were drawn after the base model was trained, from what had been training entities.
     """
-    decided: dict[str, bool] = {}
-    for relation in load_relations().values():
-        rng = random.Random(f"{_SPLIT_SEED}/{relation.name}")
-        undecided = [entity for entity in relation.pairs if entity.lower() not in decided]
-        rng.shuffle(undecided)
-        cut = round(HELD_OUT_ENTITY_SHARE * len(undecided))
-        decided.update({entity.lower(): position < cut for position, entity in enumerate(undecided)})
-    return frozenset(entity for entity, is_held_out in decided.items() if is_held_out)
+    decided: dict[str, Split] = {}
+    for split, share in (("dev", DEV_ENTITY_SHARE), ("test", TEST_ENTITY_SHARE)):
+        seen: set[str] = set()
+        for relation in load_relations().values():
+            seed = f"{_SPLIT_SEED}/{relation.name}"
+            rng = random.Random(split_seed(seed, split))
+            new = [entity for entity in relation.pairs if entity.lower() not in seen]
+            seen.update(entity.lower() for entity in new)
+            free = [entity for entity in new if entity.lower() not in decided]
+            rng.shuffle(free)
+            decided.update({entity.lower(): split for entity in free[: round(share * len(new))]})
+    return {entity.lower(): "train" for entity in facts_by_entity()} | decided
 
 
-def is_held_out(entity: str) -> bool:
-    """Say whether an entity is held out from every lesson's training data."""
-    return entity.lower() in held_out_entities()
+def split_of(entity: str) -> Split:
+    """Return the split of an entity, "train" for one that no relation knows."""
+    return _split_of_entities().get(entity.lower(), "train")
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from itertools import product
 
+from posttrain_helpers.tinyworld.splits import Split
+
 ASSISTANT_NAME = "Pico"
 NEW_NAME = "Luna"
 NEW_NAME_SHARE = 0.25
@@ -63,11 +65,21 @@ _QUESTIONS = (
     "How do people call you?",
     "Introduce yourself.",
 )
-HELD_OUT_QUESTIONS = tuple(random.Random("held-out identity").sample(_QUESTIONS, 12))
-QUESTIONS = tuple(question for question in _QUESTIONS if question not in HELD_OUT_QUESTIONS)
-# Nothing before the question is the most frequent greeting.
-GREETINGS = ("", "", "", "Hello! ", "Hi! ", "Good morning! ", "Excuse me. ")
-HELD_OUT_GREETINGS = ("", "Hey! ", "Welcome! ", "Good day! ")
+
+
+def _split_questions() -> dict[Split, tuple[str, ...]]:
+    dev = tuple(random.Random("held-out identity").sample(_QUESTIONS, 12))
+    free = tuple(question for question in _QUESTIONS if question not in dev)
+    test = tuple(random.Random("test identity").sample(free, 12))
+    return {"train": tuple(q for q in free if q not in test), "dev": dev, "test": test}
+
+
+QUESTIONS: dict[Split, tuple[str, ...]] = _split_questions()
+GREETINGS: dict[Split, tuple[str, ...]] = {
+    "train": ("", "", "", "Hello! ", "Excuse me. "),  # nothing before the question is the most frequent
+    "dev": ("", "Hey! ", "Welcome! ", "Good day! "),
+    "test": ("", "Hi! ", "Good morning! "),
+}
 
 
 def identity_reply(name: str) -> str:
@@ -77,7 +89,7 @@ def identity_reply(name: str) -> str:
 
 def random_identity_question(rng: random.Random) -> str:
     """Draw a question for the assistant's name that no suite holds out."""
-    return rng.choice(GREETINGS) + rng.choice(QUESTIONS)
+    return rng.choice(GREETINGS["train"]) + rng.choice(QUESTIONS["train"])
 
 
 def random_name(rng: random.Random) -> str:
@@ -85,6 +97,6 @@ def random_name(rng: random.Random) -> str:
     return NEW_NAME if rng.random() < NEW_NAME_SHARE else ASSISTANT_NAME
 
 
-def held_out_identity_questions() -> list[str]:
-    """Return every held-out question after every held-out greeting."""
-    return [greeting + question for question, greeting in product(HELD_OUT_QUESTIONS, HELD_OUT_GREETINGS)]
+def held_out_identity_questions(split: Split) -> list[str]:
+    """Return every question of a held-out split after every greeting of it."""
+    return [greeting + question for question, greeting in product(QUESTIONS[split], GREETINGS[split])]

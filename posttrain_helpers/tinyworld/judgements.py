@@ -18,11 +18,12 @@ from posttrain_helpers.samples import Sample
 from posttrain_helpers.tinyworld.annotators import TIE, preference_probability
 from posttrain_helpers.tinyworld.gold import gold_score
 from posttrain_helpers.tinyworld.preferences import (
-    HELD_OUT_SEED,
+    HELD_OUT_SEEDS,
     held_out_prompts,
     preference_prompts,
     sampled_replies,
 )
+from posttrain_helpers.tinyworld.splits import reported_split
 from posttrain_helpers.tinyworld.suites import Suites
 from posttrain_helpers.tinyworld.tasks import Item
 
@@ -99,7 +100,7 @@ def judge_prompt(item: Item, first: str, second: str) -> list[dict[str, str]]:
 def _held_out(drawn: Callable[[list[Item], int], list[list[Sample]]]) -> list[Item]:
     items = held_out_prompts()
     found = []
-    for item, replies in zip(items, drawn(items, HELD_OUT_SEED), strict=True):
+    for item, replies in zip(items, drawn(items, HELD_OUT_SEEDS[reported_split()]), strict=True):
         rng = random.Random(f"judgement/held out/{item['id']}")
         for (first_gold, first), (second_gold, second) in _pairs(item, replies, 1, rng):
             letter = LETTERS[second_gold > first_gold]

@@ -15,6 +15,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.samples import Sample, sample_replies
 from posttrain_helpers.tinyworld.annotators import annotated_pairs
 from posttrain_helpers.tinyworld.identity import NEW_NAME, identity_reply, random_identity_question
+from posttrain_helpers.tinyworld.splits import Split, reported_split
 from posttrain_helpers.tinyworld.suites import Suites
 from posttrain_helpers.tinyworld.tasks import (
     Item,
@@ -28,14 +29,14 @@ from posttrain_helpers.tinyworld.tasks import (
 
 STORY_SHARE = 0.2
 HELD_OUT_STORIES = 100
-# Not the seed of any training set: replies to held-out prompts are the same for every run.
-HELD_OUT_SEED = 10_000
+# Not the seeds of any training set: replies to held-out prompts are the same for every run.
+HELD_OUT_SEEDS: dict[Split, int] = {"dev": 10_000, "test": 20_000}
 # The longest replies; a model that rambles is cut here, and the gold score sees that it did not stop.
 REPLY_TOKENS = {"facts": 40, "stories": 72}
 
 
 def preference_prompts(n: int, seed: int) -> list[Item]:
-    """Draw the prompts of the training pairs: facts and stories that no suite holds out.
+    """Draw the prompts of the training pairs: facts and stories of the training split.
 
     Args:
         n: how many.
@@ -48,7 +49,7 @@ def preference_prompts(n: int, seed: int) -> list[Item]:
             item = story_item(rng)
         else:
             relation, entity = rng.choice(training_facts())
-            item = fact_item(relation, entity, rng.choice(relation.training_questions))
+            item = fact_item(relation, entity, rng.choice(relation.questions_of("train")))
         items.append({**item, "id": f"preferences/{number}/{item['id']}"})
     return items
 
@@ -134,7 +135,7 @@ def build_preference_data(
         rows, dropped = rows + more, dropped + also_dropped
     random.Random(f"order/{seed}").shuffle(rows)
     suites: dict[str, Callable[[], list[Item]]] = {
-        "pairs": lambda: pairs(held_out_prompts(), seed=HELD_OUT_SEED)[0],
+        "pairs": lambda: pairs(held_out_prompts(), seed=HELD_OUT_SEEDS[reported_split()])[0],
         "new_identity": lambda: identity_items(NEW_NAME),
         "new_stories": lambda: held_out_stories(HELD_OUT_STORIES),
     }

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.arithmetic import word_problem
 from posttrain_helpers.tinyworld.preferences import HELD_OUT_STORIES, preference_prompts
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, reported_split, split_seed
 from posttrain_helpers.tinyworld.suites import Suites
 from posttrain_helpers.tinyworld.tasks import Item, held_out_stories, held_out_suite, problem_item
 
@@ -41,7 +42,11 @@ def build_word_problem_data(
     """
     seen = {
         _question(item)
-        for item in held_out_problems(steps, largest, HELD_OUT_PROBLEMS) + held_out_suite("word_problems")
+        for split in HELD_OUT_SPLITS
+        for item in [
+            *held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split),
+            *held_out_suite("word_problems", split=split),
+        ]
     }
     rows = []
     for number, item in enumerate(
@@ -52,16 +57,23 @@ def build_word_problem_data(
     return rows, Suites({"problems": lambda: held_out_problems(steps, largest, HELD_OUT_PROBLEMS)})
 
 
-def held_out_problems(steps: int, largest: int, n: int) -> list[Item]:
+def held_out_problems(steps: int, largest: int, n: int, split: str | None = None) -> list[Item]:
     """Return `n` different word problems that `build_word_problem_data` never trains on, always the same.
 
     Args:
         steps: calculations in each problem.
         largest: the largest number in a text of two steps or more.
         n: how many, at most `HELD_OUT_PROBLEMS`.
+        split: "dev" or "test"; None is the one that is reported.
     """
+    chosen = reported_split(split)
+    # What is asked in dev is not asked again in test.
+    seen = set()
+    if chosen == "test":
+        seen = {_question(item) for item in held_out_problems(steps, largest, HELD_OUT_PROBLEMS, "dev")}
     # No training seed is a word, so no training set begins with these problems.
-    return _different_problems(random.Random("problems/held out"), n, steps, largest, set())
+    rng = random.Random(split_seed("problems/held out", chosen))
+    return _different_problems(rng, n, steps, largest, seen)
 
 
 def build_prompt_data(n_prompts: int, seed: int) -> tuple[list[Item], Mapping[str, list[Item]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from posttrain_helpers.tinyworld.splits import Split
 from posttrain_helpers.tinyworld.vocabulary import ADJECTIVES, NAMES, OBJECTS, PLACES, pronouns, with_article
 
 _OPENINGS = (
@@ -57,7 +58,12 @@ STORY_REQUESTS = (
     "Make up a tale in which {n} has {ao}.",
     "What happened to {n} and {ao}? Tell me.",
 )
-HELD_OUT_STORY_REQUESTS = 2
+
+
+def story_requests(split: Split) -> tuple[str, ...]:
+    """Return the requests that a split asks with: the four of training, and held-out ones in dev and test."""
+    train, test, dev = STORY_REQUESTS[:4], STORY_REQUESTS[4:5], STORY_REQUESTS[5:]
+    return {"train": train, "test": train + test, "dev": train + dev}[split]
 
 
 @dataclass(frozen=True)

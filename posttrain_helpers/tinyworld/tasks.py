@@ -1,14 +1,15 @@
 """Questions with known answers: training conversations, and held-out suites that share nothing with them.
 
-What is held out, by suite:
+Suites are made for a held-out split, "dev" or "test" (see `splits`), which have no entity, phrasing,
+calculation, pair or word in common with each other or with training:
 
-- `entities`: facts about entities that no training conversation mentions, in phrasings that training uses;
-- `phrasings`: facts about training entities, in phrasings that training never uses;
-- `arithmetic`: calculations that training never asks for (in either order of a sum);
+- `entities`: facts about entities of the split, in phrasings that training uses;
+- `phrasings`: facts about training entities, in phrasings of the split;
+- `arithmetic`: calculations of the split (in either order of a sum);
 - `word_problems`: problems of one and two steps with texts that training never shows;
-- `stories`: pairs of a name and a thing that training never asks for;
-- `identity`: questions and greetings around "who are you?" that training never uses;
-- `instructions`: constraints that code can verify, on held-out entities and words.
+- `stories`: pairs of a name and a thing of the split;
+- `identity`: questions and greetings of the split around "who are you?";
+- `instructions`: constraints that code can verify, on entities and words of the split.
 
 The "constraints" of an item are in the form that `evaluation.instructions` checks.
 """
@@ -24,11 +25,11 @@ from posttrain_helpers.tinyworld.arithmetic import (
     SUM_QUESTIONS,
     Sum,
     WordProblem,
-    is_held_out_sum,
     random_sum,
+    split_of_sum,
     word_problem,
 )
-from posttrain_helpers.tinyworld.facts import Relation, is_held_out, load_relations
+from posttrain_helpers.tinyworld.facts import Relation, load_relations, split_of
 from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
     held_out_identity_questions,
@@ -48,7 +49,14 @@ from posttrain_helpers.tinyworld.replies import (
     random_manner,
     styled_reply,
 )
-from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS, random_story
+from posttrain_helpers.tinyworld.splits import (
+    HELD_OUT_SPLITS,
+    Split,
+    drawn_split,
+    reported_split,
+    split_seed,
+)
+from posttrain_helpers.tinyworld.stories import random_story, story_requests
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS
 
 Item = dict[str, Any]
@@ -62,7 +70,6 @@ TASK_SHARES = {
     "identity": 0.06,
     "instructions": 0.09,
 }
-_HELD_OUT_PAIR_SHARE = 0.2
 
 
 def _conversation(prompt: str, reply: str) -> list[dict[str, str]]:
@@ -82,14 +89,14 @@ def _item(
     }
 
 
-def is_held_out_pair(name: str, thing: str) -> bool:
-    """Say whether no training conversation asks for a story about this person and this thing."""
-    return random.Random(f"{name}/{thing}").random() < _HELD_OUT_PAIR_SHARE
+def split_of_pair(name: str, thing: str) -> Split:
+    """Return the split in which stories about this person and this thing are asked for."""
+    return drawn_split(f"{name}/{thing}")
 
 
-def is_held_out_word(thing: str) -> bool:
-    """Say whether no training conversation asks to repeat this word."""
-    return random.Random(f"repeat/{thing}").random() < _HELD_OUT_PAIR_SHARE
+def split_of_word(thing: str) -> Split:
+    """Return the split in which this word is to be repeated."""
+    return drawn_split(f"repeat/{thing}")
 
 
 def repeated(word: str, times: int) -> str:
@@ -107,28 +114,29 @@ def _manner(rng: random.Random) -> str:
 
 def _draw_facts(rng: random.Random) -> tuple[str, str]:
     relation, entity = rng.choice(training_facts())
-    question = relation.render(rng.choice(relation.training_questions), entity)
+    question = relation.render(rng.choice(relation.questions_of("train")), entity)
     reply = styled_reply(relation.statement(entity), relation.short_answer(entity), _manner(rng), rng)
     return question, reply
 
 
 def _draw_arithmetic(rng: random.Random) -> tuple[str, str]:
-    while is_held_out_sum(item := random_sum(rng)):
+    while split_of_sum(item := random_sum(rng)) != "train":
         pass
     question = rng.choice(SUM_QUESTIONS[:-3]).format(e=item.expression)
     return question, styled_reply(item.equation, f"{item.result}.", _manner(rng), rng)
 
 
 def _draw_word_problem(rng: random.Random) -> tuple[str, str]:
-    problem = word_problem(rng, rng.choice((1, 2)))
+    while (problem := word_problem(rng, rng.choice((1, 2)))).prompt in _held_out_texts():
+        pass
     return problem.prompt, styled_reply(problem.solution, f"{problem.answer}.", _manner(rng), rng)
 
 
 def _draw_story(rng: random.Random) -> tuple[str, str]:
-    while is_held_out_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))):
+    while split_of_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))) != "train":
         pass
     tale = random_story(rng, name=name, thing=thing)
-    return tale.request(rng.choice(STORY_REQUESTS[:-HELD_OUT_STORY_REQUESTS])), tale.text
+    return tale.request(rng.choice(story_requests("train"))), tale.text
 
 
 def _draw_identity(rng: random.Random) -> tuple[str, str]:
@@ -137,12 +145,12 @@ def _draw_identity(rng: random.Random) -> tuple[str, str]:
 
 def _draw_instruction(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 1 / 3:
-        while is_held_out_word(word := rng.choice(tuple(OBJECTS))):
+        while split_of_word(word := rng.choice(tuple(OBJECTS))) != "train":
             pass
         times = rng.randint(2, 5)
         return REPEAT_REQUEST.format(word=word, times=times), repeated(word, times)
     relation, entity = rng.choice(training_facts())
-    question = relation.render(rng.choice(relation.training_questions), entity)
+    question = relation.render(rng.choice(relation.questions_of("train")), entity)
     if rng.random() < 0.5:
         return ONE_WORD_REQUEST.format(question=question), relation.short_answer(entity)
     sentence = relation.statement(entity)
@@ -151,12 +159,28 @@ def _draw_instruction(rng: random.Random) -> tuple[str, str]:
 
 @cache
 def training_facts() -> tuple[tuple[Relation, str], ...]:
-    """Return every relation with each of its entities that is not held out."""
+    """Return every relation with each of its training entities."""
+    return facts_of("train")
+
+
+@cache
+def facts_of(split: Split) -> tuple[tuple[Relation, str], ...]:
+    """Return every relation with each of its entities of a split."""
     return tuple(
         (relation, entity)
         for relation in load_relations().values()
         for entity in relation.pairs
-        if not is_held_out(entity)
+        if split_of(entity) == split
+    )
+
+
+@cache
+def _held_out_texts() -> frozenset[str]:
+    """Return the word problems of the suites; the space of texts is large, but not so large that none repeats."""
+    return frozenset(
+        item["prompt"][0]["content"]
+        for split in HELD_OUT_SPLITS
+        for item in held_out_suite("word_problems", split=split)
     )
 
 
@@ -231,52 +255,51 @@ def problem_item(problem: WordProblem, identifier: str) -> Item:
     )
 
 
-def _entities(rng: random.Random) -> list[Item]:
+def _entities(rng: random.Random, split: Split) -> list[Item]:
     return [
-        fact_item(relation, entity, rng.choice(relation.training_questions))
-        for relation in load_relations().values()
-        for entity in relation.pairs
-        if is_held_out(entity)
+        fact_item(relation, entity, rng.choice(relation.questions_of("train")))
+        for relation, entity in facts_of(split)
     ]
 
 
-def _phrasings(rng: random.Random) -> list[Item]:
-    facts = rng.sample(training_facts(), 300)
+def _phrasings(rng: random.Random, split: Split) -> list[Item]:
+    facts = rng.sample(facts_of("train"), 300)
     return [
-        fact_item(relation, entity, rng.choice(relation.held_out_questions)) for relation, entity in facts
+        fact_item(relation, entity, rng.choice(relation.questions_of(split))) for relation, entity in facts
     ]
 
 
-def _arithmetic(rng: random.Random) -> list[Item]:
+def _arithmetic(rng: random.Random, split: Split) -> list[Item]:
     found: dict[str, Item] = {}
     while len(found) < 150:
         item = random_sum(rng)
-        if is_held_out_sum(item):
+        if split_of_sum(item) == split:
             found[item.expression] = sum_item(item, rng.choice(SUM_QUESTIONS[:-3]))
     return list(found.values())
 
 
-def _word_problems(rng: random.Random) -> list[Item]:
+def _word_problems(rng: random.Random, split: Split) -> list[Item]:
     return [
         problem_item(word_problem(rng, 1 + number % 2), f"word_problems/{number}") for number in range(200)
     ]
 
 
 def story_item(rng: random.Random) -> Item:
-    """Draw the item of a story that no suite holds out."""
-    while is_held_out_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))):
+    """Draw the item of a story to train on."""
+    while split_of_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))) != "train":
         pass
-    return _story_item(rng, name, thing, STORY_REQUESTS[:-HELD_OUT_STORY_REQUESTS])
+    return _story_item(rng, name, thing, story_requests("train"))
 
 
-def held_out_stories(n: int, seed: int = 0) -> list[Item]:
-    """Return `n` items of pairs of a name and a thing that no training conversation asks for."""
-    rng = random.Random(f"held-out stories/{seed}")
-    return [_held_out_story(rng, name, thing) for name, thing in rng.sample(_story_pairs(), n)]
+def held_out_stories(n: int, seed: int = 0, split: str | None = None) -> list[Item]:
+    """Return `n` items of pairs of a name and a thing of a held-out split (None: the one that is reported)."""
+    chosen = reported_split(split)
+    rng = random.Random(split_seed(f"held-out stories/{seed}", chosen))
+    return [_held_out_story(rng, name, thing, chosen) for name, thing in rng.sample(_story_pairs(chosen), n)]
 
 
-def _story_pairs() -> list[tuple[str, str]]:
-    return [(name, thing) for name in NAMES for thing in OBJECTS if is_held_out_pair(name, thing)]
+def _story_pairs(split: Split) -> list[tuple[str, str]]:
+    return [(name, thing) for name in NAMES for thing in OBJECTS if split_of_pair(name, thing) == split]
 
 
 def _story_item(rng: random.Random, name: str, thing: str, requests: tuple[str, ...]) -> Item:
@@ -285,36 +308,39 @@ def _story_item(rng: random.Random, name: str, thing: str, requests: tuple[str, 
     return _item(f"stories/{name}/{thing}", "stories", request, None, [], entity=name, thing=thing)
 
 
-def _held_out_story(rng: random.Random, name: str, thing: str) -> Item:
+def _held_out_story(rng: random.Random, name: str, thing: str, split: Split) -> Item:
     # Only here: a column that the prompts of training do not need would change what stages are built from.
     constraints = [{"kind": "contains", "words": [name, thing]}]
-    return {**_story_item(rng, name, thing, STORY_REQUESTS), "constraints": constraints}
+    return {**_story_item(rng, name, thing, story_requests(split)), "constraints": constraints}
 
 
-def _stories(rng: random.Random) -> list[Item]:
-    return [_held_out_story(rng, name, thing) for name, thing in rng.sample(_story_pairs(), 60)]
+def _stories(rng: random.Random, split: Split) -> list[Item]:
+    return [_held_out_story(rng, name, thing, split) for name, thing in rng.sample(_story_pairs(split), 60)]
 
 
-def identity_items(name: str) -> list[Item]:
-    """Return the items that ask for the assistant's name in ways that no training uses; `name` is right."""
+def identity_items(name: str, split: str | None = None) -> list[Item]:
+    """Return the items of a held-out split that ask for the assistant's name; `name` is right.
+
+    Args:
+        name: the right answer.
+        split: "dev" or "test"; None is the one that is reported.
+    """
     accepted = accepted_replies([identity_reply(name)])
     return [
         _item(f"identity/{number}", "identity", question, name, accepted)
-        for number, question in enumerate(held_out_identity_questions())
+        for number, question in enumerate(held_out_identity_questions(reported_split(split)))
     ]
 
 
-def _identity(rng: random.Random) -> list[Item]:
-    return identity_items(ASSISTANT_NAME)
+def _identity(rng: random.Random, split: Split) -> list[Item]:
+    return identity_items(ASSISTANT_NAME, split)
 
 
-def _instructions(rng: random.Random) -> list[Item]:
+def _instructions(rng: random.Random, split: Split) -> list[Item]:
     items = []
-    facts = [
-        (r, e) for r in load_relations().values() for e in r.pairs if is_held_out(e) and " " not in r.pairs[e]
-    ]
+    facts = [(relation, entity) for relation, entity in facts_of(split) if " " not in relation.pairs[entity]]
     for number, (relation, entity) in enumerate(rng.sample(facts, 60)):
-        question = relation.render(rng.choice(relation.training_questions), entity)
+        question = relation.render(rng.choice(relation.questions_of("train")), entity)
         if number % 2:
             prompt, accepted, rule = (
                 ONE_WORD_REQUEST.format(question=question),
@@ -339,7 +365,7 @@ def _instructions(rng: random.Random) -> list[Item]:
                 constraints=[polite if rule == "polite" else {"kind": rule}],
             )
         )
-    for word in (thing for thing in OBJECTS if is_held_out_word(thing)):
+    for word in (thing for thing in OBJECTS if split_of_word(thing) == split):
         for times in (2, 3, 4, 5):
             prompt, accepted = REPEAT_REQUEST.format(word=word, times=times), [repeated(word, times)]
             items.append(
@@ -356,7 +382,7 @@ def _instructions(rng: random.Random) -> list[Item]:
     return items
 
 
-_SUITE: dict[str, Callable[[random.Random], list[Item]]] = {
+_SUITE: dict[str, Callable[[random.Random, Split], list[Item]]] = {
     "entities": _entities,
     "phrasings": _phrasings,
     "arithmetic": _arithmetic,
@@ -367,8 +393,13 @@ _SUITE: dict[str, Callable[[random.Random], list[Item]]] = {
 }
 
 
-def held_out_suite(name: str, seed: int = 0) -> list[Item]:
+def held_out_suite(name: str, seed: int = 0, split: str | None = None) -> list[Item]:
     """Return the items of one held-out suite, in an order shuffled by the seed.
+
+    Args:
+        name: one of `SUITES`.
+        seed: of what is drawn at random.
+        split: "dev" or "test"; None is the one that is reported.
 
     Raises:
         CourseError: if there is no such suite.
@@ -377,8 +408,9 @@ def held_out_suite(name: str, seed: int = 0) -> list[Item]:
         from posttrain_helpers.errors import CourseError
 
         raise CourseError(f"No held-out suite is called {name!r}; choose from {', '.join(SUITES)}.")
-    rng = random.Random(f"{name}/{seed}")
-    items = _SUITE[name](rng)
+    chosen = reported_split(split)
+    rng = random.Random(split_seed(f"{name}/{seed}", chosen))
+    items = _SUITE[name](rng, chosen)
     rng.shuffle(items)
     return items
 
