@@ -37,8 +37,8 @@ def reported_split(split: str | None = None) -> Split:
     name = split or os.environ.get(SPLIT_VARIABLE) or "test"
     if name not in HELD_OUT_SPLITS:
         raise CourseError(
-            f"{name!r} is no held-out split; choose 'test', which lessons report, or 'dev', on which settings "
-            f"are chosen (--split, or {SPLIT_VARIABLE})."
+            f"{name!r} is no held-out split; choose 'test', which lessons report, or 'dev', on which "
+            f"settings are chosen (--split, or {SPLIT_VARIABLE})."
         )
     return name
 

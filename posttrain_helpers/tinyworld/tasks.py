@@ -176,7 +176,7 @@ def facts_of(split: Split) -> tuple[tuple[Relation, str], ...]:
 
 @cache
 def _held_out_texts() -> frozenset[str]:
-    """Return the word problems of the suites; the space of texts is large, but not so large that none repeats."""
+    """Return the word problems of the suites; a text that is drawn twice would leak."""
     return frozenset(
         item["prompt"][0]["content"]
         for split in HELD_OUT_SPLITS
@@ -292,7 +292,7 @@ def story_item(rng: random.Random) -> Item:
 
 
 def held_out_stories(n: int, seed: int = 0, split: str | None = None) -> list[Item]:
-    """Return `n` items of pairs of a name and a thing of a held-out split (None: the one that is reported)."""
+    """Return `n` items of pairs of a name and a thing of a held-out split, None for the reported one."""
     chosen = reported_split(split)
     rng = random.Random(split_seed(f"held-out stories/{seed}", chosen))
     return [_held_out_story(rng, name, thing, chosen) for name, thing in rng.sample(_story_pairs(chosen), n)]
