@@ -3,6 +3,7 @@
     python -m posttrain_helpers run
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
+    python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers pretrain --help
 
@@ -53,6 +54,15 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as args.learning_rate=1e-3")
 
     _add_evaluate(commands, profile)
+    seeds = commands.add_parser(
+        "seeds", help="run lessons over seeds and write how often their claims hold to docs/seeds.json"
+    )
+    seeds.add_argument(
+        "lessons", nargs="*", metavar="LESSON", help="a number or a name, such as 06; default: all"
+    )
+    seeds.add_argument("--seeds", default="100-109", help="such as 100-109 or 1,5,20-22; default: 100-109")
+    seeds.add_argument("--fresh", action="store_true", help="run again what was measured before")
+
     commands.add_parser(
         "report", parents=[profile], help="build the report card from the results of past runs"
     )
@@ -237,6 +247,13 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "train": _train, "evaluate": _evaluate, "report": _report}
+def _seeds(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.seeds import parse_seeds, run_seeds
+
+    print(f"table: {run_seeds(arguments.lessons, parse_seeds(arguments.seeds), arguments.fresh)}")
+    return 0
+
+
+_COMMANDS = {"run": _run, "train": _train, "evaluate": _evaluate, "seeds": _seeds, "report": _report}
 # The arguments that are lists of words; argparse accepts such a list in one piece only.
-_WORDS = {"run": "lessons", "train": "overrides", "evaluate": "models"}
+_WORDS = {"run": "lessons", "seeds": "lessons", "train": "overrides", "evaluate": "models"}

@@ -1,0 +1,306 @@
+"""How often a lesson's claims hold: the same lesson over many seeds, none of which a setting was chosen on.
+
+    python -m posttrain_helpers seeds 06 --seeds 100-109
+
+runs every cell of the lesson with each seed, but for those tagged `probe`, which no claim needs, and writes
+one table of claims and seeds to `docs/seeds.json`. A lesson shows that table beside its own numbers and
+asserts what held on at least nine of ten seeds (`check_claims`).
+
+Each seed has an output directory of its own below `trainer_output/seeds`, so that its stages serve the next
+lesson. A seed that is there already is not run again, unless the notebook has changed or `--fresh` is given.
+Two calls with different seeds may run side by side, each on its own core; a last call with all seeds collects
+what they measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.statistics import Bound, Claim
+from posttrain_helpers.storage import OUTPUT_VARIABLE, output_root, repository_root, write_json_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from posttrain_helpers.runtime import Runtime
+
+# Where this variable is set, a lesson measures its claims and asserts none of them.
+MEASURE_VARIABLE = "POSTTRAIN_MEASURE_ONLY"
+PROFILE = "tiny"
+ESTABLISHED_SHARE = 0.9
+FEWEST_SEEDS = 10
+PROBE_TAG = "probe"
+
+
+def seeds_path() -> Path:
+    """Return the path of the committed table."""
+    return repository_root() / "docs" / "seeds.json"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds that a text such as "100-109" or "1,5,20-22" names, in ascending order.
+
+    Raises:
+        CourseError: anything else.
+    """
+    seeds: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
+            raise CourseError(
+                "--seeds takes whole numbers and ranges such as 100-109 or 1,5,20-22, but "
+                f"{text!r} was given."
+            )
+        seeds.update(range(int(first), int(last or first) + 1))
+    return sorted(seeds)
+
+
+def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False) -> Path:
+    """Run lessons over seeds, write the table of their claims, and print it.
+
+    Args:
+        lessons: numbers or names, see `lessons.select`; empty means all.
+        seeds: each runs the lesson once.
+        fresh: run again what was run before.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        CourseError: an unknown lesson, or one that fails.
+    """
+    from posttrain_helpers.lessons import select
+
+    chosen = select(lessons)
+    pending = [(seed, path) for seed in seeds for path in chosen if fresh or not _measured(path, seed)]
+    done = len(seeds) * len(chosen) - len(pending)
+    print(f"lessons: {len(chosen)}, seeds: {len(seeds)}, already measured: {done}")
+    seconds: dict[str, list[float]] = {}
+    for number, (seed, path) in enumerate(pending):
+        started = time.time()
+        _measure(path, seed)
+        seconds.setdefault(path.stem, []).append(time.time() - started)
+        left = _time_left(seconds, [waiting.stem for _, waiting in pending[number + 1 :]])
+        held = sum(row["held"] for row in _rows(_read_metrics(path.stem, seed)))
+        print(
+            f"{path.stem}  seed {seed}  {seconds[path.stem][-1]:5.0f} s  {held} of "
+            f"{len(_rows(_read_metrics(path.stem, seed)))} claims held  "
+            f"({number + 1} of {len(pending)}, about {left / 60:.0f} min left)",
+            flush=True,
+        )
+    table = _read_table()
+    for path in chosen:
+        table[path.stem] = _collected(path.stem, seeds)
+    write_json_atomic(seeds_path(), table)
+    for path in chosen:
+        print(f"\n{path.stem}\n{spread(path.stem).to_string()}")
+    return seeds_path()
+
+
+def spread(lesson: str) -> pd.DataFrame:
+    """Return how a lesson's claims came out over fresh seeds.
+
+    Args:
+        lesson: the notebook's name without its ending.
+
+    Returns:
+        One row per claim, indexed by its name: `seeds` (how many ran), `held` (on how many it held), and the
+        lowest, middle and highest value; an empty table where the lesson was not run over seeds.
+    """
+    import pandas as pd
+
+    claims = _read_table().get(lesson, {}).get("claims", [])
+    rows = []
+    for claim in claims:
+        values = pd.Series([run["value"] for run in claim["runs"].values()])
+        rows.append(
+            {
+                "claim": claim["name"],
+                "seeds": len(values),
+                "held": sum(run["held"] for run in claim["runs"].values()),
+                "lowest": values.min(),
+                "median": values.median(),
+                "highest": values.max(),
+            }
+        )
+    columns = ["claim", "seeds", "held", "lowest", "median", "highest"]
+    return pd.DataFrame(rows, columns=columns).set_index("claim")
+
+
+def is_established(lesson: str, name: str) -> bool:
+    """Say whether a claim held on at least nine of ten fresh seeds, at least ten of them measured."""
+    table = spread(lesson)
+    if name not in table.index:
+        return False
+    row = table.loc[name]
+    return bool(row["seeds"] >= FEWEST_SEEDS and row["held"] >= ESTABLISHED_SHARE * row["seeds"])
+
+
+def check_claims(
+    lesson: str, runtime: Runtime, claims: Sequence[Claim], bounds: Sequence[Bound] = ()
+) -> pd.DataFrame:
+    """Assert what is established about a lesson, and show this run beside the fresh seeds.
+
+    A claim is established when it held on at least nine of ten fresh seeds (`docs/seeds.json`), for the model
+    and the items that these seeds were measured with; elsewhere it is reported as it comes.
+
+    Args:
+        lesson: the notebook's name without its ending.
+        runtime: what `setup()` returned.
+        claims: those of the lesson.
+        bounds: what it promises besides.
+
+    Returns:
+        One row per claim: whether it holds in this run and its value, on how many fresh seeds it held, and
+        between which values.
+
+    Raises:
+        AssertionError: an established claim does not hold; all of them are named.
+    """
+    import pandas as pd
+
+    fresh = spread(lesson)
+    asserted = _asserts(runtime)
+    rows, broken = [], []
+    for claim in (*claims, *bounds):
+        established = is_established(lesson, claim.name)
+        row: dict[str, Any] = {"claim": claim.name, "this run": _value(claim), "holds": claim.held}
+        row |= {"held on seeds": "not measured", "lowest": None, "median": None, "highest": None}
+        if claim.name in fresh.index:
+            seen = fresh.loc[claim.name]
+            row["held on seeds"] = f"{seen['held']:.0f} of {seen['seeds']:.0f}"
+            row |= {key: seen[key] for key in ("lowest", "median", "highest")}
+        row["asserted"] = established and asserted
+        rows.append(row)
+        if row["asserted"]:
+            try:
+                claim.check()
+            except AssertionError as error:
+                broken.append(str(error))
+    if broken:
+        raise AssertionError(" ".join(broken))
+    return pd.DataFrame(rows).set_index("claim").round(3)
+
+
+def _asserts(runtime: Runtime) -> bool:
+    from posttrain_helpers.tinyworld.splits import reported_split
+
+    is_measured_world = runtime.profile.name == PROFILE and not runtime.profile.changes
+    return is_measured_world and reported_split() == "test" and not os.environ.get(MEASURE_VARIABLE)
+
+
+def _value(claim: Claim | Bound) -> float:
+    """Return the number that a claim is about: a rate's or score's new level, or the change it makes."""
+    if isinstance(claim, Bound):
+        return claim.value
+    return claim.after if claim.at_least is not None else claim.difference
+
+
+def _root(seed: int) -> Path:
+    return output_root() / "seeds" / str(seed)
+
+
+def _metrics_path(lesson: str, seed: int) -> Path:
+    return _root(seed) / PROFILE / "metrics" / f"{lesson}.json"
+
+
+def _read_metrics(lesson: str, seed: int) -> dict[str, Any]:
+    return json.loads(_metrics_path(lesson, seed).read_text(encoding="utf-8"))
+
+
+def _source(path: Path) -> str:
+    from posttrain_helpers.freshness import read_notebook, source_hash
+
+    return source_hash(read_notebook(path))
+
+
+def _measured(path: Path, seed: int) -> bool:
+    """Say whether a lesson was run to its end with a seed, as the notebook is now."""
+    mark = _metrics_path(path.stem, seed).with_suffix(".source")
+    return mark.is_file() and mark.read_text(encoding="utf-8") == _source(path)
+
+
+def _measure(path: Path, seed: int) -> None:
+    import nbformat
+
+    from posttrain_helpers.freshness import read_notebook
+    from posttrain_helpers.lessons import execute
+
+    notebook = read_notebook(path)
+    notebook.cells = [cell for cell in notebook.cells if PROBE_TAG not in cell.metadata.get("tags", [])]
+    root = _root(seed)
+    shortened = root / "notebooks" / path.name
+    shortened.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, shortened)
+    mark = _metrics_path(path.stem, seed).with_suffix(".source")
+    mark.unlink(missing_ok=True)
+    with _environment({OUTPUT_VARIABLE: str(root), MEASURE_VARIABLE: "1"}):
+        execute(
+            shortened, root / PROFILE / "notebooks" / path.name, PROFILE, {"PROFILE": PROFILE, "SEED": seed}
+        )
+    mark.write_text(_source(path), encoding="utf-8")
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the claims and bounds of one run: name, value, whether it held, and the interval if any."""
+    rows = []
+    for values in record["claims"]:
+        claim = Claim(**values)
+        interval = {"low": claim.low, "high": claim.high, "before": claim.before, "after": claim.after}
+        rows.append({"name": claim.name, "held": claim.held, "value": _value(claim), **interval})
+    for values in record.get("bounds", ()):
+        bound = Bound(**values)
+        rows.append({"name": bound.name, "held": bound.held, "value": bound.value})
+    return rows
+
+
+def _collected(lesson: str, seeds: Iterable[int]) -> dict[str, Any]:
+    records = {seed: _read_metrics(lesson, seed) for seed in seeds}
+    claims: dict[str, dict[str, Any]] = {}
+    for seed, record in records.items():
+        for row in _rows(record):
+            name = row.pop("name")
+            claims.setdefault(name, {"name": name, "runs": {}})["runs"][str(seed)] = row
+    last = next(reversed(records.values()))
+    return {
+        "seeds": list(records),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": last["versions"],
+        "claims": list(claims.values()),
+    }
+
+
+def _read_table() -> dict[str, Any]:
+    path = seeds_path()
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _time_left(seconds: Mapping[str, Sequence[float]], waiting: Sequence[str]) -> float:
+    """Return the seconds that the waiting lessons will take, each as long as it or an average one took."""
+    every = [value for values in seconds.values() for value in values]
+    average = sum(every) / len(every)
+    return sum(sum(seconds[name]) / len(seconds[name]) if name in seconds else average for name in waiting)
