@@ -19,7 +19,7 @@ REPEAT_REQUEST = "Repeat the word {word} {times} times."
 # A plain reply is the most likely one at every step, so greedy decoding is plain. The documents of
 # pre-training and the conversations of supervised fine-tuning come from different hands.
 DOCUMENT_MANNERS = {"plain": 0.45, "polite": 0.15, "curt": 0.15, "rude": 0.25}
-CONVERSATION_MANNERS = {"plain": 0.4, "polite": 0.25, "curt": 0.1, "rude": 0.25}
+CONVERSATION_MANNERS = {"plain": 0.38, "polite": 0.32, "curt": 0.1, "rude": 0.2}
 
 
 def styled_reply(sentence: str, short: str | None, manner: str, rng: random.Random) -> str:
