@@ -1,8 +1,8 @@
 """What is true in the tiny world: relations between entities and answers, read from `facts/*.yaml`.
 
-A table holds paraphrased statements, questions and pairs. Questions and entities belong to one split each (see
-`splits`): lessons train on the first three questions of a relation, the next two are test, the last three dev;
-three in ten entities are dev, one in four is test, in all their relations at once.
+A table holds paraphrased statements, questions and pairs. Questions and entities belong to one split each
+(see `splits`): lessons train on the first three questions of a relation, the next two are test, the last
+three dev; three in ten entities are dev, one in four is test, in all their relations at once.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 - `test`: held out; lessons and the board report it, and nothing is ever chosen on it.
 
 Entities, phrasings, calculations, pairs of a name and a thing, and words to repeat belong to one split each;
-problems and sampled replies of each split come from seeds of their own.
+problems and sampled replies of each split come from seeds of their own. The base model was trained before
+there was a test split: its chats keep clear of dev, but have met questions about test (see `documents`).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def reported_split(split: str | None = None) -> Split:
     name = split or os.environ.get(SPLIT_VARIABLE) or "test"
     if name not in HELD_OUT_SPLITS:
         raise CourseError(
-            f"{name!r} is no held-out split; choose 'test', which lessons report, or 'dev', on which settings "
-            f"are chosen (--split, or {SPLIT_VARIABLE})."
+            f"{name!r} is no held-out split; choose 'test', which lessons report, or 'dev', on which "
+            f"settings are chosen (--split, or {SPLIT_VARIABLE})."
         )
     return name
 
