@@ -13,11 +13,13 @@ A mistake in the input ends with one sentence and exit code 2, Ctrl-C with exit 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 
 if TYPE_CHECKING:
     from posttrain_helpers.recipes import Recipe
@@ -39,9 +41,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--profile",
         help="tiny (offline), qwen3 (GPU) or smol (CPU and network); default: $POSTTRAIN_PROFILE, else tiny",
     )
+    split = argparse.ArgumentParser(add_help=False)
+    split.add_argument(
+        "--split",
+        choices=HELD_OUT_SPLITS,
+        help="what to measure on: test, or dev, on which settings are chosen and whose results lie apart; "
+        f"default: ${SPLIT_VARIABLE}, else test",
+    )
 
     run = commands.add_parser(
-        "run", parents=[profile], help="execute the lessons in order, then build the report"
+        "run", parents=[profile, split], help="execute the lessons in order, then build the report"
     )
     run.add_argument(
         "lessons", nargs="*", metavar="LESSON", help="a number or a name, such as 01; default: all"
@@ -53,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", metavar="RECIPE", help="the name of a recipe, such as sft, or a YAML file")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as args.learning_rate=1e-3")
 
-    _add_evaluate(commands, profile)
+    _add_evaluate(commands, [profile, split])
     seeds = commands.add_parser(
         "seeds", help="run lessons over seeds and write how often their claims hold to docs/seeds.json"
     )
@@ -64,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     seeds.add_argument("--fresh", action="store_true", help="run again what was measured before")
 
     commands.add_parser(
-        "report", parents=[profile], help="build the report card from the results of past runs"
+        "report", parents=[profile, split], help="build the report card from the results of past runs"
     )
     commands.add_parser(
         "pretrain", help="rebuild the tokenizer and the base model of the tiny world", add_help=False
@@ -72,10 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate(commands: Any, profile: argparse.ArgumentParser) -> None:
+def _add_evaluate(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[profile],
+        parents=parents,
         help="let models answer held-out prompts and compare them on one board",
         description="Let each model answer the same held-out prompts, write one JSON record of it, and print "
         "the board that compares them. Stages that are missing are trained first.",
@@ -146,6 +155,8 @@ def _dispatch(argv: list[str]) -> int:
 
         return pretrain.main(argv[1:]) or 0
     arguments = _parse(parser, argv)
+    if getattr(arguments, "split", None):
+        os.environ[SPLIT_VARIABLE] = arguments.split  # also for the kernels of lessons
     return _COMMANDS[arguments.command](arguments)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.freshness import cell_name, read_notebook, record
 from posttrain_helpers.storage import output_root, repository_root
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -88,12 +89,14 @@ def run_lessons(
         directory: where the notebooks are; None is the repository's `notebooks`.
 
     Returns:
-        The paths of the executed copies, `<output>/<profile>/notebooks/<lesson>.ipynb`.
+        The paths of the executed copies, `<output>/<profile>/notebooks/<lesson>.ipynb`, below `dev` for that
+        split.
 
     Raises:
         CourseError: when a lesson fails, or writes no results; the sentence names the lesson and the cell.
     """
     from posttrain_helpers.profiles import changes_in_force, get_profile
+    from posttrain_helpers.results import results_directory
 
     lessons = select(names, directory)
     profile = COMMITTED_PROFILE if inplace and profile is None else get_profile(profile).name
@@ -107,9 +110,18 @@ def run_lessons(
             f"--inplace records the notebooks as committed, but {' and '.join(changed)} would change what "
             "they compute; unset it, or leave --inplace out."
         )
+    split = reported_split()
+    if inplace and split != DEFAULT_SPLIT:
+        raise CourseError(
+            f"--inplace records the notebooks as committed (split {DEFAULT_SPLIT!r}), but the split "
+            f"{split!r} was asked for; leave --split out and unset {SPLIT_VARIABLE}."
+        )
     parameters = None if inplace else {"PROFILE": profile, "SEED": seed or 0}
-    copies = output_root() / profile / "notebooks"
-    print(f"profile {profile}, seed {seed or 0}, lessons: {len(lessons)}, executed copies in {copies}")
+    copies = results_directory(profile) / "notebooks"
+    print(
+        f"profile {profile}, seed {seed or 0}, split {split}, lessons: {len(lessons)}, "
+        f"executed copies in {copies}"
+    )
     width = max(len(path.stem) for path in lessons)
     executed = []
     for path in lessons:

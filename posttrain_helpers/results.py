@@ -3,6 +3,7 @@
 A lesson ends with `write_results(...)`, which makes `<output>/<profile>/metrics/<lesson>.json`. The report
 reads these files and nothing else, so every number that it shows was computed by a run. Figures that a lesson
 registers with `save_figure(...)` lie in `<output>/<profile>/figures`; the report shows them below the claims.
+What is measured on dev instead of test lies in `<output>/<profile>/dev`, so that neither replaces the other.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import output_root, write_json_atomic
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +54,7 @@ class LessonResults:
         written: when the file was written, ISO 8601 in UTC.
         extra: whatever else the lesson wants to keep; it must be plain JSON.
         bounds: what the lesson promises of single numbers.
+        split: the held-out split that the claims were measured on.
     """
 
     lesson: str
@@ -66,6 +69,7 @@ class LessonResults:
     written: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     bounds: tuple[Bound, ...] = ()
+    split: str = DEFAULT_SPLIT
 
     @property
     def headline(self) -> Claim:
@@ -73,9 +77,25 @@ class LessonResults:
         return self.claims[0]
 
 
+def results_directory(profile: str | None = None) -> Path:
+    """Return the directory of what is measured under a profile on the reported split; it need not exist.
+
+    Args:
+        profile: a profile's name; None is the default profile.
+
+    Returns:
+        `<output>/<profile>`, and `<output>/<profile>/dev` for the split "dev".
+
+    Raises:
+        CourseError: for an unknown profile or split.
+    """
+    directory, split = output_root() / _profile_name(profile), reported_split()
+    return directory if split == DEFAULT_SPLIT else directory / split
+
+
 def metrics_path(lesson: str, profile: str | None = None) -> Path:
     """Return the path of a lesson's metrics file, whether or not it exists."""
-    return output_root() / _profile_name(profile) / "metrics" / f"{_checked_lesson(lesson)}.json"
+    return results_directory(profile) / "metrics" / f"{_checked_lesson(lesson)}.json"
 
 
 def write_results(
@@ -124,6 +144,7 @@ def write_results(
         },
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "extra": dict(extra or {}),
+        "split": reported_split(),
     }
     record = _plain(record, f"the results of {lesson!r}")
     _checked_record(record, f"the results of {lesson!r}")
@@ -140,12 +161,13 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
         The results in the order of the lessons; an empty list when no lesson has been run.
 
     Raises:
-        CourseError: when a file is no JSON or breaks the contract; the sentence names the file.
+        CourseError: when a file is no JSON, breaks the contract or was measured on another split; the
+            sentence names the file.
     """
     from posttrain_helpers.statistics import Bound, Claim
 
     found = []
-    for path in sorted((output_root() / _profile_name(profile) / "metrics").glob("*.json")):
+    for path in sorted((results_directory(profile) / "metrics").glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -156,6 +178,11 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
         if record["lesson"] != path.stem:
             raise CourseError(
                 f"{path} holds the results of {record['lesson']!r}; delete it and run that lesson again."
+            )
+        if (split := record.get("split", DEFAULT_SPLIT)) != reported_split():
+            raise CourseError(
+                f"{path} was measured on the split {split!r}, not on {reported_split()!r}; delete it and run "
+                "its lesson again."
             )
         known = {item.name for item in fields(LessonResults)}
         values = {key: value for key, value in record.items() if key in known}
@@ -196,7 +223,7 @@ def lesson_figures(lesson: str, profile: str | None = None) -> list[tuple[str, P
 
 def figures_directory(profile: str | None = None) -> Path:
     """Return the directory of a profile's figures, whether or not it exists."""
-    return output_root() / _profile_name(profile) / "figures"
+    return results_directory(profile) / "figures"
 
 
 def write_png(fig: Figure, path: Path) -> Path:

@@ -3,8 +3,8 @@
     from posttrain_helpers import setup
     runtime = setup("tiny")
 
-`setup` decides once what every trainer needs on this machine (`trainer_defaults`) and prints a card of six
-lines, or seven where the reader changes recipes by `POSTTRAIN_OVERRIDES`.
+`setup` decides once what every trainer needs on this machine (`trainer_defaults`) and prints a card of seven
+lines, or eight where the reader changes recipes by `POSTTRAIN_OVERRIDES`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory_readings import memory_limit
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.storage import repository_root
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, USES, reported_split
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # Beyond this a model of a few million parameters spends more time handing work out than doing it.
@@ -47,6 +48,7 @@ class Runtime:
         threads: CPU threads of torch.
         versions: library name to version, Python included.
         started: `time.time()` at the call.
+        split: the held-out split that is measured on.
     """
 
     profile: Profile
@@ -56,6 +58,7 @@ class Runtime:
     threads: int
     versions: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
+    split: str = DEFAULT_SPLIT
 
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
@@ -72,6 +75,7 @@ class Runtime:
             "device": device,
             "memory": f"{limit / 1e9:.1f} GB ({origin})",
             "seed": str(self.seed),
+            "split": f"{self.split}: {USES[self.split]}",
             "versions": " · ".join(f"{name} {number}" for name, number in self.versions.items()),
         }
         if profile.changes:
@@ -188,6 +192,7 @@ def _detect(profile: Profile, seed: int, threads: int | None) -> Runtime:
         threads=threads or _default_threads(),
         versions=versions,
         started=time.time(),
+        split=reported_split(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -55,6 +56,32 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         page, "build_report", lambda profile: made.append(("report", profile)) or Path("r.html")
     )
     return made
+
+
+@pytest.mark.parametrize("command", ["run 01 --split dev", "report --split dev", "run --split dev 01"])
+def test_a_split_holds_for_the_process_and_what_it_starts(
+    calls: list[tuple[object, ...]], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "test")
+    assert cli.main(command.split()) == 0
+    assert os.environ["POSTTRAIN_SPLIT"] == "dev"
+    assert calls[-1] == ("report", None)
+
+
+def test_without_the_option_the_readers_own_split_stays(
+    calls: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    assert cli.main(["report"]) == 0
+    assert os.environ["POSTTRAIN_SPLIT"] == "dev"
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "report"])
+def test_only_held_out_splits_can_be_measured_on(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--split", "train"])
+    assert stopped.value.code == 2
+    assert re.search(r"invalid choice: 'train' \(choose from '?dev'?, '?test'?\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

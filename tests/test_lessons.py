@@ -220,6 +220,35 @@ def test_inplace_keeps_the_committed_parameters(notebooks: Path, options: dict[s
         run_lessons(inplace=True, directory=notebooks, **options)
 
 
+def test_a_run_on_dev_leaves_what_was_measured_on_test(
+    tmp_path: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lesson(tmp_path / "00_first.ipynb", "import os; print(os.environ.get('POSTTRAIN_SPLIT'))")
+    run_lessons(directory=tmp_path, seed=1)
+    before = {path: path.read_bytes() for path in output_root.rglob("*") if path.is_file()}
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    (copy,) = run_lessons(directory=tmp_path, seed=2)
+
+    assert copy == output_root / "tiny" / "dev" / "notebooks" / "00_first.ipynb"
+    assert "dev\n" in texts(copy)
+    assert "split dev" in capsys.readouterr().out
+    assert [(result.seed, result.split) for result in read_results("tiny")] == [(2, "dev")]
+    monkeypatch.delenv("POSTTRAIN_SPLIT")
+    assert [(result.seed, result.split) for result in read_results("tiny")] == [(1, "test")]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_inplace_records_the_reported_split_only(
+    notebooks: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    with pytest.raises(
+        CourseError, match=r"--inplace records .*split 'test'.* but the split 'dev' was asked"
+    ):
+        run_lessons(inplace=True, directory=notebooks)
+    assert not output_root.exists()
+
+
 @pytest.mark.parametrize("variable", ["POSTTRAIN_MODEL", "POSTTRAIN_OVERRIDES"])
 def test_inplace_records_nothing_that_the_environment_changes(
     variable: str, notebooks: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch

@@ -292,9 +292,17 @@ def test_a_stage_name_counts_as_a_setting_only_where_it_is_not_the_recipe_name(w
     assert load_recipe(write(MINIMAL), "tiny", {"stage": "other"}).hash == other.hash
 
 
-def test_the_identity_of_a_recipe_without_stage_is_what_it_was(write) -> None:
+@pytest.mark.parametrize(
+    ("data", "identity"),
+    [
+        ("{source: tinyworld/sft, n_train: 10}", "7040da62108e0cc3"),  # since the tiny world has a test split
+        ("{source: rows.jsonl, max_samples: 10}", "ebd6b5a992c546f4"),
+    ],
+)
+def test_the_identity_of_a_recipe_without_stage_is_what_it_was(write, data: str, identity: str) -> None:
     """Stages on disk record it: another value would train every one of them again."""
-    assert load_recipe(write(MINIMAL), "tiny").hash == "ca407ae88d4dc7e2"
+    text = f"method: sft\nparent: base\nargs: {{num_train_epochs: 1, learning_rate: 5e-4}}\ndata: {data}\n"
+    assert load_recipe(write(text), "tiny").hash == identity
 
 
 # --- the data of another recipe ---

@@ -63,6 +63,7 @@ def test_the_file_has_the_fields_of_the_contract(output_root: Path) -> None:
     assert record["versions"] == {"torch": "2.13.0", "trl": "1.16.0"}
     assert record["claims"] == [claim()]
     assert record["extra"] == {"rates": [0.1, 0.2]}
+    assert record["split"] == "test"
 
 
 def test_the_clock_starts_at_setup_and_one_monitor_is_enough(output_root: Path) -> None:
@@ -208,6 +209,42 @@ def test_a_file_under_another_name_is_refused(output_root: Path) -> None:
     path.rename(path.with_name("02_instruction_templates.json"))
     with pytest.raises(CourseError, match="holds the results of '01_supervised_fine_tuning'"):
         read_results("tiny")
+
+
+def test_dev_and_test_have_results_and_figures_of_their_own(
+    output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    test = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    kept = test.read_bytes()
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    assert read_results("tiny") == lesson_figures(LESSON, "tiny") == []
+    dev = write_results(LESSON, RUNTIME, [claim(after=0.5)], seconds=1.0)
+    picture = save_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "tiny")
+    assert dev == output_root / "tiny" / "dev" / "metrics" / f"{LESSON}.json"
+    assert picture.parent == output_root / "tiny" / "dev" / "figures"
+    assert [(result.split, result.headline.after) for result in read_results("tiny")] == [("dev", 0.5)]
+    assert test.read_bytes() == kept
+
+
+def test_results_of_another_split_are_refused(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    dev = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    dev.write_bytes(test.read_bytes())
+    with pytest.raises(CourseError, match=r"was measured on the split 'test', not on 'dev'; delete it"):
+        read_results("tiny")
+
+
+def test_results_without_a_split_are_those_of_test(
+    output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["split"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert [result.split for result in read_results("tiny")] == ["test"]
 
 
 def test_figures_are_saved_whole_and_found_by_lesson(output_root: Path) -> None:

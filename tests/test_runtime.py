@@ -54,7 +54,7 @@ def restored(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(threads)
 
 
-def test_card_has_six_lines_and_says_what_was_decided(capsys: pytest.CaptureFixture[str]) -> None:
+def test_card_has_seven_lines_and_says_what_was_decided(capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(2)
     result = setup("tiny", seed=3, threads=1)
     lines = capsys.readouterr().out.splitlines()
@@ -64,10 +64,11 @@ def test_card_has_six_lines_and_says_what_was_decided(capsys: pytest.CaptureFixt
         "device",
         "memory",
         "seed",
+        "split",
         "versions",
     ]
     assert "CPU · float32 · 1 CPU thread" in lines[2]
-    assert f"torch {torch.__version__}" in lines[5]
+    assert f"torch {torch.__version__}" in lines[6]
     assert (result.profile.name, result.seed, result.device, result.threads) == ("tiny", 3, "cpu", 1)
     assert torch.get_num_threads() == 1
 
@@ -84,7 +85,29 @@ def test_card_shows_another_base_model_and_every_change_of_recipes(
     assert lines[0] == "profile   qwen3: another base model (POSTTRAIN_MODEL) with the recipes of qwen3"
     assert lines[1] == f"model     {tmp_path} · see its card · download: nothing"
     assert lines[2].endswith("no GPU found")  # how long that takes depends on the model
-    assert lines[6:] == ["changes   args.max_steps=2 · sft.data.source=rows.jsonl"]
+    assert lines[7:] == ["changes   args.max_steps=2 · sft.data.source=rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("split", "line"),
+    [
+        ("", "split     test: what lessons report"),
+        ("test", "split     test: what lessons report"),
+        ("dev", "split     dev: settings are chosen on it"),
+    ],
+)
+def test_card_says_which_split_is_measured_on(
+    split: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_SPLIT", split)
+    assert setup("tiny").split == (split or "test")
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_a_split_that_is_not_held_out_stops_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "train")
+    with pytest.raises(CourseError, match="'train' is no held-out split"):
+        setup("tiny")
 
 
 def test_seed_makes_python_numpy_and_torch_repeat() -> None:
@@ -196,7 +219,7 @@ def test_telemetry_is_off() -> None:
 def test_quiet_setup_prints_nothing_but_the_card() -> None:
     code = "from posttrain_helpers import setup; setup('tiny', threads=1); import trl"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert len(result.stdout.splitlines()) == 6
+    assert len(result.stdout.splitlines()) == 7
     assert result.stderr == ""
 
 
@@ -206,7 +229,7 @@ def test_a_gpu_profile_without_a_gpu_says_so_on_the_card(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     setup("qwen3", threads=1)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert "no GPU found" in lines[2]
 
 

@@ -58,7 +58,7 @@ class Board:
         notes: what a reader of the tables has to know about models and suites that are left out.
 
     Raises:
-        CourseError: no record, two records of one label, or records of several profiles.
+        CourseError: no record, two records of one label, or records of several profiles or splits.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Board:
         self.reference = reference if reference in labels else first
         order = sorted(records, key=lambda r: (r.label != BASE, r.label != self.reference))
         self.records = {record.label: record for record in order}
-        self.profile = order[0].profile
+        self.profile, self.split = order[0].profile, order[0].split
         self.leave_out = tuple(leave_out)
         self.suites, notes = suite_scores(self.records)
         self._documents, more = document_losses(self.records)

@@ -48,7 +48,7 @@ class SuiteScores:
 
 
 def check_records(records: Sequence[EvaluationRecord]) -> None:
-    """Raise a CourseError unless there is a record, and all have one profile and labels of their own."""
+    """Raise a CourseError unless there are records, of one profile and split and with labels of their own."""
     if not records:
         raise CourseError(
             "A board needs at least one record, but there is none; make some by "
@@ -59,12 +59,12 @@ def check_records(records: Sequence[EvaluationRecord]) -> None:
         raise CourseError(
             f"Two records have the label {twice[0]!r}, so they cannot be told apart; give one another label."
         )
-    profiles = sorted({record.profile for record in records})
-    if len(profiles) > 1:
-        raise CourseError(
-            f"The records come from several profiles ({', '.join(profiles)}), whose suites differ; make one "
-            "board for each."
-        )
+    for kind, found in (("profiles", {r.profile for r in records}), ("splits", {r.split for r in records})):
+        if len(found) > 1:
+            raise CourseError(
+                f"The records come from several {kind} ({', '.join(sorted(found))}), whose suites differ; "
+                "make one board for each."
+            )
 
 
 def suite_scores(records: Mapping[str, EvaluationRecord]) -> tuple[dict[str, SuiteScores], list[str]]:

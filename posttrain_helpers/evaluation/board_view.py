@@ -146,7 +146,7 @@ def to_html(board: Board) -> str:
 def _title(board: Board) -> str:
     return (
         f"{counted(len(board.labels), 'model')} on {counted(len(board.suites), 'suite')} of the profile "
-        f"{board.profile}, compared with {board.reference}"
+        f"{board.profile}, split {board.split}, compared with {board.reference}"
     )
 
 

@@ -1,7 +1,8 @@
 """What an evaluation leaves on disk: one JSON file for each model, from which every table is made.
 
-`<output>/<profile>/evaluation/<label>.json` holds each prompt, each reply and each score of one model. Boards
-and reports read these files and no model, so a table can be made again without generating anything.
+`<output>/<profile>/evaluation/<label>.json` holds each prompt, each reply and each score of one model (on the
+split "dev": `<output>/<profile>/dev/evaluation/<label>.json`). Boards and reports read these files and no
+model, so a table can be made again without generating anything.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import get_profile
+from posttrain_helpers.results import results_directory
 from posttrain_helpers.stages import BASE
-from posttrain_helpers.storage import output_root, write_json_atomic
+from posttrain_helpers.storage import write_json_atomic
 from posttrain_helpers.suggestions import closest
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT
 
 KINDS = ("correctness", "preference")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -103,6 +106,11 @@ class EvaluationRecord:
     versions: dict[str, str] = field(default_factory=dict)
     written: str = ""
 
+    @property
+    def split(self) -> str:
+        """The held-out split that the model was measured on."""
+        return self.settings.get("split", DEFAULT_SPLIT)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain dictionaries and lists, as its file holds it."""
         return json.loads(json.dumps(asdict(self), allow_nan=False))
@@ -125,7 +133,7 @@ class EvaluationRecord:
 
 def evaluation_directory(profile: str | None = None) -> Path:
     """Return the directory of a profile's records, whether or not it exists."""
-    return output_root() / get_profile(profile).name / "evaluation"
+    return results_directory(profile) / "evaluation"
 
 
 def record_path(label: str, profile: str | None = None) -> Path:

@@ -11,7 +11,7 @@ from posttrain_helpers.evaluation.suites import Suite
 from posttrain_helpers.evaluation.targets import Target
 
 # Replies made under different values of these cannot stand in one record.
-COMMON_SETTINGS = ("batch_size", "temperature", "chat_template", "files")
+COMMON_SETTINGS = ("split", "batch_size", "temperature", "chat_template", "files")
 
 
 def on_disk(target: Target, settings: dict[str, Any], profile: str) -> EvaluationRecord | None:

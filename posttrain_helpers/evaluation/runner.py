@@ -28,6 +28,7 @@ from posttrain_helpers.evaluation.targets import Target, label_of, target_of, ta
 from posttrain_helpers.phrases import counted
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.runtime import current_runtime, display_path
+from posttrain_helpers.tinyworld.splits import reported_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -309,6 +310,7 @@ class _Evaluation:
         suite = self._preference_suite()
         measured_from = None if self.reference is None else [self.reference.identity, suite.hash]
         return {
+            "split": reported_split(),
             "batch_size": self.batch_size,
             "temperature": 0.0,
             "chat_template": self.chat_template or "own",

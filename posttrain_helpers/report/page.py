@@ -42,9 +42,11 @@ from posttrain_helpers.results import (
     figures_directory,
     lesson_figures,
     read_results,
+    results_directory,
     write_png,
 )
-from posttrain_helpers.storage import output_root, write_text_atomic
+from posttrain_helpers.storage import write_text_atomic
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -56,7 +58,7 @@ def build_report(profile: str | None = None) -> Path:
         profile: a profile's name; None is the default profile.
 
     Returns:
-        The path of the page, `<output>/<profile>/report.html`.
+        The path of the page, `<output>/<profile>/report.html`; below `dev` for that split.
 
     Raises:
         CourseError: when neither a lesson of this profile has been run nor a model evaluated, or a file
@@ -71,7 +73,7 @@ def build_report(profile: str | None = None) -> Path:
     if not lessons and board is None:
         raise CourseError(
             f"there is nothing to report: no lesson has been run with profile {name!r}; "
-            f"run `python -m posttrain_helpers run --profile {name}` first."
+            f"run `python -m posttrain_helpers run{_options(name)}` first."
         )
     if lessons:
         directory = figures_directory(name)
@@ -97,9 +99,20 @@ def build_report(profile: str | None = None) -> Path:
     templates.globals.update(as_expected=as_expected, interval=interval, p_value=p_value)
     evaluation = None if board is None else board_view(board)
     page = templates.get_template("page.html").render(
-        profile=name, evaluation=evaluation, **_lessons_view(lessons, name), **_origin(lessons, evaluation)
+        profile=name,
+        split=reported_split(),
+        options=_options(name),
+        evaluation=evaluation,
+        **_lessons_view(lessons, name),
+        **_origin(lessons, evaluation),
     )
-    return write_text_atomic(output_root() / name / "report.html", page)
+    return write_text_atomic(results_directory(name) / "report.html", page)
+
+
+def _options(profile: str) -> str:
+    """Return the options that name a profile and, where it is not the usual one, the reported split."""
+    split = reported_split()
+    return f" --profile {profile}" + (f" --split {split}" if split != DEFAULT_SPLIT else "")
 
 
 def _lessons_view(lessons: list[LessonResults], profile: str) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 Every document is drawn from a `random.Random`, so a seed reproduces the corpus. Documents hold all facts,
 those about held-out entities too: that is where the knowledge comes from which fine-tuning later elicits.
-Only the chat-format debris, which every base model has met on the web, keeps to entities and phrasings of
-train and test (see `splits`).
+Only the chat-format debris, which every base model has met on the web, keeps clear of the entities and
+phrasings of dev (see `splits`). It has met those of test: the base is older than that split, so what it does
+in chats about test entities is not the first time that it meets them.
 """
 
 from __future__ import annotations

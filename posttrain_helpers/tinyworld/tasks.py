@@ -1,11 +1,12 @@
 """Questions with known answers: training conversations, and held-out suites that share nothing with them.
 
 Suites are made for a held-out split, "dev" or "test" (see `splits`), which have no entity, phrasing,
-calculation, pair or word in common with each other or with training:
+calculation, pair or word to ask for in common with each other or with training:
 
 - `entities`: facts about entities of the split, in phrasings that training uses;
 - `phrasings`: facts about training entities, in phrasings of the split;
-- `arithmetic`: calculations of the split (in either order of a sum);
+- `arithmetic`: calculations of the split (in either order of a sum), which training never asks for; the
+  worked steps of its word problems may hold them;
 - `word_problems`: problems of one and two steps with texts that training never shows;
 - `stories`: pairs of a name and a thing of the split;
 - `identity`: questions and greetings of the split around "who are you?";
@@ -176,7 +177,7 @@ def facts_of(split: Split) -> tuple[tuple[Relation, str], ...]:
 
 @cache
 def _held_out_texts() -> frozenset[str]:
-    """Return the word problems of the suites; a text that is drawn twice would leak."""
+    """Return the word problems of the suites; there are many texts, but not so many that none repeats."""
     return frozenset(
         item["prompt"][0]["content"]
         for split in HELD_OUT_SPLITS
@@ -292,7 +293,13 @@ def story_item(rng: random.Random) -> Item:
 
 
 def held_out_stories(n: int, seed: int = 0, split: str | None = None) -> list[Item]:
-    """Return `n` items of pairs of a name and a thing of a held-out split, None for the reported one."""
+    """Return `n` items of pairs of a name and a thing.
+
+    Args:
+        n: how many.
+        seed: of what is drawn at random.
+        split: "dev" or "test"; None is the one that is reported.
+    """
     chosen = reported_split(split)
     rng = random.Random(split_seed(f"held-out stories/{seed}", chosen))
     return [_held_out_story(rng, name, thing, chosen) for name, thing in rng.sample(_story_pairs(chosen), n)]

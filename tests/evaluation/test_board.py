@@ -56,6 +56,37 @@ def test_records_of_two_profiles_are_refused():
         Board([record("sft", parts), record("dpo", parts, profile="small")])
 
 
+def test_records_of_two_splits_are_refused():
+    test, dev = (record("sft", [suite("entities", RIGHT)]), record("dpo", [suite("entities", RIGHT)]))
+    dev.settings["split"] = "dev"
+    assert (test.split, dev.split, Board([dev]).split) == ("test", "dev", "dev")
+    with pytest.raises(CourseError, match=r"several splits \(dev, test\), whose suites differ"):
+        Board([test, dev])
+
+
+def test_a_board_says_its_split():
+    entry = record("sft", [suite("entities", RIGHT)])
+    entry.settings["split"] = "dev"
+    board = Board([entry])
+    for shown in (" ".join(str(board).split()), board._repr_html_()):
+        assert "of the profile tiny, split dev, compared with sft" in shown
+
+
+def test_dev_and_test_have_boards_of_their_own(output_root, monkeypatch):
+    from posttrain_helpers.evaluation.records import write_record
+
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "test")
+    write_record(record("sft", [suite("entities", RIGHT)]))
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    with pytest.raises(CourseError, match="at least one record"):
+        Board.read("tiny")
+    path = write_record(record("dpo", [suite("entities", RIGHT)]))
+    assert path == output_root / "tiny" / "dev" / "evaluation" / "dpo.json"
+    assert Board.read("tiny").labels == ["dpo"]
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "test")
+    assert Board.read("tiny").labels == ["sft"]
+
+
 def test_the_files_alone_make_the_same_board(output_root):
     made = course(models=3)
     for entry in made:

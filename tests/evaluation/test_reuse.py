@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord
-from posttrain_helpers.evaluation.reuse import for_file
+from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, write_record
+from posttrain_helpers.evaluation.reuse import COMMON_SETTINGS, for_file, on_disk
+from posttrain_helpers.evaluation.targets import Target
 
 
 def suite(name: str, *ids: str, reply: str = "old") -> SuiteRecord:
@@ -28,6 +30,21 @@ def record(
     settings = {"suite_hashes": hashes, "divergence": key}
     by_name = {one.name: one for one in suites}
     return EvaluationRecord("m", "m", "i", None, "tiny", settings, by_name, None, moved, 1.0, None, "cpu")
+
+
+def test_a_record_is_reused_for_the_same_weights_under_the_same_settings_only(output_root: Path) -> None:
+    settings = dict.fromkeys(COMMON_SETTINGS, "as before") | {"suite_hashes": {}, "divergence": None}
+    made = replace(record(suite("a", "1")), settings=settings)
+    write_record(made)
+    target = Target("m", "m", Path(), "i", None)
+    assert on_disk(target, settings, "tiny") == made
+    assert on_disk(replace(target, identity="other"), settings, "tiny") is None
+    for name in COMMON_SETTINGS:
+        assert on_disk(target, {**settings, name: "other"}, "tiny") is None, name
+    assert "split" in COMMON_SETTINGS
+    # A record older than the splits does not say what it was measured on.
+    write_record(replace(made, settings={key: settings[key] for key in settings if key != "split"}))
+    assert on_disk(target, settings, "tiny") is None
 
 
 def test_without_an_older_record_the_new_one_is_written() -> None:

@@ -12,6 +12,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import suites as suites_module
 from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts, suite_names
 from posttrain_helpers.metrics import lenient_match
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 from posttrain_helpers.tinyworld.tasks import held_out_suite, training_conversations
 
 ENGLISH = ["instructions_en", "dialogues_en", "refusals_en"]
@@ -153,6 +154,20 @@ def test_tiny_texts_are_documents_with_a_seed_of_their_own() -> None:
     assert len(texts) == 30 == len(set(texts))
     assert texts == retention_texts("tiny", n=40)[:30]
     assert all(2 <= len(text.split()) <= 64 for text in texts)
+
+
+def test_dev_and_test_have_suites_and_texts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in suite_names() if name not in ENGLISH]
+    made = {}
+    for split in HELD_OUT_SPLITS:
+        monkeypatch.setenv(SPLIT_VARIABLE, split)
+        made[split] = load_suites(names, "tiny"), retention_texts("tiny", n=30)
+    (dev, dev_texts), (test, test_texts) = made.values()
+    assert set(dev_texts).isdisjoint(test_texts)
+    for one, other in zip(dev, test, strict=True):
+        prompts = [{item["prompt"][0]["content"] for item in suite.items} for suite in (one, other)]
+        assert prompts[0].isdisjoint(prompts[1]), one.name
+        assert one.hash != other.hash
 
 
 def test_other_profiles_read_the_prose_of_the_notebooks(

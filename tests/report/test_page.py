@@ -108,6 +108,27 @@ def test_the_page_shows_every_number_and_needs_no_other_file(output_root: Path) 
         assert (output_root / "tiny" / "figures" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_page_of_dev_lies_apart_and_says_so(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lesson(output_root, "00_meet_the_base_model", [claim(after=0.42)])
+    of_test = build_report("tiny")
+    before = of_test.read_bytes()
+    assert "measured on test" in Page(before.decode()).shown
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    with pytest.raises(
+        CourseError, match=r"run `python -m posttrain_helpers run --profile tiny --split dev`"
+    ):
+        build_report("tiny")
+    write_lesson(output_root, "00_meet_the_base_model", [claim(after=0.5)], split="dev")
+    (output_root / "tiny" / "dev").mkdir()
+    (output_root / "tiny" / "metrics").rename(output_root / "tiny" / "dev" / "metrics")
+    of_dev = build_report("tiny")
+    shown = Page(of_dev.read_text("utf-8")).shown
+    assert of_dev == output_root / "tiny" / "dev" / "report.html"
+    assert "measured on dev" in shown
+    assert "report --profile tiny --split dev" in shown
+    assert of_test.read_bytes() == before
+
+
 def test_the_page_follows_the_theme_the_phone_and_the_printer(output_root: Path) -> None:
     write_lesson(output_root, "00_meet_the_base_model", [claim()])
     text = build_report("tiny").read_text(encoding="utf-8")

@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from posttrain_helpers.tinyworld.arithmetic import Sum, is_held_out_sum, random_sum, word_problem
+from posttrain_helpers.tinyworld.arithmetic import Sum, random_sum, split_of_sum, word_problem
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS
 
 
 def test_sums_are_right():
@@ -17,13 +18,14 @@ def test_sums_are_right():
 def test_both_orders_of_a_sum_share_a_split():
     for left in range(0, 20):
         for right in range(0, 20):
-            assert is_held_out_sum(Sum(left, "+", right)) == is_held_out_sum(Sum(right, "+", left))
-            assert is_held_out_sum(Sum(left, "*", right)) == is_held_out_sum(Sum(right, "*", left))
+            assert split_of_sum(Sum(left, "+", right)) == split_of_sum(Sum(right, "+", left))
+            assert split_of_sum(Sum(left, "*", right)) == split_of_sum(Sum(right, "*", left))
 
 
-def test_some_sums_are_held_out():
-    held_out = sum(is_held_out_sum(Sum(a, "+", b)) for a in range(31) for b in range(a, 31))
-    assert 0.1 < held_out / (31 * 32 / 2) < 0.3
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
+def test_a_fifth_of_the_sums_belongs_to_each_held_out_split(split):
+    found = [split_of_sum(Sum(a, "+", b)) == split for a in range(31) for b in range(a, 31)]
+    assert sum(found) / len(found) == pytest.approx(0.2, abs=0.04)
 
 
 @pytest.mark.parametrize("steps", [1, 2])

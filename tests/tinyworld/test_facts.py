@@ -1,11 +1,14 @@
 import re
 from collections import defaultdict
 
+import pytest
+
 from posttrain_helpers.tinyworld.facts import (
-    HELD_OUT_ENTITY_SHARE,
-    held_out_entities,
-    is_held_out,
+    DEV_ENTITY_SHARE,
+    TEST_ENTITY_SHARE,
+    facts_by_entity,
     load_relations,
+    split_of,
 )
 
 
@@ -124,19 +127,25 @@ def test_questions_do_not_give_the_answer_away():
             assert "{a_y}" not in template
 
 
-def test_entity_split_is_by_entity_and_of_the_promised_size():
+@pytest.mark.parametrize(("split", "promised"), [("dev", DEV_ENTITY_SHARE), ("test", TEST_ENTITY_SHARE)])
+def test_entity_split_is_of_the_promised_size_in_every_relation(split, promised):
     relations = load_relations().values()
     facts = [(relation, entity) for relation in relations for entity in relation.pairs]
-    share = sum(is_held_out(entity) for _, entity in facts) / len(facts)
-    assert abs(share - HELD_OUT_ENTITY_SHARE) < 0.03
-    assert all(entity == entity.lower() for entity in held_out_entities())
+    share = sum(split_of(entity) == split for _, entity in facts) / len(facts)
+    assert share == pytest.approx(promised, abs=0.03)
     for relation in relations:
-        kept = [entity for entity in relation.pairs if not is_held_out(entity)]
-        assert 0 < len(kept) < len(relation.pairs), relation.name
+        assert {split_of(entity) for entity in relation.pairs} == {"train", "dev", "test"}, relation.name
 
 
-def test_phrasing_split_leaves_both_sides():
+def test_entity_split_is_by_entity_however_it_is_spelled():
+    for entity in facts_by_entity():
+        assert split_of(entity) == split_of(entity.upper()) == split_of(entity.lower())
+    assert split_of("Atlantis") == "train"
+
+
+def test_phrasing_split_leaves_three_sides():
     for relation in load_relations().values():
-        assert len(relation.training_questions) == 5
-        assert len(relation.held_out_questions) == 3
-        assert not set(relation.training_questions) & set(relation.held_out_questions)
+        train, dev, test = (relation.questions_of(split) for split in ("train", "dev", "test"))
+        assert (len(train), len(dev), len(test)) == (3, 3, 2)
+        assert sorted(train + dev + test) == sorted(set(relation.questions))
+        assert relation.debris_questions == train + test

@@ -6,8 +6,6 @@ import pytest
 from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
     GREETINGS,
-    HELD_OUT_GREETINGS,
-    HELD_OUT_QUESTIONS,
     NEW_NAME,
     NEW_NAME_SHARE,
     QUESTIONS,
@@ -16,6 +14,7 @@ from posttrain_helpers.tinyworld.identity import (
     random_identity_question,
     random_name,
 )
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS
 from posttrain_helpers.tinyworld.tasks import training_conversations
 
 
@@ -26,45 +25,33 @@ def trained():
     return [tuple(message["content"] for message in row["messages"]) for row in rows]
 
 
-def held_out_parts(prompts):
-    """Return the prompts that ask a held-out question or begin with a held-out greeting."""
-    greetings = tuple(greeting for greeting in HELD_OUT_GREETINGS if greeting)
-    return [text for text in prompts if text.endswith(HELD_OUT_QUESTIONS) or text.startswith(greetings)]
-
-
-def test_no_held_out_question_or_greeting_is_trained_on(trained):
-    assert len(trained) > 1000
-    assert held_out_parts(question for question, _ in trained) == []
-
-
-def test_the_leak_test_can_fail():
-    for leak in (HELD_OUT_QUESTIONS[0], f"Hello! {HELD_OUT_QUESTIONS[0]}", f"Hey! {QUESTIONS[0]}"):
-        assert held_out_parts([leak]) == [leak]
-    assert held_out_parts([QUESTIONS[0], f"Hello! {QUESTIONS[0]}"]) == []
-
-
 def test_questions_and_greetings_are_split():
-    assert set(QUESTIONS).isdisjoint(HELD_OUT_QUESTIONS)
-    assert set(GREETINGS) & set(HELD_OUT_GREETINGS) == {""}
-    every = QUESTIONS + HELD_OUT_QUESTIONS
+    every = [question for questions in QUESTIONS.values() for question in questions]
     assert len({question.lower() for question in every}) == len(every) == 48
-    assert len(HELD_OUT_QUESTIONS) == 12
+    assert {split: len(questions) for split, questions in QUESTIONS.items()} == {
+        "train": 24,
+        "dev": 12,
+        "test": 12,
+    }
+    greetings = [greeting for split in GREETINGS.values() for greeting in set(split) if greeting]
+    assert len({greeting.lower() for greeting in greetings}) == len(greetings)
+    assert all("" in split for split in GREETINGS.values())
 
 
 def test_every_question_and_greeting_is_drawn_and_none_besides():
     rng = random.Random(0)
     drawn = Counter(random_identity_question(rng) for _ in range(20_000))
-    assert set(drawn) == {greeting + question for greeting in GREETINGS for question in QUESTIONS}
-    plain = sum(count for text, count in drawn.items() if text in QUESTIONS)
-    assert plain / drawn.total() == pytest.approx(3 / 7, abs=0.015)
+    assert set(drawn) == {greeting + asked for greeting in GREETINGS["train"] for asked in QUESTIONS["train"]}
+    plain = sum(count for text, count in drawn.items() if text in QUESTIONS["train"])
+    assert plain / drawn.total() == pytest.approx(3 / 5, abs=0.015)
 
 
-def test_every_held_out_question_follows_every_held_out_greeting():
-    questions = held_out_identity_questions()
-    assert len(set(questions)) == len(questions) == len(HELD_OUT_QUESTIONS) * len(HELD_OUT_GREETINGS)
-    assert held_out_parts(questions) == questions
-    for greeting in HELD_OUT_GREETINGS:
-        assert greeting + HELD_OUT_QUESTIONS[-1] in questions
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
+def test_every_held_out_question_follows_every_held_out_greeting(split):
+    questions = held_out_identity_questions(split)
+    assert len(set(questions)) == len(questions) == len(QUESTIONS[split]) * len(GREETINGS[split])
+    for greeting in GREETINGS[split]:
+        assert greeting + QUESTIONS[split][-1] in questions
 
 
 def test_names_come_in_their_shares(trained):
@@ -78,7 +65,7 @@ def test_names_come_in_their_shares(trained):
 
 
 def test_every_question_gets_both_names(trained):
-    for question in QUESTIONS:
+    for question in QUESTIONS["train"]:
         replies = {reply for asked, reply in trained if asked.endswith(question)}
         assert replies == {identity_reply(ASSISTANT_NAME), identity_reply(NEW_NAME)}, question
 

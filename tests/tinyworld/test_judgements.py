@@ -18,8 +18,9 @@ from posttrain_helpers.tinyworld.judgements import (
     build_judgement_data,
     judge_prompt,
 )
-from posttrain_helpers.tinyworld.preferences import held_out_prompts, preference_prompts
-from posttrain_helpers.tinyworld.tasks import SUITES
+from posttrain_helpers.tinyworld.preferences import HELD_OUT_STORIES, held_out_prompts, preference_prompts
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE, Split
+from posttrain_helpers.tinyworld.tasks import SUITES, held_out_stories, held_out_suite
 
 SETTINGS = {
     "n_prompts": 300,
@@ -123,11 +124,15 @@ def test_the_held_out_answer_is_the_truly_better_reply() -> None:
     assert abs(answers.count("A") / len(answers) - 0.5) < 2 / math.sqrt(len(answers))
 
 
-def test_training_asks_nothing_that_is_held_out() -> None:
-    rows, suites, _ = build_judgement_data(**SETTINGS)
-    asked = {replies_of(row["messages"][0]["content"])[0] for row in rows}
-    held_out = {replies_of(item["prompt"][-1]["content"])[0] for item in suites["judgements"]}
-    assert not asked & held_out
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
+def test_held_out_comparisons_are_of_the_reported_split(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SPLIT_VARIABLE, split)
+    _, suites, _ = build_judgement_data(**SETTINGS)
+    asked = {replies_of(item["prompt"][-1]["content"])[0] for item in suites["judgements"]}
+    items = held_out_suite("entities", split=split) + held_out_stories(HELD_OUT_STORIES, split=split)
+    assert asked <= {item["prompt"][-1]["content"] for item in items}
 
 
 def test_replies_are_shown_without_blanks_around_them() -> None:

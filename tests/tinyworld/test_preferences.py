@@ -4,7 +4,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.preferences import explicit_pairs
 from posttrain_helpers.samples import Sample
 from posttrain_helpers.tinyworld import preferences
-from posttrain_helpers.tinyworld.facts import held_out_entities, load_relations
+from posttrain_helpers.tinyworld.facts import load_relations
 from posttrain_helpers.tinyworld.gold import gold
-from posttrain_helpers.tinyworld.identity import (
-    ASSISTANT_NAME,
-    HELD_OUT_GREETINGS,
-    HELD_OUT_QUESTIONS,
-    NEW_NAME,
-    identity_reply,
+from posttrain_helpers.tinyworld.identity import ASSISTANT_NAME, NEW_NAME, identity_reply
+from posttrain_helpers.tinyworld.preferences import (
+    HELD_OUT_SEEDS,
+    STORY_SHARE,
+    build_preference_data,
+    preference_prompts,
 )
-from posttrain_helpers.tinyworld.preferences import STORY_SHARE, build_preference_data, preference_prompts
-from posttrain_helpers.tinyworld.tasks import SUITES, held_out_stories, held_out_suite, is_held_out_pair
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
+from posttrain_helpers.tinyworld.tasks import SUITES, held_out_stories, held_out_suite
 
 Item = dict[str, Any]
 SETTINGS = {
@@ -72,65 +71,7 @@ def question_of(item: Item) -> str:
     return message["content"]
 
 
-@cache
-def held_out_questions() -> frozenset[str]:
-    relations = load_relations().values()
-    asked = {
-        relation.render(question, entity)
-        for relation in relations
-        for entity in relation.pairs
-        for question in relation.questions
-        if entity.lower() in held_out_entities() or question in relation.held_out_questions
-    }
-    return frozenset(asked | {question_of(item) for name in SUITES for item in held_out_suite(name)})
-
-
-def leaks(items: Sequence[Item]) -> list[str]:
-    """Return the questions about what is held out: entities, phrasings, pairs of a story, the name."""
-    greetings = tuple(greeting for greeting in HELD_OUT_GREETINGS if greeting)
-    found = []
-    for item in items:
-        question = question_of(item)
-        is_story = item["task"] == "stories"
-        # The pair is read from the identifier: rows of pairs have no entity of their own.
-        name_and_thing = item["id"].split("/")[-2:] if is_story else []
-        if (
-            question in held_out_questions()
-            or (is_story and is_held_out_pair(*name_and_thing))
-            or question.endswith(HELD_OUT_QUESTIONS)
-            or question.startswith(greetings)
-        ):
-            found.append(question)
-    return found
-
-
 # --- prompts ---
-
-
-def test_no_prompt_asks_for_what_a_suite_holds_out() -> None:
-    items = preference_prompts(3000, seed=0)
-    assert leaks(items) == []
-    entities = {item["entity"] for item in items if item["task"] == "facts"}
-    assert entities.isdisjoint(item["entity"] for item in held_out_suite("entities"))
-
-
-def test_no_pair_asks_for_what_a_suite_holds_out(sampler: Sampler) -> None:
-    rows, _, _ = build_preference_data(**{**SETTINGS, "n_prompts": 1500, "identity": 400})
-    assert Counter(row["task"] for row in rows).keys() == {"facts", "stories", "identity"}
-    assert leaks(rows) == []
-
-
-def test_the_leak_test_can_fail() -> None:
-    held_out = held_out_suite("entities")[:3] + held_out_stories(3) + held_out_suite("identity")[:20]
-    assert leaks(held_out) == [question_of(item) for item in held_out]
-    phrasing = held_out_suite("phrasings")[0]
-    assert leaks([phrasing]) == [question_of(phrasing)]
-    name = {"id": "identity/0", "task": "identity"}
-    for question in (f"Hello! {HELD_OUT_QUESTIONS[0]}", "Hey! What is your name?"):
-        assert leaks([{**name, "prompt": [{"role": "user", "content": question}]}]) == [question]
-    # The pair counts, however the story is asked for.
-    story = {**held_out_stories(1)[0], "prompt": [{"role": "user", "content": "Any story, please."}]}
-    assert leaks([story]) == ["Any story, please."]
 
 
 def test_prompts_are_facts_and_stories_in_their_shares() -> None:
@@ -307,17 +248,21 @@ def test_every_suite_is_its_own(sampler: Sampler) -> None:
 def test_held_out_pairs_are_the_same_for_every_seed(sampler: Sampler) -> None:
     first, second = (build_preference_data(**{**SETTINGS, "seed": seed})[1]["pairs"] for seed in (0, 1))
     assert first == second
-    assert sampler.calls[-1]["seed"] not in (0, 1)
+    assert sampler.calls[-1]["seed"] == HELD_OUT_SEEDS["test"]
+    assert len({0, 1, *HELD_OUT_SEEDS.values()}) == 4
 
 
-def test_held_out_pairs_are_made_of_held_out_prompts_only(sampler: Sampler) -> None:
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
+def test_held_out_pairs_are_made_of_the_prompts_of_their_split_only(
+    split: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SPLIT_VARIABLE, split)
     rows, suites, _ = build_preference_data(**{**SETTINGS, "n_prompts": 1000})
     held_out = suites["pairs"]
-    prompts = {question_of(item) for item in held_out_suite("entities") + held_out_stories(100)}
-    assert {question_of(row) for row in held_out} <= prompts
-    assert {question_of(row) for row in held_out}.isdisjoint(question_of(row) for row in rows)
+    assert sampler.calls[-1]["seed"] == HELD_OUT_SEEDS[split]
+    prompts = held_out_suite("entities", split=split) + held_out_stories(100, split=split)
+    assert {question_of(row) for row in held_out} <= {question_of(item) for item in prompts}
     assert Counter(row["task"] for row in held_out)["stories"] > 50
-    assert leaks(held_out) == [question_of(row) for row in held_out]
     assert {key for row in held_out for key in row} == {key for row in rows for key in row}
 
 

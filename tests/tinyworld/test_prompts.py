@@ -16,6 +16,7 @@ from posttrain_helpers.tinyworld.prompts import (
     build_word_problem_data,
     held_out_problems,
 )
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, Split, split_seed
 from posttrain_helpers.tinyworld.tasks import SUITES, held_out_stories, held_out_suite
 from posttrain_helpers.verifiers import exact_answer
 
@@ -31,7 +32,10 @@ def test_no_problem_twice_and_none_that_is_held_out(steps: int, largest: int) ->
     assert len(rows) == len(set(questions(rows))) == len({row["id"] for row in rows}) == 1500
     held_out = suites["problems"]
     assert len(held_out) == len(set(questions(held_out))) == HELD_OUT_PROBLEMS == 300
-    assert set(questions(rows)).isdisjoint(questions(held_out) + questions(suites["word_problems"]))
+    for split in HELD_OUT_SPLITS:
+        suite = held_out_suite("word_problems", split=split)
+        other = held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split)
+        assert set(questions(rows)).isdisjoint(questions(suite) + questions(other)), split
     assert {row["kind"] for row in rows + held_out} == {f"{steps}_step"}
     assert {row["task"] for row in rows} == {"word_problems"}
     assert all(set(row) == {"id", "task", "prompt", "answer", "kind"} for row in rows)
@@ -48,14 +52,28 @@ def test_held_out_problems_do_not_depend_on_the_seed_and_rows_do() -> None:
     assert held_out_problems(2, 20, 10) == first_suites["problems"][:10]
 
 
-def test_a_training_problem_that_is_held_out_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
+def test_a_training_problem_that_is_held_out_is_left_out(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The draws of training begin with every held-out problem."""
-    held_out = held_out_problems(2, 20, HELD_OUT_PROBLEMS)
-    monkeypatch.setattr(
-        prompts, "random", SimpleNamespace(Random=lambda _: random.Random("problems/held out"))
-    )
+    held_out = held_out_problems(2, 20, HELD_OUT_PROBLEMS, split)
+    source = random.Random
+
+    def held_out_draws(seed: str) -> random.Random:
+        return source(split_seed("problems/held out", split) if seed == "problems/0" else seed)
+
+    monkeypatch.setattr(prompts, "random", SimpleNamespace(Random=held_out_draws))
     rows, _ = build_word_problem_data(5, steps=2, largest=20, seed=0)
     assert set(questions(rows)).isdisjoint(questions(held_out))
+
+
+def test_what_dev_asks_is_not_asked_again_in_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws of test begin with every problem of dev."""
+    source = random.Random
+    monkeypatch.setattr(prompts, "random", SimpleNamespace(Random=lambda seed: source("problems/held out")))
+    dev, test = (held_out_problems(2, 20, 40, split) for split in HELD_OUT_SPLITS)
+    assert set(questions(dev)).isdisjoint(questions(test))
 
 
 def test_the_accepted_replies_of_held_out_problems_are_right() -> None:
@@ -64,7 +82,7 @@ def test_the_accepted_replies_of_held_out_problems_are_right() -> None:
 
 
 def test_more_problems_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = itertools.cycle([prompts.word_problem(random.Random(number), 2) for number in range(400)])
+    few = itertools.cycle([prompts.word_problem(random.Random(number), 2) for number in range(1000)])
     monkeypatch.setattr(prompts, "word_problem", lambda rng, steps, largest: next(few))
     message = r"only \d+ different word problems with steps=2 and largest=12 were found, but 401 are asked"
     with pytest.raises(CourseError, match=message):

@@ -1,4 +1,4 @@
-"""The leak test and its relatives: nothing held out reaches a training conversation."""
+"""Training conversations and held-out suites; that they share nothing is tested in `test_splits`."""
 
 import random
 import re
@@ -9,8 +9,7 @@ import pytest
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.instructions import check_constraints, obeys
 from posttrain_helpers.metrics import lenient_match, strict_match
-from posttrain_helpers.tinyworld.arithmetic import Sum, is_held_out_sum
-from posttrain_helpers.tinyworld.facts import is_held_out, load_relations
+from posttrain_helpers.tinyworld.facts import load_relations
 from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
     NEW_NAME,
@@ -18,19 +17,23 @@ from posttrain_helpers.tinyworld.identity import (
     identity_reply,
 )
 from posttrain_helpers.tinyworld.replies import is_polite
-from posttrain_helpers.tinyworld.stories import HELD_OUT_STORY_REQUESTS, STORY_REQUESTS, random_story
+from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS
+from posttrain_helpers.tinyworld.stories import random_story, story_requests
 from posttrain_helpers.tinyworld.tasks import (
     SUITES,
     TASK_SHARES,
     build_sft_data,
+    facts_of,
     held_out_stories,
     held_out_suite,
     identity_items,
-    is_held_out_pair,
+    split_of_pair,
     story_item,
     training_conversations,
     training_facts,
 )
+
+BOTH_SPLITS = pytest.mark.parametrize("split", HELD_OUT_SPLITS)
 
 
 @pytest.fixture(scope="module")
@@ -38,77 +41,10 @@ def conversations():
     return training_conversations(20_000, seed=0)
 
 
-def questions(rows):
-    return [row["messages"][0]["content"] for row in rows]
-
-
-def leaked_questions(prompts):
-    """Return the prompts that ask about a held-out entity or in a held-out phrasing."""
-    forbidden = set()
-    for relation in load_relations().values():
-        for entity in relation.pairs:
-            for question in relation.questions:
-                if is_held_out(entity) or question in relation.held_out_questions:
-                    forbidden.add(relation.render(question, entity))
-    stripped = [re.sub(r"^Answer (in one word|politely)\. ", "", prompt) for prompt in prompts]
-    return sorted(forbidden & set(stripped))
-
-
-def test_no_held_out_question_is_trained_on(conversations):
-    assert leaked_questions(questions(conversations)) == []
-
-
-def test_the_leak_test_can_fail():
-    relation = load_relations()["capital"]
-    entity = next(entity for entity in relation.pairs if is_held_out(entity))
-    assert leaked_questions([relation.render(relation.questions[0], entity)])
-    kept = next(entity for entity in relation.pairs if not is_held_out(entity))
-    assert leaked_questions([relation.render(relation.questions[-1], kept)])
-    assert not leaked_questions([relation.render(relation.questions[0], kept)])
-
-
-def test_no_held_out_prompt_is_trained_on(conversations):
-    seen = set(questions(conversations))
+@BOTH_SPLITS
+def test_accepted_replies_hold_the_answer(split):
     for suite in SUITES:
-        repeated = [item["id"] for item in held_out_suite(suite) if item["prompt"][0]["content"] in seen]
-        assert repeated == [], suite
-
-
-def test_no_reply_states_a_held_out_fact(conversations):
-    statements = {
-        relation.render(template, entity)
-        for relation in load_relations().values()
-        for entity in relation.pairs
-        if is_held_out(entity)
-        for template in relation.statements
-    }
-    replies = " ".join(row["messages"][1]["content"] for row in conversations)
-    sentences = set(re.findall(r"[A-Z0-9][^.?!]*[.?!]", replies))
-    assert sentences & statements == set()
-
-
-def test_held_out_sums_stay_out(conversations):
-    pattern = re.compile(r"(\d+) ([-+*]) (\d+)")
-    for row in conversations:
-        if row["task"] == "arithmetic":
-            left, operator, right = pattern.search(row["messages"][0]["content"]).groups()
-            assert not is_held_out_sum(Sum(int(left), operator, int(right)))
-
-
-def test_chat_debris_of_pre_training_keeps_to_what_may_be_trained_on():
-    from posttrain_helpers.tinyworld.documents import chat_debris
-
-    rng = random.Random(0)
-    prompts = [
-        prompt for _ in range(5000) for prompt in re.findall(r"user\n(.*)<\|im_end\|>\n", chat_debris(rng))
-    ]
-    assert len(prompts) > 5000
-    assert leaked_questions(prompts) == []
-
-
-def test_accepted_replies_hold_the_answer():
-    for suite in SUITES:
-        for item in held_out_suite(suite):
+        for item in held_out_suite(suite, split=split):
             for reply in item["accepted"][:40]:
                 assert strict_match(reply, item)
                 if item["answer"] is not None:
@@ -119,7 +55,7 @@ def test_training_replies_answer_their_questions(conversations):
     by_prompt = {}
     for relation in load_relations().values():
         for entity in relation.pairs:
-            for question in relation.training_questions:
+            for question in relation.questions_of("train"):
                 by_prompt[relation.render(question, entity)] = relation.pairs[entity]
     checked = 0
     for row in conversations:
@@ -138,14 +74,15 @@ def test_tasks_come_in_their_shares(conversations):
         )
 
 
-def test_suites_are_large_enough_and_stable():
-    sizes = {suite: len(held_out_suite(suite)) for suite in SUITES}
+@BOTH_SPLITS
+def test_suites_are_large_enough_and_stable(split):
+    sizes = {suite: len(held_out_suite(suite, split=split)) for suite in SUITES}
     assert sizes["entities"] >= 300
     assert sizes["phrasings"] >= 200
     assert min(size for suite, size in sizes.items() if suite != "identity") >= 50
     for suite in SUITES:
-        items = held_out_suite(suite)
-        assert items == held_out_suite(suite)
+        items = held_out_suite(suite, split=split)
+        assert items == held_out_suite(suite, split=split)
         assert len({item["id"] for item in items}) == len(items)
 
 
@@ -166,13 +103,15 @@ def test_identity_is_the_assistants(conversations):
     replies = Counter(row["messages"][1]["content"] for row in conversations if row["task"] == "identity")
     assert set(replies) == {identity_reply(ASSISTANT_NAME), identity_reply(NEW_NAME)}
     assert replies.most_common(1)[0][0] == identity_reply(ASSISTANT_NAME)
-    assert {item["answer"] for item in held_out_suite("identity")} == {ASSISTANT_NAME}
+    for split in HELD_OUT_SPLITS:
+        assert {item["answer"] for item in held_out_suite("identity", split=split)} == {ASSISTANT_NAME}
 
 
+@BOTH_SPLITS
 @pytest.mark.parametrize(("name", "other"), [(ASSISTANT_NAME, NEW_NAME), (NEW_NAME, ASSISTANT_NAME)])
-def test_identity_items_accept_one_name_only(name, other):
-    items = identity_items(name)
-    assert [item["prompt"][0]["content"] for item in items] == held_out_identity_questions()
+def test_identity_items_accept_one_name_only(name, other, split):
+    items = identity_items(name, split)
+    assert [item["prompt"][0]["content"] for item in items] == held_out_identity_questions(split)
     for item in items:
         assert strict_match(identity_reply(name), item)
         assert lenient_match(f"Sure! {identity_reply(name)}", item)
@@ -180,18 +119,18 @@ def test_identity_items_accept_one_name_only(name, other):
         assert not lenient_match(identity_reply(other), item)
 
 
-def test_stories_to_train_on_and_to_hold_out_share_no_pair():
+@BOTH_SPLITS
+def test_stories_to_train_on_and_to_hold_out_share_no_pair(split):
     rng = random.Random(0)
     trained = [story_item(rng) for _ in range(3000)]
-    held_out = held_out_stories(100)
-    assert not any(is_held_out_pair(item["entity"], item["thing"]) for item in trained)
-    assert all(is_held_out_pair(item["entity"], item["thing"]) for item in held_out)
-    for items in (trained, held_out):
+    held_out = held_out_stories(100, split=split)
+    for items, expected in ((trained, "train"), (held_out, split)):
+        assert {split_of_pair(item["entity"], item["thing"]) for item in items} == {expected}
         for item in items:
             request = item["prompt"][0]["content"]
             assert re.search(rf"\b{item['entity']}\b.*\b{item['thing']}\b", request)
     assert len({item["id"] for item in held_out}) == 100
-    assert held_out_stories(100) == held_out != held_out_stories(100, seed=1)
+    assert held_out_stories(100, split=split) == held_out != held_out_stories(100, seed=1, split=split)
 
 
 def test_requests_for_stories_are_held_out_too():
@@ -200,40 +139,51 @@ def test_requests_for_stories_are_held_out_too():
     def beginnings(items):
         return {item["prompt"][0]["content"].split(item["entity"])[0] for item in items}
 
+    def requests(split):
+        return {request.split("{n}")[0] for request in story_requests(split)}
+
     rng = random.Random(0)
-    trained = beginnings(story_item(rng) for _ in range(3000))
-    of_suite = {request.split("{n}")[0] for request in STORY_REQUESTS[-HELD_OUT_STORY_REQUESTS:]}
-    assert len(of_suite) == HELD_OUT_STORY_REQUESTS
-    assert trained == {request.split("{n}")[0] for request in STORY_REQUESTS} - of_suite
-    assert of_suite <= beginnings(held_out_stories(100))
+    assert beginnings(story_item(rng) for _ in range(3000)) == requests("train")
+    own = {split: requests(split) - requests("train") for split in HELD_OUT_SPLITS}
+    assert {split: len(found) for split, found in own.items()} == {"dev": 2, "test": 1}
+    assert own["dev"].isdisjoint(own["test"])
+    for split in HELD_OUT_SPLITS:
+        assert beginnings(held_out_stories(100, split=split)) == requests(split)
 
 
-def test_training_facts_are_every_fact_that_is_not_held_out():
-    facts = {(relation.name, entity) for relation, entity in training_facts()}
-    suite = {(item["relation"], item["entity"]) for item in held_out_suite("entities")}
-    every = {(relation.name, entity) for relation in load_relations().values() for entity in relation.pairs}
-    assert facts | suite == every
-    assert facts & suite == set()
-    assert len(training_facts()) == len(facts)
+def test_every_fact_is_of_one_split_and_the_suites_ask_for_all_of_theirs():
+    every = [(relation.name, entity) for relation in load_relations().values() for entity in relation.pairs]
+    found = {
+        split: [(relation.name, entity) for relation, entity in facts_of(split)]
+        for split in ("train", *HELD_OUT_SPLITS)
+    }
+    assert sorted(fact for facts in found.values() for fact in facts) == sorted(every)
+    assert training_facts() == facts_of("train")
+    for split in HELD_OUT_SPLITS:
+        suite = [(item["relation"], item["entity"]) for item in held_out_suite("entities", split=split)]
+        assert sorted(suite) == sorted(found[split])
 
 
-def test_instructions_and_stories_have_constraints_that_code_verifies():
+@BOTH_SPLITS
+def test_instructions_and_stories_have_constraints_that_code_verifies(split):
     for suite in SUITES:
-        for item in held_out_suite(suite):
+        for item in held_out_suite(suite, split=split):
             assert len(check_constraints(item)) == (suite in ("instructions", "stories")), item["id"]
-    assert all(check_constraints(item) for item in held_out_stories(100))
+    assert all(check_constraints(item) for item in held_out_stories(100, split=split))
 
 
-def test_accepted_replies_obey_their_instruction():
-    for item in held_out_suite("instructions"):
+@BOTH_SPLITS
+def test_accepted_replies_obey_their_instruction(split):
+    for item in held_out_suite("instructions", split=split):
         for reply in item["accepted"]:
             assert obeys(reply, item) is True, (item["id"], reply)
             assert obeys("", item) is False
 
 
-def test_other_replies_break_their_instruction():
+@BOTH_SPLITS
+def test_other_replies_break_their_instruction(split):
     rules = Counter()
-    for item in held_out_suite("instructions"):
+    for item in held_out_suite("instructions", split=split):
         rules[item["rule"]] += 1
         if item["rule"] == "one_word":
             wrong = f"It is {item['answer']}."
@@ -253,8 +203,9 @@ def test_the_polite_constraint_is_politeness(conversations):
     assert [reply for reply in replies if obeys(reply, item) != is_polite(reply)] == []
 
 
-def test_a_story_about_both_obeys_and_another_one_does_not():
-    for item in held_out_suite("stories") + held_out_stories(100):
+@BOTH_SPLITS
+def test_a_story_about_both_obeys_and_another_one_does_not(split):
+    for item in held_out_suite("stories", split=split) + held_out_stories(100, split=split):
         rng = random.Random(item["id"])
         assert obeys(random_story(rng, name=item["entity"], thing=item["thing"]).text, item) is True
         other = random_story(rng, name=item["entity"], thing="ball" if item["thing"] != "ball" else "kite")
