@@ -137,6 +137,7 @@ class Comparison:
         label: str | None = None,
         measure: str | None = None,
         margin: float | None = None,
+        at_least: float | None = None,
     ) -> statistics.Claim:
         """Make the claim that a lesson stores.
 
@@ -146,6 +147,7 @@ class Comparison:
             label: the model that is compared with the first one; None is the last one.
             measure: as in `result`.
             margin: non-inferiority margin, with `expected="non_inferior"` only.
+            at_least: the lowest mean score of the model that the lesson accepts.
 
         Returns:
             The claim. Models of equal weights get "no_difference_shown", whatever the scores.
@@ -160,7 +162,7 @@ class Comparison:
                 f"The claim {name!r} has no evidence: no item can be scored by {measure!r}; pass items with "
                 "accepted replies or an answer."
             )
-        claim = statistics.Claim.from_result(name, measure, result, expected, margin)
+        claim = statistics.Claim.from_result(name, measure, result, expected, margin, at_least)
         return replace(claim, verdict="no_difference_shown") if self.same_weights(label) else claim
 
     def where(self, keep: Callable[[Item], bool]) -> Comparison:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.memory import MemoryMonitor
     from posttrain_helpers.runtime import Runtime
-    from posttrain_helpers.statistics import Claim
+    from posttrain_helpers.statistics import Bound, Claim
 
 _LESSON_NAME = re.compile(r"\d\d_[a-z0-9_]+")
 _FIGURE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -51,6 +51,7 @@ class LessonResults:
         environment: where the lesson ran (device, dtype, threads, platform), as text or numbers.
         written: when the file was written, ISO 8601 in UTC.
         extra: whatever else the lesson wants to keep; it must be plain JSON.
+        bounds: what the lesson promises of single numbers.
     """
 
     lesson: str
@@ -64,6 +65,7 @@ class LessonResults:
     environment: dict[str, Any] = field(default_factory=dict)
     written: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    bounds: tuple[Bound, ...] = ()
 
     @property
     def headline(self) -> Claim:
@@ -83,6 +85,7 @@ def write_results(
     memory: MemoryMonitor | Sequence[MemoryMonitor] | None = None,
     seconds: float | None = None,
     extra: Mapping[str, Any] | None = None,
+    bounds: Sequence[Bound | Mapping[str, Any]] = (),
 ) -> Path:
     """Check the results of a lesson and write them, whole or not at all.
 
@@ -93,6 +96,7 @@ def write_results(
         memory: one monitor or several; the file keeps the highest peak.
         seconds: wall-clock time of the lesson; None means since `setup()`.
         extra: more values to keep, plain JSON.
+        bounds: what the lesson promises of single numbers, beside the claims.
 
     Returns:
         The path of the file.
@@ -111,6 +115,7 @@ def write_results(
         "peak_gpu_mb": _highest(monitor.peak_gpu_mb for monitor in monitors),
         "versions": dict(runtime.versions),
         "claims": [dict(claim) if isinstance(claim, Mapping) else asdict(claim) for claim in claims],
+        "bounds": [dict(bound) if isinstance(bound, Mapping) else asdict(bound) for bound in bounds],
         "environment": {
             "device": str(runtime.device),
             "dtype": str(runtime.dtype).removeprefix("torch."),
@@ -137,7 +142,7 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
     Raises:
         CourseError: when a file is no JSON or breaks the contract; the sentence names the file.
     """
-    from posttrain_helpers.statistics import Claim
+    from posttrain_helpers.statistics import Bound, Claim
 
     found = []
     for path in sorted((output_root() / _profile_name(profile) / "metrics").glob("*.json")):
@@ -154,9 +159,9 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
             )
         known = {item.name for item in fields(LessonResults)}
         values = {key: value for key, value in record.items() if key in known}
-        found.append(
-            LessonResults(**{**values, "claims": tuple(Claim(**claim) for claim in record["claims"])})
-        )
+        values["claims"] = tuple(Claim(**claim) for claim in record["claims"])
+        values["bounds"] = tuple(Bound(**bound) for bound in record.get("bounds", ()))
+        found.append(LessonResults(**values))
     return found
 
 
@@ -267,21 +272,19 @@ def _checked_record(record: Any, where: str) -> None:
         raise CourseError(f"{where} has no claim; give at least one, the headline first.")
     for index, claim in enumerate(record["claims"]):
         _checked_claim(claim, f"claim {index + 1} of {where}")
+    # Files written before there were bounds lack the key.
+    bounds = record.get("bounds", [])
+    if not isinstance(bounds, list):
+        raise CourseError(f"the bounds in {where} are {bounds!r}; they must be a list.")
+    for index, bound in enumerate(bounds):
+        _checked_bound(bound, f"bound {index + 1} of {where}")
 
 
 def _checked_claim(claim: Any, where: str) -> None:
     from posttrain_helpers.statistics import VERDICTS
 
     names = (*_CLAIM_TEXTS, "n", *_CLAIM_NUMBERS)
-    if not isinstance(claim, dict):
-        raise CourseError(f"{where} is a {type(claim).__name__}; use `Claim.from_result(...)` to make it.")
-    _require(claim, names, where)
-    unknown = sorted(set(claim) - set(names))
-    if unknown:
-        raise CourseError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(names)}.")
-    for key in _CLAIM_TEXTS:
-        if not isinstance(claim[key], str) or not claim[key]:
-            raise CourseError(f"{key!r} in {where} is {claim[key]!r}; it must be text.")
+    _checked_fields(claim, names, ("at_least",), _CLAIM_TEXTS, "Claim.from_result(...)", where)
     for key in ("expected", "verdict"):
         if claim[key] not in VERDICTS:
             raise CourseError(
@@ -295,6 +298,34 @@ def _checked_claim(claim: Any, where: str) -> None:
         raise CourseError(
             f"the interval of {where} is {claim['low']} to {claim['high']}; the lower end is the larger."
         )
+    if claim.get("at_least") is not None:
+        _number(claim, "at_least", where)
+
+
+def _checked_bound(bound: Any, where: str) -> None:
+    from posttrain_helpers.statistics import Bound
+
+    _checked_fields(bound, ("name", "value"), ("at_least", "at_most"), ("name",), "Bound(...)", where)
+    try:
+        Bound(**bound)
+    except CourseError as error:
+        raise CourseError(f"{where} is broken: {error}") from error
+
+
+def _checked_fields(
+    value: Any, needed: Sequence[str], optional: Sequence[str], texts: Sequence[str], maker: str, where: str
+) -> None:
+    """Check that a value is a dictionary with the fields of a dataclass, and that its texts are texts."""
+    if not isinstance(value, dict):
+        raise CourseError(f"{where} is a {type(value).__name__}; use `{maker}` to make it.")
+    _require(value, needed, where)
+    names = (*needed, *optional)
+    unknown = sorted(set(value) - set(names))
+    if unknown:
+        raise CourseError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(names)}.")
+    for key in texts:
+        if not isinstance(value[key], str) or not value[key]:
+            raise CourseError(f"{key!r} in {where} is {value[key]!r}; it must be text.")
 
 
 def _require(record: dict[str, Any], names: Sequence[str], where: str) -> None:

@@ -2,7 +2,8 @@
 
 Two models answer the same held-out prompts, so every comparison is paired per prompt: `paired_binary` for
 yes/no scores, `paired_numeric` for others, `paired` to choose between them. `verdict` reads a result,
-`describe` puts it into words, and `Claim` is what a lesson stores.
+`describe` puts it into words, and `Claim` is what a lesson stores. What it promises of a single number is a
+`Bound`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +29,7 @@ from posttrain_helpers.intervals import (
 
 __all__ = [
     "VERDICTS",
+    "Bound",
     "Claim",
     "PairedResult",
     "Verdict",
@@ -269,6 +272,7 @@ class Claim:
         n, before, after, difference, low, high, p: as in `PairedResult`.
         expected: the verdict that the lesson promises.
         verdict: the verdict that the result has.
+        at_least: the lowest `after` that the lesson accepts; None when the verdict is all that it promises.
     """
 
     name: str
@@ -282,10 +286,17 @@ class Claim:
     p: float
     expected: Verdict
     verdict: Verdict
+    at_least: float | None = None
 
     @classmethod
     def from_result(
-        cls, name: str, metric: str, result: PairedResult, expected: str, margin: float | None = None
+        cls,
+        name: str,
+        metric: str,
+        result: PairedResult,
+        expected: str,
+        margin: float | None = None,
+        at_least: float | None = None,
     ) -> Claim:
         """Make a claim of a result and compute its verdict.
 
@@ -295,9 +306,11 @@ class Claim:
             result: the comparison.
             expected: one of `VERDICTS`.
             margin: non-inferiority margin; given exactly when `expected` is "non_inferior".
+            at_least: the lowest acceptable `after`, in the unit of the scores.
 
         Raises:
-            CourseError: when `expected` is no verdict, or the margin is missing or superfluous.
+            CourseError: when `expected` is no verdict, the margin is missing or superfluous, or `at_least` is
+                no finite number.
         """
         if expected not in VERDICTS:
             close = difflib.get_close_matches(str(expected), VERDICTS, n=1, cutoff=0.0)[0]
@@ -310,13 +323,34 @@ class Claim:
         fields = {
             key: getattr(result, key) for key in ("n", "before", "after", "difference", "low", "high", "p")
         }
-        return cls(name, metric, **fields, expected=expected, verdict=verdict(result, margin))
+        return cls(
+            name,
+            metric,
+            **fields,
+            expected=expected,
+            verdict=verdict(result, margin),
+            at_least=None if at_least is None else _finite(at_least, f"at_least of the claim {name!r}"),
+        )
+
+    @property
+    def held(self) -> bool:
+        """Whether the verdict is the expected one and `after` reaches `at_least`."""
+        return self.verdict == self.expected and self._reaches_at_least
+
+    @property
+    def _reaches_at_least(self) -> bool:
+        return self.at_least is None or self.after >= self.at_least
 
     def check(self) -> Claim:
-        """Return the claim when its verdict is the expected one, else raise an AssertionError saying why."""
+        """Return the claim when it held, else raise an AssertionError saying what did not."""
+        failures = []
         if self.verdict != self.expected:
+            failures.append(f"expects {self.expected!r}, but the verdict is {self.verdict!r}")
+        if not self._reaches_at_least:
+            failures.append(f"needs at least {self.at_least:g}, but found {self.after:.4g}")
+        if failures:
             raise AssertionError(
-                f"The claim {self.name!r} expects {self.expected!r}, but the verdict is {self.verdict!r}: "
+                f"The claim {self.name!r} {' and '.join(failures)}: "
                 f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
                 f"difference {self.difference:+.3g} (interval {self.low:+.3g} to {self.high:+.3g}, "
                 f"{_format_p(self.p)})."
@@ -326,6 +360,69 @@ class Claim:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A promise about one number that is no paired comparison, such as a calibration error of at most 0.05.
+
+    Attributes:
+        name: what the lesson promises, for readers.
+        value: what was measured.
+        at_least, at_most: the limits, both included; at least one of them.
+
+    Raises:
+        CourseError: when no limit is given, the limits exclude each other, or a number is not finite.
+    """
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise CourseError(f"The bound {self.name!r} has no limit; give at_least, at_most or both.")
+        for key in ("value", "at_least", "at_most"):
+            number = getattr(self, key)
+            if number is not None or key == "value":
+                # A plain float, whatever library it came from, so that JSON can hold it.
+                object.__setattr__(self, key, _finite(number, f"{key} of the bound {self.name!r}"))
+        if None not in (self.at_least, self.at_most) and self.at_least > self.at_most:
+            raise CourseError(
+                f"No number keeps the bound {self.name!r}: at_least={self.at_least:g} is larger than "
+                f"at_most={self.at_most:g}. Change one of the two."
+            )
+
+    @property
+    def held(self) -> bool:
+        """Whether the value lies within the limits."""
+        return (self.at_least is None or self.value >= self.at_least) and (
+            self.at_most is None or self.value <= self.at_most
+        )
+
+    def check(self) -> Bound:
+        """Return the bound when it held, else raise an AssertionError with the value and the limits."""
+        if not self.held:
+            limits = [
+                f"{words} {limit:g}"
+                for words, limit in (("at least", self.at_least), ("at most", self.at_most))
+                if limit is not None
+            ]
+            raise AssertionError(
+                f"The bound {self.name!r} must be {' and '.join(limits)}, but is {self.value:.4g}."
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold."""
+        return asdict(self)
+
+
+def _finite(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise CourseError(f"{what} is {value!r}; it must be a finite number.")
+    return float(value)
 
 
 def _format_p(p: float) -> str:

@@ -302,6 +302,19 @@ def test_scores_and_summary() -> None:
     assert made.claim("capitals known").check().metric == "strict"
 
 
+def test_a_claim_of_a_comparison_takes_measure_margin_and_lowest_score() -> None:
+    # Every reply of the second holds the answer, but only half of them are whole sentences: too few to tell.
+    bare = ["It is " + item["answer"] for item in ITEMS]
+    made = build({"a": BAD, "b": [*GOOD[:4], *bare[4:]]}, score="strict")
+    claim = made.claim("holds the answer", measure="lenient", at_least=0.9)
+    assert (claim.metric, claim.after, claim.at_least, claim.held) == ("lenient", 1.0, 0.9, True)
+    low = made.claim("whole replies", "no_difference_shown", at_least=0.9)
+    assert (low.metric, low.after, low.verdict, low.held) == ("strict", 0.5, "no_difference_shown", False)
+    with pytest.raises(AssertionError, match=r"needs at least 0\.9, but found 0\.5"):
+        low.check()
+    assert made.claim("no worse", "non_inferior", measure="lenient", margin=0.1).held
+
+
 def test_worse_and_unchanged() -> None:
     assert build({"a": GOOD, "b": BAD}).verdicts == {"b": "worse"}
     assert build({"a": GOOD, "b": GOOD}).verdicts == {"b": "no_difference_shown"}

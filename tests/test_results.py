@@ -13,7 +13,7 @@ import pytest
 from posttrain_helpers import results
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.results import lesson_figures, read_results, save_figure, write_results
-from posttrain_helpers.statistics import Claim, paired_binary
+from posttrain_helpers.statistics import Bound, Claim, paired_binary
 
 LESSON = "01_supervised_fine_tuning"
 RUNTIME = SimpleNamespace(
@@ -106,6 +106,7 @@ def test_no_results_are_an_empty_list(output_root: Path) -> None:
         (claim(before="0.1"), "'before'.*finite number"),
         (claim(name=""), "'name'"),
         (claim(note="x"), "unknown field 'note'"),
+        (claim(at_least="0.9"), "'at_least'.*finite number"),
         ({key: value for key, value in claim().items() if key != "low"}, "lacks 'low'"),
         (claim(before=object()), "object, which JSON cannot hold"),
     ],
@@ -116,6 +117,57 @@ def test_a_broken_claim_is_refused_and_nothing_is_written(
     with pytest.raises(CourseError, match=words):
         write_results(LESSON, RUNTIME, [claim(), broken], seconds=1.0)
     assert not output_root.exists()
+
+
+def test_bounds_are_written_beside_the_claims_and_read_back(output_root: Path) -> None:
+    bound = Bound("calibration error", np.float32(0.03125), at_most=0.05)
+    share = {"name": "share", "value": 0.1, "at_least": 0.05}
+    path = write_results(LESSON, RUNTIME, [claim(at_least=0.9)], seconds=1.0, bounds=[bound, share])
+    assert json.loads(path.read_text(encoding="utf-8"))["bounds"] == [bound.to_dict(), share]
+    (found,) = read_results("tiny")
+    assert found.bounds == (bound, Bound(**share))
+    assert found.headline.at_least == 0.9
+
+
+def test_a_file_from_before_there_were_bounds_is_read(output_root: Path) -> None:
+    path = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["bounds"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    (found,) = read_results("tiny")
+    assert found.bounds == ()
+    assert found.headline == Claim(**claim())
+    assert found.headline.at_least is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"name": "share", "value": 0.1}, "bound 2 of .* is broken: .*no limit"),
+        ({"name": "share", "value": None, "at_most": 1.0}, "value of the bound 'share' is None"),
+        ({"name": "share", "value": float("nan"), "at_most": 1.0}, "nan"),
+        ({"name": "share", "value": 0.1, "at_most": "1"}, "at_most of the bound 'share' is '1'"),
+        ({"name": "share", "at_most": 1.0}, "lacks 'value'"),
+        ({"name": "", "value": 0.1, "at_most": 1.0}, "'name'"),
+        ({"name": "share", "value": 0.1, "at_most": 1.0, "most": 1}, "unknown field 'most'"),
+    ],
+)
+def test_a_broken_bound_is_refused_and_nothing_is_written(
+    output_root: Path, broken: dict[str, object], words: str
+) -> None:
+    bounds = [Bound("error", 0.1, at_most=0.2), broken]
+    with pytest.raises(CourseError, match=words):
+        write_results(LESSON, RUNTIME, [claim()], seconds=1.0, bounds=bounds)
+    assert not output_root.exists()
+
+
+@pytest.mark.parametrize("bounds", [{"name": "x"}, ["x"], "x", None])
+def test_broken_bounds_in_a_file_are_named(output_root: Path, bounds: object) -> None:
+    path = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "bounds": bounds}), encoding="utf-8")
+    with pytest.raises(CourseError, match=r"bound.*01_supervised_fine_tuning\.json"):
+        read_results("tiny")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from scipy import stats
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics import (
     VERDICTS,
+    Bound,
     Claim,
     PairedResult,
     describe,
@@ -224,7 +225,8 @@ def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
 def test_claim_has_the_fields_of_the_results_file() -> None:
     claim = Claim.from_result("held-out entities answered", "exact_match", binary(20, 0, 30), "improved")
     assert list(claim.to_dict()) == [
-        *("name", "metric", "n", "before", "after", "difference", "low", "high", "p", "expected", "verdict")
+        *("name", "metric", "n", "before", "after", "difference", "low", "high", "p", "expected", "verdict"),
+        "at_least",
     ]
     assert claim.verdict == "improved"
     assert claim.check() is claim
@@ -244,6 +246,85 @@ def test_claim_of_non_inferiority() -> None:
         Claim.from_result("keeps", "exact_match", binary(0, 0, 200), "non_inferior")
     with pytest.raises(CourseError, match="A margin belongs"):
         Claim.from_result("keeps", "exact_match", binary(0, 0, 200), "improved", margin=0.03)
+
+
+@pytest.mark.parametrize(
+    ("expected", "at_least", "held", "words"),
+    [
+        ("improved", 0.9, True, ""),
+        ("improved", None, True, ""),
+        ("improved", 0.91, False, "^The claim 'answers' needs at least 0.91, but found 0.9:"),
+        ("worse", 0.9, False, "^The claim 'answers' expects 'worse', but the verdict is 'improved':"),
+        ("worse", 0.91, False, "expects 'worse', .* 'improved' and needs at least 0.91, but found 0.9:"),
+    ],
+)
+def test_a_claim_holds_by_its_verdict_and_its_lowest_score(
+    expected: str, at_least: float | None, held: bool, words: str
+) -> None:
+    result = binary(up=30, down=5, same=0)
+    result = dataclasses.replace(result, before=0.2, after=0.9)
+    claim = Claim.from_result("answers", "exact_match", result, expected, at_least=at_least)
+    assert claim.at_least == claim.to_dict()["at_least"] == at_least
+    assert claim.held is held
+    if held:
+        assert claim.check() is claim
+    else:
+        with pytest.raises(AssertionError, match=words):
+            claim.check()
+
+
+@pytest.mark.parametrize("at_least", [math.nan, math.inf, "0.9", True])
+def test_a_claim_needs_a_finite_lowest_score(at_least: object) -> None:
+    with pytest.raises(CourseError, match=r"at_least of the claim 'answers' is .* finite number"):
+        Claim.from_result("answers", "exact_match", binary(9, 0, 1), "improved", at_least=at_least)
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "held", "words"),
+    [
+        (0.05, {"at_most": 0.05}, True, ""),
+        (0.051, {"at_most": 0.05}, False, "'error' must be at most 0.05, but is 0.051"),
+        (0.95, {"at_least": 0.95}, True, ""),
+        (0.94, {"at_least": 0.95}, False, "'error' must be at least 0.95, but is 0.94"),
+        (0.05, {"at_least": 0.05, "at_most": 0.25}, True, ""),
+        (0.25, {"at_least": 0.05, "at_most": 0.25}, True, ""),
+        (0.04, {"at_least": 0.05, "at_most": 0.25}, False, "at least 0.05 and at most 0.25, but is 0.04"),
+        (0.26, {"at_least": 0.05, "at_most": 0.25}, False, "at least 0.05 and at most 0.25, but is 0.26"),
+        (-1, {"at_most": 0}, True, ""),
+        (1, {"at_most": 0}, False, "at most 0, but is 1"),
+    ],
+)
+def test_a_bound_holds_within_its_limits(value: float, limits: dict, held: bool, words: str) -> None:
+    bound = Bound("error", value, **limits)
+    assert bound.held is held
+    if held:
+        assert bound.check() is bound
+    else:
+        with pytest.raises(AssertionError, match=words):
+            bound.check()
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "words"),
+    [
+        (0.1, {}, "'error' has no limit; give at_least"),
+        (0.1, {"at_least": 0.3, "at_most": 0.2}, "at_least=0.3 is larger than at_most=0.2"),
+        (math.nan, {"at_most": 1}, "value of the bound 'error' is nan"),
+        (None, {"at_most": 1}, "value of the bound 'error' is None"),
+        ("0.1", {"at_most": 1}, "value of the bound 'error' is '0.1'"),
+        (0.1, {"at_most": math.inf}, "at_most of the bound 'error' is inf"),
+        (0.1, {"at_least": -math.inf, "at_most": 1}, "at_least of the bound 'error' is -inf"),
+    ],
+)
+def test_a_bound_without_sense_is_refused(value: object, limits: dict, words: str) -> None:
+    with pytest.raises(CourseError, match=words):
+        Bound("error", value, **limits)
+
+
+def test_a_bound_of_another_library_s_number_is_json() -> None:
+    bound = Bound("error", np.float32(0.5), at_least=np.int64(0))
+    expected = {"name": "error", "value": 0.5, "at_least": 0.0, "at_most": None}
+    assert json.loads(json.dumps(bound.to_dict())) == expected
 
 
 def test_claim_refuses_an_unknown_verdict() -> None:
