@@ -1,9 +1,10 @@
 """Paired comparisons, verdicts and claims: what a before/after number is worth.
 
 Two models answer the same held-out prompts, so every comparison is paired per prompt: `paired_binary` for
-yes/no scores, `paired_numeric` for others, `paired` to choose between them. `verdict` reads a result,
-`describe` puts it into words, and `Claim` is what a lesson stores. What it promises of a single number is a
-`Bound`.
+yes/no scores, `paired_numeric` for others, `paired` to choose between them. Prompts that are answered alike,
+such as the questions about one relation, form clusters, and then whole clusters are compared. `verdict` reads
+a result, `describe` puts it into words, and `Claim` is what a lesson stores. What it promises of a single
+number is a `Bound`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ import numpy as np
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
     VALUES_PER_BATCH,
+    can_be_significant,
+    cluster_codes,
+    cluster_effect,
     mean_interval,
     minimum_detectable_difference,
     tango_interval,
@@ -33,13 +37,17 @@ __all__ = [
     "Claim",
     "PairedResult",
     "Verdict",
+    "adjusted_claims",
     "describe",
+    "holm",
     "mean_interval",
     "minimum_detectable_difference",
     "paired",
     "paired_binary",
+    "paired_differences",
     "paired_numeric",
     "pass_at_k",
+    "sign_flip_p",
     "tango_interval",
     "verdict",
     "wilson_interval",
@@ -67,6 +75,9 @@ class PairedResult:
         sd: standard deviation of the differences per prompt.
         confidence: level of the interval, as a share.
         higher_is_better: whether a rise is an improvement.
+        clusters: number of clusters; None when every prompt counts on its own.
+        design_effect: by how much the clusters raise the variance of the difference, 1 without them.
+        p_at_floor: whether `p` is the smallest that the drawn sign flips can give: p is at most that.
     """
 
     n: int
@@ -83,18 +94,30 @@ class PairedResult:
     sd: float
     confidence: float = 0.95
     higher_is_better: bool = True
+    clusters: int | None = None
+    design_effect: float = 1.0
+    p_at_floor: bool = False
 
 
 def paired_binary(
-    before: Sequence[bool], after: Sequence[bool], *, confidence: float = 0.95, higher_is_better: bool = True
+    before: Sequence[bool],
+    after: Sequence[bool],
+    *,
+    confidence: float = 0.95,
+    higher_is_better: bool = True,
+    clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult:
     """Compare two success rates on the same prompts: exact McNemar test and `tango_interval`.
+
+    With clusters the test flips the signs of whole clusters, all combinations of them; when every prompt is a
+    cluster of its own, that is McNemar's.
 
     Args:
         before: success per prompt of the first model, True/False or 1/0.
         after: success per prompt of the second model, in the same order.
         confidence: level of the interval, as a share.
         higher_is_better: whether more successes are an improvement.
+        clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Returns:
         The result; `before`, `after`, `difference` and the interval are shares.
@@ -112,9 +135,15 @@ def paired_binary(
             "Yes/no scores must be True/False or 1/0; found other numbers. Use paired_numeric for those."
         )
     up, down = int((second > first).sum()), int((second < first).sum())
-    interval = tango_interval(up, down, len(first), confidence)
-    p = binomtest(up, up + down, 0.5).pvalue if up + down else 1.0
-    return _result(first, second, interval, p, "binary", confidence, higher_is_better)
+    codes = cluster_codes(clusters, len(first))
+    if codes is None:
+        interval = tango_interval(up, down, len(first), confidence)
+        p = binomtest(up, up + down, 0.5).pvalue if up + down else 1.0
+    else:
+        effect, degrees = cluster_effect(second - first, codes)
+        interval = tango_interval(up, down, len(first), confidence, design_effect=effect, degrees=degrees)
+        p = _exact_sign_flip_p(np.bincount(codes, second - first).astype(int))
+    return _result(first, second, interval, p, "binary", confidence, higher_is_better, codes)
 
 
 def paired_numeric(
@@ -125,11 +154,13 @@ def paired_numeric(
     higher_is_better: bool = True,
     resamples: int = 9999,
     seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult:
     """Compare two mean scores on the same prompts: sign-flip permutation test and a bootstrap interval.
 
     The prompt is the unit: where it has several samples, pass their mean. Below 8 prompts the interval is
-    Student's, and it has no width when every prompt changes by the same amount (see `mean_interval`).
+    Student's, and it has no width when every prompt changes by the same amount (see `mean_interval`). With
+    clusters the test flips the signs of whole clusters.
 
     Args:
         before: score per prompt of the first model.
@@ -138,6 +169,7 @@ def paired_numeric(
         higher_is_better: whether a higher score is an improvement (False for a loss).
         resamples: bootstrap resamples, and sign flips where not all of them can be enumerated.
         seed: seed of the resampling.
+        clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Returns:
         The result, in the unit of the scores.
@@ -148,21 +180,15 @@ def paired_numeric(
     Source: Fisher (1935), The Design of Experiments, section 21, for the test; Hesterberg (2015) for the
     interval.
     """
-    from scipy.stats import permutation_test
-
     first, second = _paired_scores(before, after)
-    difference = _differences(first, second)
-    interval = mean_interval(difference, confidence, resamples=resamples, seed=seed)
-    p = permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, VALUES_PER_BATCH // len(difference)),
-        rng=seed,
-    ).pvalue
-    return _result(first, second, interval, p, "numeric", confidence, higher_is_better)
+    difference = paired_differences(first, second)
+    interval = mean_interval(difference, confidence, resamples=resamples, seed=seed, clusters=clusters)
+    codes = cluster_codes(clusters, len(difference))
+    flipped = difference if codes is None else np.bincount(codes, difference)
+    p = sign_flip_p(flipped, resamples=resamples, seed=seed)
+    result = _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
+    # Of few enough prompts all sign flips are enumerated, and every p is larger than this.
+    return replace(result, p_at_floor=result.p <= 2 / (resamples + 1))
 
 
 def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
@@ -214,11 +240,12 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         expected_margin: as in `verdict`.
     """
     digits = ".3f" if result.kind == "binary" else ".3g"
+    clusters = "" if result.clusters is None else f" in {result.clusters} clusters"
     facts = (
-        f"{label}: on these {result.n} held-out prompts {result.up} up, {result.down} down, "
+        f"{label}: on these {result.n} held-out prompts{clusters} {result.up} up, {result.down} down, "
         f"{result.same} same; difference {result.difference:+{digits}} "
         f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
-        f"{_format_p(result.p)})."
+        f"{_format_p(result.p, result.p_at_floor)})."
     )
     reading = verdict(result, expected_margin)
     if reading in ("improved", "worse"):
@@ -231,12 +258,15 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         return f"{facts} No difference shown: every prompt changed alike, so the interval has no width."
     if (result.low > 0 or result.high < 0) != (result.p < 1 - result.confidence):
         return f"{facts} No difference shown: interval and test disagree, so more prompts are needed."
+    if not can_be_significant(result.clusters or result.n, result.confidence):
+        few = f"{result.n} prompts" if result.clusters is None else f"{result.clusters} clusters"
+        return f"{facts} No difference shown; {few} are too few to show any."
     churn = (
         {"discordant": (result.up + result.down) / result.n} if result.kind == "binary" else {"sd": result.sd}
     )
-    visible = minimum_detectable_difference(result.n, confidence=result.confidence, **churn)
-    if visible is None:
-        return f"{facts} No difference shown; {result.n} prompts are too few to show any."
+    # Clustered prompts are worth fewer independent ones, but never less than one for each cluster.
+    worth = max(result.clusters or 0, int(result.n / result.design_effect))
+    visible = minimum_detectable_difference(worth, confidence=result.confidence, **churn)
     return (
         f"{facts} No difference shown; this many prompts could have shown >= {visible:{digits}} (80 % power)."
     )
@@ -269,10 +299,11 @@ class Claim:
     Attributes:
         name: what the lesson claims, for readers.
         metric: the score, e.g. "exact_match".
-        n, before, after, difference, low, high, p: as in `PairedResult`.
+        n, before, after, difference, low, high, p, confidence, p_at_floor: as in `PairedResult`.
         expected: the verdict that the lesson promises.
         verdict: the verdict that the result has.
         at_least: the lowest `after` that the lesson accepts; None when the verdict is all that it promises.
+        adjusted_p: p corrected for the number of claims, when `adjusted_claims` has; the verdict follows it.
     """
 
     name: str
@@ -287,6 +318,9 @@ class Claim:
     expected: Verdict
     verdict: Verdict
     at_least: float | None = None
+    confidence: float = 0.95
+    p_at_floor: bool = False
+    adjusted_p: float | None = None
 
     @classmethod
     def from_result(
@@ -320,9 +354,8 @@ class Claim:
                 "A margin belongs to a claim that expects 'non_inferior' and to no other; found "
                 f"expected={expected!r} with margin={margin}. Change one of the two."
             )
-        fields = {
-            key: getattr(result, key) for key in ("n", "before", "after", "difference", "low", "high", "p")
-        }
+        shared = ("n", "before", "after", "difference", "low", "high", "p", "confidence", "p_at_floor")
+        fields = {key: getattr(result, key) for key in shared}
         return cls(
             name,
             metric,
@@ -349,11 +382,14 @@ class Claim:
         if not self._reaches_at_least:
             failures.append(f"needs at least {self.at_least:g}, but found {self.after:.4g}")
         if failures:
+            p = _format_p(self.p, self.p_at_floor)
+            if self.adjusted_p is not None:
+                p += f", corrected {_format_p(self.adjusted_p, self.p_at_floor)}"
             raise AssertionError(
                 f"The claim {self.name!r} {' and '.join(failures)}: "
                 f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
-                f"difference {self.difference:+.3g} (interval {self.low:+.3g} to {self.high:+.3g}, "
-                f"{_format_p(self.p)})."
+                f"difference {self.difference:+.3g} ({100 * self.confidence:g} % interval {self.low:+.3g} to "
+                f"{self.high:+.3g}, {p})."
             )
         return self
 
@@ -419,14 +455,74 @@ class Bound:
         return asdict(self)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number: below alpha, all of them are right with 1 - alpha.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than one before
+    it, or larger than 1.
+
+    Args:
+        p_values: p-values of m tests, in any order.
+
+    Raises:
+        CourseError: when a value is no probability.
+
+    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
+    """
+    values = np.asarray(p_values, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise CourseError(
+            f"A p-value lies between 0 and 1; found {list(map(float, values))}. Pass the p of each test."
+        )
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
+    return adjusted.tolist()
+
+
+def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims of one lesson with their p corrected for their number, and verdicts that follow it.
+
+    Of ten tests at 5 % each, one is easily significant by chance. Claims that expect a difference are
+    corrected together by `holm`; where the corrected p is not below 1 - confidence, no difference is shown.
+    Claims that expect none ("no_difference_shown", "non_inferior") need no correction and stay as they are.
+    Intervals keep their level, each for itself.
+
+    Args:
+        claims: all claims of the lesson, each with the p of its own test.
+
+    Returns:
+        The claims in the same order, with `adjusted_p` and `verdict` anew.
+    """
+    tested = [place for place, claim in enumerate(claims) if claim.expected in ("improved", "worse")]
+    adjusted = list(claims)
+    for place, p in zip(tested, holm([claims[place].p for place in tested]), strict=True):
+        claim = claims[place]
+        shown = claim.verdict if p < 1 - claim.confidence else "no_difference_shown"
+        adjusted[place] = replace(claim, adjusted_p=p, verdict=shown)
+    return adjusted
+
+
+def paired_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return second - first per prompt, without the rounding that makes equal scores or changes look unequal.
+
+    Args:
+        first, second: finite scores of shape [N], N >= 1.
+    """
+    difference = second - first
+    scale = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    difference[np.abs(difference) <= scale] = 0.0
+    return np.full_like(difference, difference[0]) if np.ptp(difference) <= scale else difference
+
+
 def _finite(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise CourseError(f"{what} is {value!r}; it must be a finite number.")
     return float(value)
 
 
-def _format_p(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+def _format_p(p: float, at_floor: bool) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p {'<=' if at_floor else '='} {p:.2g}"
 
 
 def _paired_scores(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -452,14 +548,6 @@ def _yes_no(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
 
 
-def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the differences per prompt without the rounding that makes equal scores look changed."""
-    difference = second - first
-    scale = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
-    difference[np.abs(difference) <= scale] = 0.0
-    return np.full_like(difference, difference[0]) if np.ptp(difference) <= scale else difference
-
-
 def _result(
     first: np.ndarray,
     second: np.ndarray,
@@ -468,8 +556,9 @@ def _result(
     kind: Literal["binary", "numeric"],
     confidence: float,
     higher_is_better: bool,
+    codes: np.ndarray | None,
 ) -> PairedResult:
-    n, difference = len(first), _differences(first, second)
+    n, difference = len(first), paired_differences(first, second)
     up, down = int((difference > 0).sum()), int((difference < 0).sum())
     return PairedResult(
         n=n,
@@ -486,4 +575,39 @@ def _result(
         sd=float(difference.std(ddof=1)) if n > 1 else 0.0,
         confidence=confidence,
         higher_is_better=higher_is_better,
+        clusters=None if codes is None else int(codes.max()) + 1,
+        design_effect=1.0 if codes is None else cluster_effect(difference, codes)[0],
     )
+
+
+def sign_flip_p(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) -> float:
+    """Return the two-sided p of the sign-flip test that the mean of the differences is 0.
+
+    Args:
+        differences: one number per prompt (or cluster), from `paired_differences`.
+        resamples: sign flips that are drawn where not all of them can be enumerated.
+        seed: seed of the drawing.
+    """
+    from scipy.stats import permutation_test
+
+    p = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, VALUES_PER_BATCH // len(differences)),
+        rng=seed,
+    ).pvalue
+    return float(p)
+
+
+def _exact_sign_flip_p(sums: np.ndarray) -> float:
+    """Return the share of all sign combinations of whole numbers whose total is as far from 0 as theirs."""
+    sizes = np.abs(sums[sums != 0])
+    # The chance of every possible total, one cluster after the other: half of it moves up, half down.
+    chances = np.ones(1)
+    for size in sizes:
+        chances = (np.pad(chances, (2 * size, 0)) + np.pad(chances, (0, 2 * size))) / 2
+    totals = np.arange(len(chances)) - sizes.sum()
+    return float(chances[np.abs(totals) >= abs(sums.sum())].sum())

@@ -170,6 +170,9 @@ def test_the_two_call_forms(pair, other_pair) -> None:
     assert positional.labels == mapping.labels == ("before", "after")
     assert positional.generations == mapping.generations
     assert [item["id"] for item in positional.items] == ["0", "1"]
+    named = compare_generations(pair, pair, [ITEMS[1], {"prompt": "An owl"}], max_new_tokens=2)
+    assert [item["id"] for item in named.items] == ["capital/Italy", "1"]
+    assert named.items[0] == ITEMS[1]
 
 
 @pytest.mark.parametrize(
@@ -313,6 +316,26 @@ def test_a_claim_of_a_comparison_takes_measure_margin_and_lowest_score() -> None
     with pytest.raises(AssertionError, match=r"needs at least 0\.9, but found 0\.5"):
         low.check()
     assert made.claim("no worse", "non_inferior", measure="lenient", margin=0.1).held
+
+
+def test_items_of_one_relation_are_one_cluster() -> None:
+    items = [{**item, "id": f"{item['id']}/{i}", "relation": f"r{i}"} for item in ITEMS for i in range(2)]
+    story = {"id": "story", "task": "stories", "prompt": "Once", "answer": None}
+    made = build(
+        {"a": ["One.", *BAD * 2, "One."], "b": ["Two.", *np.repeat(GOOD, 2).tolist(), "Two."]},
+        [story, *items, {**story, "relation": None}],
+    )
+    won = made.result()
+    assert (won.n, won.up, won.clusters) == (16, 16, 2)
+    assert won.p == 2 * 0.5**2
+    assert made.verdicts == {"b": "no_difference_shown"}
+    assert made.claim("capitals", "no_difference_shown").held
+    assert "16 held-out prompts in 2 clusters" in made.reason()
+    # Stories have no relation: each counts on its own.
+    assert made.result(measure="stop").clusters == 4
+    # Within one relation its items are what is compared.
+    one = made.where(lambda item: item.get("relation") == "r1").result()
+    assert (one.n, one.clusters, one.p) == (8, None, 2 * 0.5**8)
 
 
 def test_worse_and_unchanged() -> None:
@@ -514,6 +537,9 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert stored["settings"] == made.settings
     assert stored["models"]["sft"]["replies"][-1] == {"text": "Grüße ✓ <b>.", "stop_reason": "stop"}
     assert stored["models"]["sft"]["scores"]["strict"] == [True] * 7 + [False]
+    assert {label: model["weights"] for label, model in stored["models"].items()} == made.fingerprints
+    assert stored["models"]["base"]["rates"]["strict"]["mean"] == 0.0
+    assert stored["models"]["sft"]["rates"]["strict"]["mean"] == 7 / 8
     assert stored["verdicts"]["sft"]["verdict"] == "improved"
     assert stored["verdicts"]["sft"]["result"]["up"] == 7
     assert list(tmp_path.joinpath("deep").iterdir()) == [path]
@@ -524,6 +550,12 @@ def test_to_frame_has_one_row_per_item_and_model() -> None:
     assert len(frame) == 16
     assert frame[frame.model == "sft"].reply.tolist() == GOOD
     assert frame.groupby("model").strict.sum().to_dict() == {"base": 0, "sft": 8}
+    first, second = frame.to_dict("records")[:2]
+    assert first == {
+        **{"id": "capital/France", "task": "facts", "model": "base", "reply": BAD[0]},
+        **{"stop_reason": "length", "tokens": 6, "strict": False, "lenient": False, "stop": False},
+    }
+    assert (second["model"], second["reply"], second["tokens"]) == ("sft", GOOD[0], 7)
 
 
 def test_importing_the_module_loads_no_torch() -> None:

@@ -10,6 +10,8 @@ from scipy import stats
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
+    cluster_codes,
+    cluster_effect,
     mean_interval,
     minimum_detectable_difference,
     tango_interval,
@@ -19,11 +21,14 @@ from posttrain_helpers.intervals import (
 Z2 = stats.norm.ppf(0.975) ** 2
 
 
-def test_wilson_closed_form() -> None:
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
+def test_wilson_closed_form(confidence: float) -> None:
     k, n = 7, 20
-    centre = (k + Z2 / 2) / (n + Z2)
-    half = math.sqrt(Z2) / (n + Z2) * math.sqrt(k * (n - k) / n + Z2 / 4)
-    assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half))
+    z = stats.norm.ppf((1 + confidence) / 2)
+    centre = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
+    assert wilson_interval(k, n, confidence) == pytest.approx((centre - half, centre + half))
+    assert wilson_interval(k, n) == wilson_interval(k, n, 0.95)
     assert wilson_interval(0, 10) == pytest.approx((0.0, Z2 / (10 + Z2)))
 
 
@@ -108,13 +113,22 @@ def test_an_exact_rejection_implies_that_the_score_interval_excludes_zero() -> N
                 assert low > 0 or high < 0
 
 
-def test_mean_interval_matches_student_on_few_values_and_near_normal_ones() -> None:
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
+def test_mean_interval_matches_student_on_few_values_and_near_normal_ones(confidence: float) -> None:
     few = np.array([0.3, 1.2, -0.4, 0.9, 0.1])
-    student = stats.t.interval(0.95, len(few) - 1, few.mean(), stats.sem(few))
-    assert mean_interval(few) == pytest.approx(student)
+    student = stats.t.interval(confidence, len(few) - 1, few.mean(), stats.sem(few))
+    assert mean_interval(few, confidence) == pytest.approx(student)
     many = np.random.default_rng(3).normal(size=40)
-    student = stats.t.interval(0.95, len(many) - 1, many.mean(), stats.sem(many))
-    assert mean_interval(many) == pytest.approx(student, abs=0.06 * many.std())
+    student = stats.t.interval(confidence, len(many) - 1, many.mean(), stats.sem(many))
+    assert mean_interval(many, confidence) == pytest.approx(student, abs=0.06 * many.std())
+    assert mean_interval(many) == mean_interval(many, 0.95)
+
+
+def test_mean_interval_leans_to_the_side_of_the_outliers() -> None:
+    """Percentiles of the resampled means, not these mirrored at the mean (the basic bootstrap)."""
+    values = np.array([0.0] * 18 + [1.0] * 2 + [10.0])
+    low, high = mean_interval(values)
+    assert high - values.mean() > 1.3 * (values.mean() - low)
 
 
 def test_mean_interval_is_seeded() -> None:
@@ -131,6 +145,102 @@ def test_mean_interval_covers(n: int) -> None:
     assert 0.92 <= ((ends[:, 0] <= 0) & (ends[:, 1] >= 0)).mean() <= 0.98
 
 
+def test_clusters_are_numbered_unless_there_is_nothing_to_correct() -> None:
+    assert cluster_codes(["b", "a", "b", ("x", 1)], 4).tolist() == [0, 1, 0, 2]
+    for clusters in (None, ["a", "b", "c"], ["a"] * 3):
+        assert cluster_codes(clusters, 3) is None
+    with pytest.raises(CourseError, match="found 3 prompts and 4 clusters"):
+        cluster_codes(list("abca"), 3)
+
+
+def test_clusters_of_equal_size_have_the_error_of_their_means() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(12, 1)) + rng.normal(size=(12, 5))).ravel()
+    labels = np.repeat(np.arange(12), 5)
+    effect, degrees = cluster_effect(values, labels)
+    assert degrees == pytest.approx(11)
+    means = values.reshape(12, 5).mean(1)
+    assert effect == pytest.approx((means.var(ddof=1) / 12) / (values.var(ddof=1) / 60))
+    assert effect > 2
+    for confidence in (0.95, 0.8):
+        student = stats.t.interval(confidence, 11, means.mean(), stats.sem(means))
+        assert mean_interval(values, confidence, clusters=labels) == pytest.approx(student)
+
+
+def test_clusters_of_unequal_size_leave_fewer_degrees_of_freedom() -> None:
+    """Against the formula with matrices: the spectrum of the adjusted residual makers."""
+    sizes = [1, 2, 3, 10, 30]
+    labels, n = np.repeat(np.arange(5), sizes), sum(sizes)
+    values = np.random.default_rng(1).normal(size=n) + labels
+    residual_maker = np.eye(n) - 1 / n
+    columns = []
+    variance = 0.0
+    for cluster in range(5):
+        own = labels == cluster
+        eigenvalues, vectors = np.linalg.eigh(residual_maker[np.ix_(own, own)])
+        adjust = vectors @ np.diag(eigenvalues**-0.5) @ vectors.T
+        columns.append(residual_maker[:, own] @ adjust @ np.ones(sizes[cluster]) / n)
+        variance += (np.ones(sizes[cluster]) @ adjust @ (values - values.mean())[own] / n) ** 2
+    spectrum = np.linalg.eigvalsh(np.stack(columns) @ np.stack(columns).T)
+    effect, degrees = cluster_effect(values, labels)
+    assert degrees == pytest.approx(spectrum.sum() ** 2 / (spectrum**2).sum())
+    assert degrees < 3
+    assert effect * values.var(ddof=1) / n == pytest.approx(variance)
+
+
+def test_clusters_never_make_an_interval_narrower() -> None:
+    # Every cluster holds one 0 and one 1: between clusters there is no variance at all.
+    effect, degrees = cluster_effect(np.array([0.0, 1.0] * 6), np.repeat(np.arange(6), 2))
+    assert effect == 1.0
+    assert degrees == pytest.approx(5)
+    assert cluster_effect(np.ones(6), np.array([0, 0, 1, 1, 2, 2]))[0] == 1.0
+    assert mean_interval([0.5] * 6, clusters=[0, 0, 1, 1, 2, 2]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 0.8])
+def test_mean_interval_covers_with_clusters_of_unequal_size(shared: float) -> None:
+    """As many relations as there are, of 1 to 28 prompts; `shared` is the variance between relations."""
+    sizes = [
+        2,
+        2,
+        3,
+        3,
+        3,
+        6,
+        7,
+        8,
+        8,
+        9,
+        10,
+        11,
+        12,
+        12,
+        13,
+        13,
+        14,
+        15,
+        15,
+        17,
+        18,
+        21,
+        22,
+        25,
+        26,
+        29,
+        31,
+        34,
+    ]
+    labels = np.repeat(np.arange(28), sizes)
+    rng = np.random.default_rng(4)
+    ends = []
+    for _ in range(1000):
+        relation = rng.normal(scale=math.sqrt(shared), size=28)[labels]
+        values = relation + rng.normal(scale=math.sqrt(1 - shared), size=len(labels))
+        ends.append(mean_interval(values, clusters=labels))
+    low, high = np.array(ends).T
+    assert 0.93 <= ((low <= 0) & (high >= 0)).mean() <= 0.985
+
+
 def test_mean_interval_guards() -> None:
     assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
     with pytest.raises(CourseError, match="at least 2 prompts; found 1"):
@@ -138,10 +248,11 @@ def test_mean_interval_guards() -> None:
 
 
 def test_detectable_rate_without_churn_is_a_binomial_tail() -> None:
-    """With all changes one way, six are needed, so the power is P(Binomial(n, d) >= 6)."""
+    """With all changes one way, six are needed (four at 80 %): the power is P(Binomial(n, d) >= 6)."""
     for n in (8, 50, 200):
-        difference = minimum_detectable_difference(n)
-        assert stats.binom.sf(5, n, difference) == pytest.approx(0.8, abs=1e-3)
+        for confidence, needed in ((0.8, 4), (0.95, 6), (0.99, 8)):
+            difference = minimum_detectable_difference(n, confidence=confidence)
+            assert stats.binom.sf(needed - 1, n, difference) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_detectable_rate_with_churn_has_the_promised_power() -> None:
@@ -156,11 +267,13 @@ def test_detectable_rate_with_churn_has_the_promised_power() -> None:
     assert difference > minimum_detectable_difference(n)
 
 
-def test_detectable_mean_has_the_promised_power() -> None:
+@pytest.mark.parametrize(("confidence", "wanted"), [(0.95, 0.8), (0.8, 0.8), (0.99, 0.8), (0.95, 0.5)])
+def test_detectable_mean_has_the_promised_power(confidence: float, wanted: float) -> None:
     n, sd = 30, 0.4
-    difference = minimum_detectable_difference(n, sd=sd)
-    power = stats.nct.sf(stats.t.isf(0.025, n - 1), n - 1, difference / sd * math.sqrt(n))
-    assert power == pytest.approx(0.8, abs=0.01)
+    difference = minimum_detectable_difference(n, sd=sd, confidence=confidence, power=wanted)
+    critical = stats.t.isf((1 - confidence) / 2, n - 1)
+    power = stats.nct.sf(critical, n - 1, difference / sd * math.sqrt(n))
+    assert power == pytest.approx(wanted, abs=0.01)
 
 
 def test_detectable_difference_shrinks_with_prompts_and_grows_with_power() -> None:
@@ -172,6 +285,8 @@ def test_detectable_difference_shrinks_with_prompts_and_grows_with_power() -> No
 def test_five_prompts_can_show_nothing() -> None:
     assert minimum_detectable_difference(5) is None
     assert minimum_detectable_difference(5, sd=1.0) is None
+    assert minimum_detectable_difference(5, confidence=0.9) is not None
+    assert minimum_detectable_difference(6, confidence=0.99) is None
     assert minimum_detectable_difference(6) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)
 
 

@@ -16,7 +16,10 @@ from posttrain_helpers.statistics import (
     Bound,
     Claim,
     PairedResult,
+    adjusted_claims,
     describe,
+    holm,
+    mean_interval,
     minimum_detectable_difference,
     paired,
     paired_binary,
@@ -78,9 +81,14 @@ def test_p_underflow_stays_positive_and_json_safe() -> None:
 
 
 def test_results_hold_plain_python_numbers() -> None:
-    for result in (binary(3, 1, 6), paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9])):
+    for result in (
+        binary(3, 1, 6),
+        paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9]),
+        binary(3, 1, 6, clusters=[0, 1] * 5),
+        paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9], clusters=[0, 1, 1]),
+    ):
         for value in dataclasses.asdict(result).values():
-            assert type(value) in (int, float, str, bool)
+            assert type(value) in (int, float, str, bool, type(None))
 
 
 @pytest.mark.parametrize("compare", [paired_binary, paired_numeric, paired])
@@ -129,12 +137,122 @@ def test_sign_flip_p_follows_the_t_test_on_many_prompts() -> None:
     assert result.difference == pytest.approx((after - before).mean())
 
 
+def test_prompts_that_repeat_a_cluster_are_worth_one() -> None:
+    up, down, same = 9, 1, 5
+    alone = binary(up, down, same)
+    before, after = [0] * up + [1] * down + [1] * same, [1] * up + [0] * down + [1] * same
+    labels = list(range(len(before))) * 4
+    fourfold = paired_binary(before * 4, after * 4, clusters=labels)
+    assert (fourfold.n, fourfold.up, fourfold.down, fourfold.clusters) == (60, 36, 4, 15)
+    assert (fourfold.before, fourfold.difference) == (alone.before, alone.difference)
+    assert fourfold.p == pytest.approx(alone.p)  # McNemar's, of 10 changed clusters
+    assert fourfold.p > 1000 * paired_binary(before * 4, after * 4).p
+    assert fourfold.design_effect == pytest.approx(4 * (59 / 60) / (14 / 15))
+    # Student's t with 14 degrees of freedom instead of the normal distribution: a little wider than alone.
+    assert 1 < (fourfold.high - fourfold.low) / (alone.high - alone.low) < 1.15
+    scores = np.array([0.3, 0.9, -0.4, 0.7, 0.2, 1.1, 0.05])
+    graded = paired_numeric(np.zeros(28), np.tile(scores, 4), clusters=list("abcdefg") * 4)
+    expected = paired_numeric(np.zeros(7), scores)
+    assert (graded.p, graded.low, graded.high) == pytest.approx((expected.p, expected.low, expected.high))
+
+
+def test_clusters_of_one_prompt_and_one_cluster_of_all_change_nothing() -> None:
+    before, after = [0, 1, 0, 0, 1, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1, 0]
+    scores = np.random.default_rng(0).normal(size=8)
+    for clusters in (list("abcdefgh"), ["a"] * 8, None):
+        assert paired_binary(before, after, clusters=clusters) == paired_binary(before, after)
+        assert paired(before, scores, clusters=clusters) == paired_numeric(before, scores)
+        assert paired(before, scores, clusters=clusters).clusters is None
+
+
+def test_the_cluster_test_counts_every_combination_of_signs() -> None:
+    before = np.zeros(14, dtype=int)
+    after = np.array([1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1])
+    before[[5, 6]] = 1
+    labels = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4, 5, 5]
+    sums = np.bincount(labels, after - before)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1).T
+    expected = (np.abs(signs @ sums) >= abs(sums.sum())).mean()
+    assert 0.05 < expected < 0.5
+    assert paired_binary(before, after, clusters=labels).p == pytest.approx(expected)
+    # Scores that are not all 0 or 1 have the same test, drawn at random where there are too many clusters.
+    graded = paired_numeric(before / 2, after / 2, clusters=labels)
+    assert graded.p == pytest.approx(expected)
+    assert graded.clusters == 6
+
+
+def test_clusters_that_do_not_change_leave_an_interval_with_width() -> None:
+    result = paired_binary([1] * 300, [1] * 300, clusters=[i % 28 for i in range(300)])
+    t2 = stats.t.ppf(0.975, 27) ** 2
+    assert result.p == 1.0
+    assert (result.low, result.high) == pytest.approx((-t2 / (300 + t2), t2 / (300 + t2)), rel=1e-3)
+    assert result.design_effect == 1.0
+    assert verdict(result, 0.03) == "non_inferior"
+
+
+@pytest.mark.parametrize("kind", ["binary", "numeric"])
+def test_equal_models_differ_as_rarely_in_clusters_as_promised(kind: str) -> None:
+    """Whole relations turn out better or worse by chance; prompts taken one by one call that an effect."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(28), np.arange(1, 29))
+    wrong, wrong_alone, inside = [], [], []
+    for _ in range(120):
+        tilt = rng.normal(0, 0.25, size=28)[labels]
+        if kind == "binary":
+            before, after = rng.random((2, len(labels))) < np.array([0.5 - tilt / 2, 0.5 + tilt / 2])
+            alone = paired_binary(before, after)
+            result = paired_binary(before, after, clusters=labels)
+        else:
+            before, after = np.zeros(len(labels)), tilt + rng.normal(0, 0.4, size=len(labels))
+            alone = paired_numeric(before, after, resamples=199)
+            result = paired_numeric(before, after, clusters=labels, resamples=499)
+        wrong.append(verdict(result) != "no_difference_shown")
+        wrong_alone.append(verdict(alone) != "no_difference_shown")
+        inside.append(result.low <= 0 <= result.high)
+    assert np.mean(wrong) <= 0.08
+    assert np.mean(wrong_alone) > 0.25
+    assert 0.91 <= np.mean(inside) <= 0.985
+
+
+def test_describe_names_the_clusters_and_what_they_could_have_shown() -> None:
+    labels = [i // 10 for i in range(100)]
+    won = paired_binary([0] * 100, [1] * 60 + [0] * 40, clusters=labels)
+    assert "on these 100 held-out prompts in 10 clusters 60 up, 0 down" in describe(won, "exact match")
+    # All prompts of a cluster change alike: a hundred prompts are worth ten.
+    mixed = paired_binary([0] * 30 + [1] * 70, [1] * 30 + [0] * 20 + [1] * 50, clusters=labels)
+    assert mixed.design_effect == pytest.approx(10, rel=0.15)
+    visible = minimum_detectable_difference(10, discordant=0.5)
+    assert f"could have shown >= {visible:.3f}" in describe(mixed, "exact match")
+    few = paired_binary([0] * 100, [1] * 100, clusters=[i // 20 for i in range(100)])
+    assert few.p == 2 * 0.5**5
+    assert verdict(few) == "no_difference_shown"
+    few = paired_binary([0] * 50 + [1] * 50, [1] * 50 + [0] * 50, clusters=[i // 20 for i in range(100)])
+    assert describe(few, "exact match").endswith("5 clusters are too few to show any.")
+
+
+@pytest.mark.parametrize("compare", [paired_binary, paired_numeric, paired])
+def test_every_prompt_needs_a_cluster(compare) -> None:
+    with pytest.raises(CourseError, match="found 3 prompts and 2 clusters"):
+        compare([1, 0, 1], [1, 1, 0], clusters=["a", "b"])
+
+
 def test_rounding_is_not_a_change() -> None:
     before = np.array([0.1, 0.7, 100.0, 0.3] * 5)
     result = paired_numeric(before, before + 1e-15)
     assert (result.up, result.down, result.same) == (0, 0, 20)
     assert result.p == 1.0
     assert result.low == result.high == 0.0
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+def test_rounding_is_judged_by_the_size_of_the_scores(size: float) -> None:
+    before = np.random.default_rng(0).normal(size=20) * size
+    assert paired_numeric(before, before * (1 + 1e-14)).same == 20
+    assert paired_numeric(before, before * (1 + 1e-9)).same == 0
+    # Equal changes stay equal, so that their interval has no width.
+    shifted = paired_numeric(before, before + 0.1 * size)
+    assert np.ptp(before + 0.1 * size - before) > 0
+    assert (shifted.up, shifted.low) == (20, shifted.high)
 
 
 def test_identical_changes_show_a_direction_but_no_equality() -> None:
@@ -144,6 +262,14 @@ def test_identical_changes_show_a_direction_but_no_equality() -> None:
     assert verdict(same, 0.5) == "no_difference_shown"  # an interval without width bounds nothing
     assert "no width" in describe(same, "loss")
     assert verdict(paired_numeric(scores, scores + 0.1)) == "improved"
+
+
+def test_the_interval_of_many_prompts_has_the_confidence_asked_for() -> None:
+    scores = np.random.default_rng(0).normal(size=60)
+    ends = {c: mean_interval(scores, c) for c in (0.5, 0.8, 0.99)}
+    for confidence, (low, high) in ends.items():
+        result = paired_numeric(np.zeros(60), scores, confidence=confidence)
+        assert (result.low, result.high) == (low, high)
 
 
 def test_one_prompt_has_no_mean_interval() -> None:
@@ -180,6 +306,71 @@ def test_a_margin_is_positive(margin: float) -> None:
         verdict(binary(1, 1, 1), margin)
 
 
+def test_a_verdict_needs_the_interval_and_the_test() -> None:
+    # Every prompt rose, so p = 2/2^7, but one of them by so much that the mean is uncertain.
+    rises = np.array([0.44, 0.07, 0.62, 0.24, 2.37, 0.05, 1.04])
+    for changes, better in ((rises, True), (-rises, True), (-rises, False)):
+        result = paired_numeric(np.zeros(7), changes, higher_is_better=better)
+        assert result.p == pytest.approx(2 * 0.5**7)
+        assert result.low < 0 < result.high
+        assert verdict(result) == "no_difference_shown"
+        assert "interval and test disagree" in describe(result, "reward")
+    # Nor does the interval alone make one worse.
+    assert binary(0, 5, 15).high < 0
+    assert verdict(binary(0, 5, 15)) == "no_difference_shown"
+
+
+def test_another_confidence_changes_interval_test_and_words() -> None:
+    four = binary(4, 0, 16, confidence=0.8)
+    assert (four.low, four.high) == tango_interval(4, 0, 20, 0.8)
+    assert (four.low, four.high) != tango_interval(4, 0, 20)
+    assert four.p == 0.125
+    assert verdict(four) == "improved"  # p is below 1 - 0.8
+    assert verdict(binary(4, 0, 16)) == "no_difference_shown"
+    assert verdict(binary(0, 6, 14, confidence=0.99)) == "no_difference_shown"
+    assert "(80 % interval" in describe(four, "exact match")
+    scores = np.random.default_rng(0).normal(size=7)
+    few = paired_numeric(np.zeros(7), scores, confidence=0.8)
+    student = stats.t.interval(0.8, 6, scores.mean(), stats.sem(scores))
+    assert (few.low, few.high, few.confidence) == pytest.approx((*student, 0.8))
+    unclear = binary(3, 2, 95, confidence=0.8)
+    visible = minimum_detectable_difference(100, discordant=0.05, confidence=0.8)
+    assert visible < minimum_detectable_difference(100, discordant=0.05) - 0.005
+    assert f"could have shown >= {visible:.3f}" in describe(unclear, "exact match")
+    # Four prompts are enough at 80 %, and 95 % would need six.
+    assert "could have shown" in describe(binary(2, 1, 1, confidence=0.8), "exact match")
+    labels = [0] * 5 + [1] * 9 + [2] * 3 + [3] * 8
+    before, after = [0] * 25, [1] * 9 + [0] * 16
+    wide = paired_binary(before, after, clusters=labels, confidence=0.99)
+    narrow = paired_binary(before, after, clusters=labels, confidence=0.8)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_a_p_that_cannot_be_smaller_is_written_as_a_bound() -> None:
+    before = np.random.default_rng(0).normal(size=30)
+    clear = paired_numeric(before, before + np.linspace(0.5, 1, 30))
+    assert clear.p == pytest.approx(2 / 10_000)
+    assert clear.p_at_floor
+    assert "p <= 0.0002)" in describe(clear, "reward")
+    coarse = paired_numeric(before, before + np.linspace(0.5, 1, 30), resamples=999)
+    assert "p <= 0.002)" in describe(coarse, "reward")
+    claim = Claim.from_result("rises", "reward", coarse, "worse")
+    assert claim.p_at_floor
+    with pytest.raises(AssertionError, match=r"95 % interval .*, p <= 0\.002\)"):
+        claim.check()
+    # Enumerated flips have no floor but their number: 2/2^10 is exact.
+    exact = paired_numeric(before[:10], before[:10] + np.linspace(0.5, 1, 10))
+    assert exact.p == pytest.approx(2 * 0.5**10)
+    assert not exact.p_at_floor
+    assert "p = 0.002)" in describe(exact, "reward")
+    unclear = paired_numeric(before, before[::-1])
+    assert not unclear.p_at_floor
+    # As many clusters as can be enumerated.
+    clustered = paired_numeric(np.zeros(30), np.linspace(0.5, 1, 30), clusters=[i // 3 for i in range(30)])
+    assert clustered.p == pytest.approx(2 * 0.5**10)
+    assert not clustered.p_at_floor
+
+
 def test_describe_improvement() -> None:
     low, high = tango_interval(20, 1, 50)
     assert describe(binary(20, 1, 29), "exact match") == (
@@ -189,9 +380,11 @@ def test_describe_improvement() -> None:
 
 
 def test_describe_says_what_could_have_been_shown() -> None:
-    visible = minimum_detectable_difference(100, discordant=0.05)
-    text = describe(binary(3, 2, 95), "exact match")
-    assert f"No difference shown; this many prompts could have shown >= {visible:.3f}" in text
+    visible = minimum_detectable_difference(100, discordant=0.5)
+    assert visible > minimum_detectable_difference(100, discordant=0.3) + 0.01
+    for up, down in ((30, 20), (20, 30)):
+        text = describe(binary(up, down, 50), "exact match")
+        assert f"No difference shown; this many prompts could have shown >= {visible:.3f}" in text
     scores = np.random.default_rng(0).normal(size=50)
     result = paired_numeric(np.zeros(50), scores - scores.mean())
     assert f">= {minimum_detectable_difference(50, sd=result.sd):.3g}" in describe(result, "reward")
@@ -226,7 +419,7 @@ def test_claim_has_the_fields_of_the_results_file() -> None:
     claim = Claim.from_result("held-out entities answered", "exact_match", binary(20, 0, 30), "improved")
     assert list(claim.to_dict()) == [
         *("name", "metric", "n", "before", "after", "difference", "low", "high", "p", "expected", "verdict"),
-        "at_least",
+        *("at_least", "confidence", "p_at_floor", "adjusted_p"),
     ]
     assert claim.verdict == "improved"
     assert claim.check() is claim
@@ -336,3 +529,83 @@ def test_claim_refuses_an_unknown_verdict() -> None:
 def test_wilson_is_reachable_from_here() -> None:
     low, high = wilson_interval(1, 10)
     assert low < 0.1 < high
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: .005 * 4 = .02, .01 * 3 = .03, .03 * 2 = .06, .04 * 1 = .04 -> .06, never below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_rejects_what_a_published_table_rejects() -> None:
+    # SISA (quantitativeskills.com), help page on Bonferroni: of these seven, Holm rejects the first three.
+    adjusted = holm([0.00001, 0.00099, 0.003, 0.0145, 0.016, 0.06, 0.13])
+    assert [p < 0.05 for p in adjusted] == [True] * 3 + [False] * 4
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
+def test_holm_refuses_what_is_no_probability(bad: float) -> None:
+    with pytest.raises(CourseError, match="between 0 and 1"):
+        holm([0.5, bad])
+
+
+def claim_of(up: int, down: int, expected: str, **options: object) -> Claim:
+    return Claim.from_result(
+        f"{up} up", "exact_match", binary(up, down, 80), expected, options.pop("margin", None), **options
+    )
+
+
+def test_claims_of_a_lesson_are_corrected_together() -> None:
+    claims = [
+        claim_of(7, 0, "improved"),  # p = 2/2^7 = .0156, times 2, but not below the one before
+        claim_of(20, 0, "improved"),  # tiny, times 4
+        claim_of(10, 1, "improved"),  # p = 24/2^11 = .0117, times 3
+        claim_of(0, 6, "worse"),  # p = 2/2^6 = .0313, times 1, likewise
+    ]
+    raw = [claim.p for claim in claims]
+    assert [claim.held for claim in claims] == [True] * 4
+    adjusted = adjusted_claims(claims)
+    assert [claim.p for claim in adjusted] == raw
+    assert [claim.adjusted_p for claim in adjusted] == holm(raw)
+    assert adjusted[1].adjusted_p == 4 * raw[1]
+    assert [claim.adjusted_p for claim in adjusted if claim.name != "20 up"] == [3 * raw[2]] * 3
+    assert [claim.held for claim in adjusted] == [True] * 4
+    seven = adjusted_claims(
+        [*claims, claim_of(6, 0, "improved"), claim_of(0, 7, "worse"), claim_of(3, 2, "worse")]
+    )
+    assert [claim.verdict for claim in seven] == [
+        *("no_difference_shown", "improved", "no_difference_shown"),
+        *["no_difference_shown"] * 4,
+    ]
+    assert [claim.name for claim in seven[:4]] == [claim.name for claim in claims]
+    with pytest.raises(AssertionError, match=r"'7 up' expects 'improved', .* p = 0\.016, corrected p = 0\.0"):
+        seven[0].check()
+    # The p of the test stays, so that correcting once more corrects nothing twice.
+    assert adjusted_claims(adjusted) == adjusted
+    assert adjusted_claims([]) == []
+
+
+def test_claims_that_expect_no_difference_are_not_corrected() -> None:
+    kept = claim_of(1, 0, "non_inferior", margin=0.1)
+    # A difference that nobody expected is not hidden by the number of the other claims.
+    surprise = claim_of(6, 0, "no_difference_shown")
+    assert surprise.verdict == "improved"
+    adjusted = adjusted_claims([kept, surprise, claim_of(7, 0, "improved"), claim_of(0, 7, "worse")])
+    assert adjusted[:2] == [kept, surprise]
+    assert [claim.adjusted_p for claim in adjusted[2:]] == [0.03125] * 2
+    assert all(claim.held for claim in adjusted[2:])
+
+
+def test_the_corrected_verdict_keeps_level_floor_and_equal_weights() -> None:
+    before = np.random.default_rng(0).normal(size=30)
+    result = paired_numeric(before, before + np.linspace(0.5, 1, 30), resamples=199)
+    claims = [Claim.from_result(name, "reward", result, "improved", at_least=99.0) for name in "abcdef"]
+    first = adjusted_claims(claims)[0]
+    assert (first.adjusted_p, first.verdict) == (pytest.approx(0.06), "no_difference_shown")
+    with pytest.raises(AssertionError, match=r"needs at least 99, .*p <= 0\.01, corrected p <= 0\.06"):
+        first.check()
+    at_80 = [dataclasses.replace(claim, confidence=0.8) for claim in claims]
+    assert adjusted_claims(at_80)[0].verdict == "improved"
+    equal = dataclasses.replace(claims[0], verdict="no_difference_shown")
+    assert adjusted_claims([equal])[0].verdict == "no_difference_shown"

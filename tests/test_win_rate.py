@@ -30,9 +30,24 @@ def test_rounding_is_a_tie():
     assert result.same == 2
 
 
+@pytest.mark.parametrize(("tie", "ties"), [(0, 2), (0.25, 3), (0.2, 2)])
+def test_a_difference_as_large_as_the_tie_is_one(tie: float, ties: int):
+    result = win_rate([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.25, 4.5], tie=tie)
+    assert (result.same, result.up, result.down) == (ties, 4 - ties, 0)
+
+
 def test_a_clear_winner_improves_and_an_equal_does_not():
     assert verdict(win_rate([0.0] * 40, [1.0] * 38 + [-1.0] * 2)) == "improved"
     assert verdict(win_rate([0.0] * 40, [1.0] * 20 + [-1.0] * 20)) == "no_difference_shown"
+
+
+def test_wins_in_one_cluster_are_worth_one():
+    before, after, labels = [0.0] * 40, [1.0] * 30 + [-1.0] * 10, [i // 5 for i in range(40)]
+    assert verdict(win_rate(before, after)) == "improved"
+    clustered = win_rate(before, after, clusters=labels)
+    assert (clustered.up, clustered.down, clustered.clusters) == (30, 10, 8)
+    assert clustered.p == pytest.approx(2 * (1 + 8 + 28) / 2**8)  # at most two of eight relations lost
+    assert verdict(clustered) == "no_difference_shown"
 
 
 @pytest.mark.parametrize(("before", "after"), [([1.0], [1.0, 2.0]), ([1.0, None], [1.0, 2.0])])
