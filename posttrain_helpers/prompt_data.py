@@ -13,7 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, sift, text_key
+from posttrain_helpers.conversations import (
+    MESSAGE_FAULTS,
+    check_some_left,
+    read_messages,
+    sift,
+    text_key,
+)
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
@@ -40,6 +46,7 @@ FAULTS = {
     "prompt that does not end with a user's turn": "the reply to a prompt must not be in it",
     "no answer": "each row needs an answer where the set has the column",
     "duplicate": "each prompt counts once",
+    **MESSAGE_FAULTS,
 }
 
 
@@ -87,9 +94,7 @@ def usable_prompts(
     for row in rows:
         _check_columns(row, source, adapter)
     kept, dropped = sift(rows, lambda row: _usable(row, adapter), lambda row: text_key(row["prompt"]))
-    if rows and not kept:
-        advice = "; ".join(FAULTS[reason] for reason in dropped)
-        raise CourseError(f"no prompt of {source!r} is left, {listed_counts(dropped)}: {advice}.")
+    check_some_left(kept, dropped, "prompt", source, FAULTS)
     return kept, dropped
 
 
@@ -166,8 +171,9 @@ def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
         return "empty prompt"
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": f"{prompt} {adapter.request}" if adapter else prompt}]
-    if not is_conversation(prompt):
-        return "not conversational"
+    prompt = read_messages(prompt)
+    if isinstance(prompt, str):
+        return prompt
     if prompt[-1]["role"] != "user":
         return "prompt that does not end with a user's turn"
     if not prompt[-1]["content"].strip():
@@ -181,4 +187,4 @@ def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
             rest["answer"] = adapter.extract(answer)
         except CourseError:
             return "no answer"
-    return {"prompt": plain_messages(prompt), **rest}
+    return {"prompt": prompt, **rest}

@@ -135,9 +135,17 @@ def test_what_is_dropped_is_counted_and_printed(recipe_for, capsys: pytest.Captu
     train, _ = load_data(recipe_for(GOOD + bad))
     assert len(train) == len(GOOD)
     printed = capsys.readouterr().out
-    assert "dropped 8: 4 not conversational, 2 empty reply, 1 " in printed
-    assert "1 duplicate" in printed
-    assert "1 no assistant turn" in printed
+    assert "dropped 8: 3 not conversational, 2 empty reply, 2 no assistant turn, 1 duplicate" in printed
+
+
+def test_rows_of_other_chat_sets_are_read_as_they_are(recipe_for, capsys) -> None:
+    rows = [
+        {"messages": [{"from": one, "value": f"{one}?"}, {"from": two, "value": "Hello."}]}
+        for one, two in (("Human", "Assistant"), ("user", "bot"), ("USER", "model"), ("human", "narrator"))
+    ]
+    train, _ = load_data(recipe_for(rows))
+    assert [[message["role"] for message in row["messages"]] for row in train] == [["user", "assistant"]] * 3
+    assert "dropped 1: 1 unknown role 'narrator'" in capsys.readouterr().out
 
 
 def test_no_prompt_of_a_held_out_item_is_trained_on(recipe_for) -> None:
