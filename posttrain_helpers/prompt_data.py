@@ -39,6 +39,8 @@ _TAKEN = (
     "log_extra",
     "log_metric",
 )
+# TRL puts the values of these into the prompt, for models that see.
+_PICTURES = ("image", "images")
 # Why a prompt is dropped, and what a set needs to have prompts without this fault.
 FAULTS = {
     "not conversational": "a prompt must be text or a list of {'role', 'content'}",
@@ -118,7 +120,27 @@ def prompt_dataset(rows: list[Row], method: str, source: str) -> Dataset:
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
     # Dataset.from_list looks for columns in the first row only.
-    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    return Dataset.from_dict({name: _column(name, [row.get(name) for row in rows], source) for name in names})
+
+
+def _column(name: str, values: list[Any], source: str) -> list[Any]:
+    """Return values of one kind: texts, where they mix kinds or hold numbers that a table cannot.
+
+    Raises:
+        CourseError: lists or mappings that have nothing in common.
+    """
+    import pyarrow
+
+    try:
+        pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError) as error:
+        if any(isinstance(value, list | dict) for value in values):
+            raise CourseError(
+                f"the column {name!r} of {source!r} holds values of different kinds, or with different "
+                "fields; write them alike in every row, or as texts."
+            ) from error
+        return [None if value is None else str(value) for value in values]
+    return values
 
 
 def prompt_turns(row: Row) -> list[Row]:
@@ -161,6 +183,11 @@ def _check_columns(row: Row, source: str, adapter: AnswerFormat | None) -> None:
         raise CourseError(
             f"{source!r} has a column {taken[0]!r}, a name under which TRL passes something else to reward "
             "functions; rename the column."
+        )
+    if pictures := [name for name in _PICTURES if row.get(name) is not None]:
+        raise CourseError(
+            f"{source!r} has a column {pictures[0]!r}, whose values TRL takes for pictures to show to the "
+            "model, but the models of the course read text only; rename the column or leave it out."
         )
 
 

@@ -108,6 +108,44 @@ def test_columns_whose_names_trl_needs(name: str) -> None:
         usable_prompts([{"prompt": "one?", name: 1}], "mine")
 
 
+@pytest.mark.parametrize("name", ["image", "images"])
+def test_a_column_of_pictures_is_named(name: str) -> None:
+    with pytest.raises(
+        CourseError, match=f"'mine' has a column '{name}', whose values TRL takes for pictures"
+    ):
+        usable_prompts([{"prompt": "one?", name: None}, {"prompt": "two?", name: "two.png"}], "mine")
+    assert len(usable_prompts([{"prompt": "one?", name: None}], "mine")[0]) == 1
+
+
+LARGE = 123456789012345678901234567890
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([5, "a", 0.5, None], ["5", "a", "0.5", None]),
+        (["a", 5, True], ["a", "5", "True"]),
+        ([LARGE, 5], [str(LARGE), "5"]),
+        ([2**63], [str(2**63)]),
+        ([2**60 + 1, 0.5], [str(2**60 + 1), "0.5"]),
+        ([5, 0.5], [5.0, 0.5]),
+        ([5, None, 7], [5, None, 7]),
+        (["a", "b"], ["a", "b"]),
+        ([["a"], ["b", "c"]], [["a"], ["b", "c"]]),
+    ],
+)
+def test_a_column_has_values_of_one_kind(answers: list[Any], expected: list[Any]) -> None:
+    rows = [{"prompt": [user(f"{number}?")], "answer": answer} for number, answer in enumerate(answers)]
+    assert prompt_dataset(rows, "grpo", "mine")["answer"][:] == expected
+
+
+@pytest.mark.parametrize("answers", [[["a"], "a"], [{"a": 1}, {"a": "x"}], [[LARGE], [1]]])
+def test_columns_that_have_nothing_in_common(answers: list[Any]) -> None:
+    rows = [{"prompt": [user(f"{number}?")], "answer": answer} for number, answer in enumerate(answers)]
+    with pytest.raises(CourseError, match="the column 'answer' of 'mine' holds values of different kinds"):
+        prompt_dataset(rows, "grpo", "mine")
+
+
 def test_a_data_set_has_the_columns_of_all_rows() -> None:
     rows = [{"prompt": [user("one?")], "entity": "a"}, {"prompt": [user("two?")], "answer": "7"}]
     dataset = prompt_dataset(rows, "grpo", "mine")
