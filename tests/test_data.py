@@ -185,6 +185,17 @@ def test_rows_of_other_chat_sets_are_read_as_they_are(recipe_for, capsys) -> Non
     assert "dropped 1: 1 unknown role 'narrator'" in capsys.readouterr().out
 
 
+def test_a_table_of_questions_keeps_its_digits(tmp_path: Path) -> None:
+    path = tmp_path / "[1] FAQ.CSV"
+    path.write_text("question;answer\r\nArea code?;0042\r\nLegs?;8\r\nNobody knows.;\r\n", encoding="utf-16")
+    columns = {"prompt": "question", "reply": "answer"}
+    train, _ = load_data(load_recipe("sft", "tiny", {"data.source": str(path), "data.columns": columns}))
+    assert {row["messages"][1]["content"] for row in train} == {"0042", "8"}
+    columns = {"prompt": "question", "answer": "answer"}
+    train, _ = load_data(load_recipe("grpo", "tiny", {"data.source": str(path), "data.columns": columns}))
+    assert set(train["answer"]) == {"0042", "8"}
+
+
 def test_no_prompt_of_a_held_out_item_is_trained_on(recipe_for) -> None:
     rows = [chat(f"question {number % 5}", f"reply {number}") for number in range(20)]
     longer = {"messages": [*rows[0]["messages"], *chat("and then?", "this")["messages"]]}
