@@ -41,9 +41,8 @@ def own_suite(path: Path, max_new_tokens: int) -> Suite:
 
     path = Path(os.path.expanduser(path))
     if not os.path.isfile(path):
-        raise CourseError(
-            f"the suite file {str(path)!r} does not exist (looked in {Path.cwd()}); correct the path."
-        )
+        fault = "is a directory" if os.path.isdir(path) else f"does not exist (looked in {Path.cwd()})"
+        raise CourseError(f"the suite file {str(path)!r} {fault}; name a file of questions.")
     rows = read_file(path)
     if not rows:
         raise CourseError(f"{path} has no rows; a suite needs at least one.")
@@ -66,7 +65,7 @@ def _own_item(row: dict[str, Any], identifier: str, where: str) -> Item:
         fault = f" ({prompt})" if isinstance(prompt, str) else ""
         raise CourseError(
             f"the prompt in {where} is {row.get('prompt')!r}{fault}; it must be a text, or messages with "
-            "role and content that end with the user's."
+            f"role and content that end with the user's (found the keys {', '.join(row)})."
         )
     if not any(_has(row, key) for key in _OWN_MEASURES):
         raise CourseError(

@@ -90,6 +90,9 @@ def test_a_file_that_is_missing_empty_or_no_json_is_named(tmp_path: Path) -> Non
     missing = tmp_path / "none.jsonl"
     with pytest.raises(CourseError, match=rf"{re.escape(repr(str(missing)))} does not exist"):
         load_suites(str(missing), "tiny")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(CourseError, match=r"\.jsonl' is a directory; name a file of questions"):
+        load_suites(str(tmp_path / "folder.jsonl"), "tiny")
     with pytest.raises(CourseError, match="has no rows"):
         load_suites(str(_file(tmp_path, [])), "tiny")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x", "answer": "y"}\n{', encoding="utf-8")
