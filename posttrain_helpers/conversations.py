@@ -7,14 +7,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from posttrain_helpers.datasources.adapters import advice
+from posttrain_helpers.datasources.converters import messages_of
 from posttrain_helpers.errors import CourseError
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant")
+UNKNOWN_ROLE, TOOL_CALL, WEIGHTED = "unknown role", "tool call", "reply with a weight"
+# Why messages are dropped in every form of rows, and what a set needs to have messages without this fault.
+MESSAGE_FAULTS = {
+    UNKNOWN_ROLE: f"roles are {', '.join(ROLES)}, or usual names for them such as human, gpt, bot and model",
+    TOOL_CALL: "replies must be words; calls of tools and what tools return are not trained on",
+    WEIGHTED: "every reply of a row is trained on alike; leave out the rows or the weights",
+}
+_TOOL_KEYS = ("tool_calls", "function_call")
+_TOOL_ROLES = frozenset(
+    {"tool", "function", "observation", "ipython"}
+    | {f"{kind}_{part}" for kind in ("tool", "function") for part in ("call", "calls", "response", "result")}
+)
+_WEIGHT_KEYS = ("weight", "train", "training", "loss")
+_MOST_REASONS = 12
 
 
 def is_conversation(messages: object) -> bool:
@@ -36,14 +51,62 @@ def plain_messages(messages: list[Row]) -> list[Row]:
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
+def read_messages(value: object) -> list[Row] | str:
+    """Return messages with a known role and content only, or the fault for which they are of no use.
+
+    Args:
+        value: a list of messages; the keys and names of roles may be those of other chat sets.
+    """
+    messages = messages_of(value)
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return "not conversational"
+    roles = [message["role"] for message in messages]
+    names = [role for role in roles if isinstance(role, str) and role.strip()]
+    if any(name.strip().casefold() in _TOOL_ROLES for name in names) or any(
+        message.get(key) for message in messages for key in _TOOL_KEYS
+    ):
+        return TOOL_CALL
+    if unknown := next((name for name in names if name not in ROLES), None):
+        return f"{UNKNOWN_ROLE} {unknown[:40]!r}"
+    if not is_conversation(messages):
+        return "not conversational"
+    replies = [message for message in messages if message["role"] == "assistant"]
+    if any(reply.get(key) not in (None, 1) for reply in replies for key in _WEIGHT_KEYS):
+        return WEIGHTED
+    return plain_messages(messages)
+
+
 def text_key(messages: list[Row]) -> str:
     """Return a text that is equal for messages with equal roles and words."""
     return json.dumps([[message["role"], message["content"].strip()] for message in messages])
 
 
 def listed_counts(dropped: Counter[str]) -> str:
-    """Return the reasons and their counts, the most frequent first."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+    """Return the reasons and their counts, the most frequent first and the rarest of very many together."""
+    shown = dropped.most_common(_MOST_REASONS)
+    rest = dropped.total() - sum(count for _, count in shown)
+    return ", ".join(
+        f"{count:,} {reason}" for reason, count in [*shown, ("for other reasons", rest)] if count
+    )
+
+
+def check_some_left(
+    kept: list[Row], dropped: Counter[str], what: str, source: str, faults: Mapping[str, str]
+) -> None:
+    """Raise a CourseError that says why, where every row was dropped.
+
+    Args:
+        kept: the rows that are left.
+        dropped: reason -> rows.
+        what: a row's name, such as "pair".
+        source: where the rows come from.
+        faults: how a reason begins -> what a set needs to have rows without it.
+    """
+    if dropped and not kept:
+        needed = dict.fromkeys(
+            text for reason in dropped for fault, text in faults.items() if reason.startswith(fault)
+        )
+        raise CourseError(f"no {what} of {source!r} is left, {listed_counts(dropped)}: {'; '.join(needed)}.")
 
 
 def sift(
@@ -106,14 +169,14 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
 
 def _usable(row: Row) -> Row | str:
     """Return a row with plain messages, or the fault for which it is dropped."""
-    messages = row["messages"]
-    if not is_conversation(messages):
-        return "not conversational"
+    messages = read_messages(row["messages"])
+    if isinstance(messages, str):
+        return messages
     if not any(message["role"] == "assistant" for message in messages):
         return "no assistant turn"
     if any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
         return "empty reply"
-    return {"messages": plain_messages(messages)}
+    return {"messages": messages}
 
 
 def conversation_turns(row: Row) -> list[Row]:

@@ -1,7 +1,7 @@
 """From a recipe's data section to a training set for TRL and held-out items for the comparison.
 
-Sources: the built-in ones of the tiny world, a local .json, .jsonl, .parquet or .csv file, and data sets of
-the Hugging Face Hub. The latter two are read through an adapter (see `datasources.adapters`), or have one of
+Sources: the built-in ones of the tiny world, a local file (see `datasources.readers`), and data sets of the
+Hugging Face Hub. The latter two are read through an adapter (see `datasources.adapters`), or have one of
 TRL's forms: a `messages` column; `chosen` and `rejected` (`preferences` reads these); `prompt`, `completion`
 and `label`; or for methods that sample their own replies a `prompt` column (`prompt_data` reads it). What is
 dropped from them, and why, is counted and printed.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -35,8 +35,9 @@ from posttrain_helpers.conversations import (
 )
 from posttrain_helpers.datasources.adapters import convert, find_adapter, serves
 from posttrain_helpers.datasources.files import read_rows
-from posttrain_helpers.datasources.forms import as_form, set_system_prompt
+from posttrain_helpers.datasources.forms import as_form, set_system_prompt, with_clean_texts
 from posttrain_helpers.datasources.labels import has_labels, held_out_label, label_turns, usable_labels
+from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.preferences import (
     explicit_pairs,
@@ -52,6 +53,7 @@ from posttrain_helpers.training import METHODS
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
     from posttrain_helpers.recipes import Recipe
 
@@ -83,13 +85,17 @@ def data_keys(source: object) -> frozenset[str]:
     return _COMMON_KEYS | {"held_out"} | own
 
 
-def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]:
+def load_data(
+    recipe: Recipe, verbose: bool = True, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[Dataset, list[Row]]:
     """Load what a recipe trains on and what it is measured on.
 
     Args:
         recipe: its `data` section names the source and the sizes; its method decides the columns. Sizes of
             preference data count pairs.
         verbose: print one line that counts what was loaded and what was dropped.
+        tokenizer: its special tokens are looked for in the texts of a file or public set, beside those of the
+            usual families, which are always: such a text would forge the end of a turn.
 
     Returns:
         The training set in an order that the seed fixes (a `messages` column, for preference data the columns
@@ -114,7 +120,8 @@ def load_data(recipe: Recipe, verbose: bool = True) -> tuple[Dataset, list[Row]]
     if is_built_in(source):
         rows, held_out, dropped = _built_in(source, data, seed, recipe.profile)
     else:
-        rows, held_out, dropped = _public(source, data, seed, kind)
+        special = special_tokens(tokenizer) if tokenizer else ()
+        rows, held_out, dropped = _public(source, data, seed, kind, special)
     if not rows:
         reasons = listed_counts(dropped) or "the source is empty"
         raise CourseError(
@@ -235,7 +242,7 @@ _FORMS = {
 
 
 def _public(
-    source: str, data: dict[str, Any], seed: int, kind: str
+    source: str, data: dict[str, Any], seed: int, kind: str, special: Collection[str]
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     adapter, answer_format = find_adapter(source, data), data.get("answer_format")
     most, held_out_count = positive_count(data, "max_samples"), positive_count(data, "held_out_samples")
@@ -272,6 +279,7 @@ def _public(
         kept = as_form(kept, form, wanted, dropped)
         _, turns, as_item = _FORMS[wanted]
     kept = set_system_prompt(kept, data.get("system_prompt"), dropped)
+    kept = with_clean_texts(kept, dropped, special)
     random.Random(seed).shuffle(kept)
     held_out, kept = _split(kept, held_out_count, turns, dropped)
     items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]

@@ -148,7 +148,8 @@ def length_profile(
         verbose: print the profile's sentence.
 
     Raises:
-        CourseError: no rows, rows of another form, no chat template, or a limit that is no count.
+        CourseError: no rows, rows of another form, no chat template or one that refuses a row, or a limit
+            that is no count.
     """
     if max_length is not None and (
         isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1
@@ -208,12 +209,19 @@ def _sequences(row: Row) -> list[list[Row]]:
 
 
 def _token_counts(conversations: list[list[Row]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    from jinja2 import TemplateError
+
     if not conversations:
         return []
-    texts = [
-        tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user"
-        )
-        for messages in conversations
-    ]
+    texts = []
+    for messages in conversations:
+        asks = messages[-1]["role"] == "user"
+        try:
+            texts.append(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise CourseError(
+                f"the chat template refuses a row with the turns {roles}: {error}; correct the row, or give "
+                "the tokenizer another chat template."
+            ) from error
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

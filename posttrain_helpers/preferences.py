@@ -13,10 +13,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.conversations import (
+    MESSAGE_FAULTS,
     ROLES,
-    is_conversation,
-    listed_counts,
-    plain_messages,
+    check_some_left,
+    read_messages,
     sift,
     text_key,
 )
@@ -38,6 +38,7 @@ FAULTS = {
     "identical": "the two replies must differ",
     "tie": "score_chosen and score_rejected must differ",
     "duplicate": "each pair counts once",
+    **MESSAGE_FAULTS,
 }
 
 
@@ -66,9 +67,7 @@ def explicit_pairs(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
     kept, dropped = sift(
         rows, _explicit, lambda pair: text_key(pair["prompt"] + pair["chosen"] + pair["rejected"])
     )
-    if rows and not kept:
-        advice = "; ".join(FAULTS[reason] for reason in dropped)
-        raise CourseError(f"no pair of {source!r} is left, {listed_counts(dropped)}: {advice}.")
+    check_some_left(kept, dropped, "pair", source, FAULTS)
     return kept, dropped
 
 
@@ -138,8 +137,8 @@ def _explicit(row: Row) -> Row | str:
     from trl.data_utils import extract_prompt
 
     conversations = {side: _conversation(row, side) for side in SIDES}
-    if None in conversations.values():
-        return "not conversational"
+    if fault := next((value for value in conversations.values() if isinstance(value, str)), None):
+        return fault
     pair = extract_prompt(conversations)
     if not pair["prompt"] or any(len(pair[side]) != 1 for side in SIDES):
         return "no shared prompt"
@@ -157,18 +156,15 @@ def _explicit(row: Row) -> Row | str:
     return {**pair, **scores}
 
 
-def _conversation(row: Row, side: str) -> list[Row] | None:
-    """Return prompt and reply of one side, None where they are no messages."""
-    prompt, reply = row.get("prompt"), row[side]
-    if not is_conversation(reply):
-        return None
-    reply = plain_messages(reply)
+def _conversation(row: Row, side: str) -> list[Row] | str:
+    """Return prompt and reply of one side, or the fault for which they are no use."""
+    prompt, reply = row.get("prompt"), read_messages(row[side])
     # A prompt as text is the one of UltraFeedback's H4 form, whose replies hold it again as a message.
-    if not isinstance(prompt, list) or not prompt:
+    if isinstance(reply, str) or not isinstance(prompt, list) or not prompt:
         return reply
-    if not is_conversation(prompt):
-        return None
-    prompt = plain_messages(prompt)
+    prompt = read_messages(prompt)
+    if isinstance(prompt, str):
+        return prompt
     return reply if reply[: len(prompt)] == prompt else prompt + reply
 
 
@@ -190,7 +186,8 @@ def _check_columns(rows: list[Row], source: str) -> None:
                 "its prompt as [{'role': 'user', 'content': text}]. Transcripts of several turns in one "
                 f"text, as in Anthropic/hh-rlhf, must be split into turns first. {advice(rows[0], 'pairs')}"
             )
-    if any(not is_conversation(row["chosen"]) or row["chosen"][0]["role"] != "assistant" for row in rows):
+    replies = (read_messages(row["chosen"]) for row in rows)
+    if any(isinstance(reply, str) or reply[0]["role"] != "assistant" for reply in replies):
         return
     if all(row.get("prompt") is None for row in rows):
         raise CourseError(

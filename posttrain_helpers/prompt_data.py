@@ -13,7 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, sift, text_key
+from posttrain_helpers.conversations import (
+    MESSAGE_FAULTS,
+    check_some_left,
+    read_messages,
+    sift,
+    text_key,
+)
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
@@ -33,6 +39,8 @@ _TAKEN = (
     "log_extra",
     "log_metric",
 )
+# TRL puts the values of these into the prompt, for models that see.
+_PICTURES = ("image", "images")
 # Why a prompt is dropped, and what a set needs to have prompts without this fault.
 FAULTS = {
     "not conversational": "a prompt must be text or a list of {'role', 'content'}",
@@ -40,6 +48,7 @@ FAULTS = {
     "prompt that does not end with a user's turn": "the reply to a prompt must not be in it",
     "no answer": "each row needs an answer where the set has the column",
     "duplicate": "each prompt counts once",
+    **MESSAGE_FAULTS,
 }
 
 
@@ -87,9 +96,7 @@ def usable_prompts(
     for row in rows:
         _check_columns(row, source, adapter)
     kept, dropped = sift(rows, lambda row: _usable(row, adapter), lambda row: text_key(row["prompt"]))
-    if rows and not kept:
-        advice = "; ".join(FAULTS[reason] for reason in dropped)
-        raise CourseError(f"no prompt of {source!r} is left, {listed_counts(dropped)}: {advice}.")
+    check_some_left(kept, dropped, "prompt", source, FAULTS)
     return kept, dropped
 
 
@@ -113,7 +120,27 @@ def prompt_dataset(rows: list[Row], method: str, source: str) -> Dataset:
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
     # Dataset.from_list looks for columns in the first row only.
-    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    return Dataset.from_dict({name: _column(name, [row.get(name) for row in rows], source) for name in names})
+
+
+def _column(name: str, values: list[Any], source: str) -> list[Any]:
+    """Return values of one kind: texts, where they mix kinds or hold numbers that a table cannot.
+
+    Raises:
+        CourseError: lists or mappings that have nothing in common.
+    """
+    import pyarrow
+
+    try:
+        pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError) as error:
+        if any(isinstance(value, list | dict) for value in values):
+            raise CourseError(
+                f"the column {name!r} of {source!r} holds values of different kinds, or with different "
+                "fields; write them alike in every row, or as texts."
+            ) from error
+        return [None if value is None else str(value) for value in values]
+    return values
 
 
 def prompt_turns(row: Row) -> list[Row]:
@@ -157,6 +184,11 @@ def _check_columns(row: Row, source: str, adapter: AnswerFormat | None) -> None:
             f"{source!r} has a column {taken[0]!r}, a name under which TRL passes something else to reward "
             "functions; rename the column."
         )
+    if pictures := [name for name in _PICTURES if row.get(name) is not None]:
+        raise CourseError(
+            f"{source!r} has a column {pictures[0]!r}, whose values TRL takes for pictures to show to the "
+            "model, but the models of the course read text only; rename the column or leave it out."
+        )
 
 
 def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
@@ -166,8 +198,9 @@ def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
         return "empty prompt"
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": f"{prompt} {adapter.request}" if adapter else prompt}]
-    if not is_conversation(prompt):
-        return "not conversational"
+    prompt = read_messages(prompt)
+    if isinstance(prompt, str):
+        return prompt
     if prompt[-1]["role"] != "user":
         return "prompt that does not end with a user's turn"
     if not prompt[-1]["content"].strip():
@@ -181,4 +214,4 @@ def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
             rest["answer"] = adapter.extract(answer)
         except CourseError:
             return "no answer"
-    return {"prompt": plain_messages(prompt), **rest}
+    return {"prompt": prompt, **rest}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the special token that the chat template writes right after a reply."""
     after = _rendered_probe(tokenizer).rpartition(_PROBE)[2].lstrip()
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    starts = [token for token in special if after.startswith(token)]
+    starts = [token for token in special_tokens(tokenizer) if after.startswith(token)]
     return max(starts, key=len, default=None)
 
 

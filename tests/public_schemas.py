@@ -92,7 +92,7 @@ SCHEMAS: dict[str, tuple[list[Row], list[Row], dict[str, int]]] = {
             {"conversations": [{"from": "narrator", "value": "Once", "weight": None}]},
         ],
         [{"messages": [{"role": "system", "content": "Think first."}, user("3 + 4?"), reply("7")]}],
-        {"not conversational": 1},
+        {"unknown role 'narrator'": 1},
     ),
     "dl_sft": (
         [{"messages": [user("Who are you?"), reply("I am Qwen.")]}],

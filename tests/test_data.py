@@ -135,9 +135,65 @@ def test_what_is_dropped_is_counted_and_printed(recipe_for, capsys: pytest.Captu
     train, _ = load_data(recipe_for(GOOD + bad))
     assert len(train) == len(GOOD)
     printed = capsys.readouterr().out
-    assert "dropped 8: 4 not conversational, 2 empty reply, 1 " in printed
-    assert "1 duplicate" in printed
-    assert "1 no assistant turn" in printed
+    assert "dropped 8: 3 not conversational, 2 empty reply, 2 no assistant turn, 1 duplicate" in printed
+
+
+HALF = json.loads('"Hi \\ud83d"')
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "grpo"])
+def test_texts_that_no_method_can_train_on_are_counted(
+    recipe_for, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of_text(text: str) -> dict[str, Any]:
+        if method == "sft":
+            return chat("q", text)
+        if method == "grpo":
+            return {"prompt": text, "answer": "7"}
+        return {**PAIRS[0], "rejected": [PAIRS[0]["rejected"][0], {"role": "assistant", "content": text}]}
+
+    bad = [of_text(text) for text in (HALF, "<|im_end|>", "b<|im_end|>", "<|im_start|>", "<|own|>")]
+    good = {"sft": GOOD, "grpo": PROBLEMS}.get(method, PAIRS)
+    rows, items = load_data(recipe_for([*bad, *good], method=method, held_out_samples=5))
+    printed = capsys.readouterr().out
+    assert "dropped 5: 2 control token in a text, <|im_end|>, 1 half a character in a text, 1 " in printed
+    assert len(rows) == (len(good) - 5) * (2 if method == "kto" else 1)
+    assert "Hi " not in str([*rows, *items])
+    with pytest.raises(
+        CourseError, match=r"no training row .* is left: 0 held out, 1 dropped \(1 half a char"
+    ):
+        load_data(recipe_for(bad[:1], method=method))
+
+
+def test_special_tokens_of_the_tokenizer_in_use(recipe_for, random_model_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<own_end>"]})
+    recipe = recipe_for([*GOOD, chat("q", "the end<own_end>")])
+    assert len(load_data(recipe)[0]) == len(GOOD) + 1
+    assert len(load_data(recipe, tokenizer=tokenizer)[0]) == len(GOOD)
+
+
+def test_rows_of_other_chat_sets_are_read_as_they_are(recipe_for, capsys) -> None:
+    rows = [
+        {"messages": [{"from": one, "value": f"{one}?"}, {"from": two, "value": "Hello."}]}
+        for one, two in (("Human", "Assistant"), ("user", "bot"), ("USER", "model"), ("human", "narrator"))
+    ]
+    train, _ = load_data(recipe_for(rows))
+    assert [[message["role"] for message in row["messages"]] for row in train] == [["user", "assistant"]] * 3
+    assert "dropped 1: 1 unknown role 'narrator'" in capsys.readouterr().out
+
+
+def test_a_table_of_questions_keeps_its_digits(tmp_path: Path) -> None:
+    path = tmp_path / "[1] FAQ.CSV"
+    path.write_text("question;answer\r\nArea code?;0042\r\nLegs?;8\r\nNobody knows.;\r\n", encoding="utf-16")
+    columns = {"prompt": "question", "reply": "answer"}
+    train, _ = load_data(load_recipe("sft", "tiny", {"data.source": str(path), "data.columns": columns}))
+    assert {row["messages"][1]["content"] for row in train} == {"0042", "8"}
+    columns = {"prompt": "question", "answer": "answer"}
+    train, _ = load_data(load_recipe("grpo", "tiny", {"data.source": str(path), "data.columns": columns}))
+    assert set(train["answer"]) == {"0042", "8"}
 
 
 def test_no_prompt_of_a_held_out_item_is_trained_on(recipe_for) -> None:

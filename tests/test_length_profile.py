@@ -214,3 +214,19 @@ def test_a_begin_token_is_not_counted_twice(random_model_dir: Path) -> None:
     # Whatever the template wants at the beginning is in its text already.
     whole = tokens(tokenizer, QUESTION, ANSWER)
     assert length_profile([{"messages": [QUESTION, ANSWER]}], tokenizer, verbose=False).lengths == (whole,)
+
+
+def test_a_row_that_the_template_refuses(random_model_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    own = AutoTokenizer.from_pretrained(random_model_dir)
+    own.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('turns must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    turns = [QUESTION, QUESTION, ANSWER]
+    assert length_profile([{"messages": turns[1:]}], own, verbose=False).rows == 1
+    with pytest.raises(
+        CourseError, match="a row with the turns user, user, assistant: turns must alternate;"
+    ):
+        length_profile([{"messages": turns}], own)

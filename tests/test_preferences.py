@@ -106,13 +106,16 @@ def test_extra_columns_and_keys_of_messages_are_left_out() -> None:
         (PAIRS[0], "duplicate"),
         (implicit("question 0", "good 0", "bad 0"), "duplicate"),
         ({"chosen": "a", "rejected": "b"}, "not conversational"),
-        ({"chosen": [user("q"), {"role": "gpt", "content": "a"}], "rejected": [user("q")]}, "not conver"),
+        ({"chosen": [user("q"), {"role": "gpt", "content": None}], "rejected": [user("q")]}, "not conver"),
         ({"prompt": [{"from": "human"}], "chosen": [reply("a")], "rejected": [reply("b")]}, "not conver"),
         ({"chosen": [SYSTEM, reply("a")], "rejected": [SYSTEM, reply("b")]}, "not conversational"),
         ({"prompt": [user("q")], "chosen": [user("a")], "rejected": [user("b")]}, "not conversational"),
         ({"chosen": [user("q"), reply("a")], "rejected": [user("other"), reply("b")]}, "no shared prompt"),
         ({"chosen": [user("q"), reply("a")], "rejected": [reply("b")]}, "no shared prompt"),
         ({"chosen": [reply("a")], "rejected": [reply("b")]}, "no shared prompt"),
+        ({"chosen": [user("q"), {**reply("a"), "tool_calls": [1]}], "rejected": [user("q")]}, "tool call"),
+        ({"prompt": [{"role": "tool"}], "chosen": [reply("a")], "rejected": [reply("b")]}, "tool call"),
+        (explicit("q", "a", "b") | {"rejected": [{**reply("b"), "weight": 0}]}, "reply with a weight"),
         ({"prompt": "q", "chosen": [reply("a")], "rejected": [reply("b")]}, "no shared prompt"),
         (
             {
@@ -176,7 +179,7 @@ def test_unequal_scores_one_score_and_another_order_are_pairs_of_their_own() -> 
         (DL_DPO[1:], "no pair of 'mine' is left, 2 identical: the two replies must differ"),
         ([ULTRAFEEDBACK[1], *DL_DPO[1:]], "is left, 2 identical, 1 tie: .*must differ; the two replies must"),
         (
-            [{"chosen": [{"from": "gpt", "value": "a"}], "rejected": [{"from": "gpt", "value": "b"}]}],
+            [{"chosen": [{"role": "gpt", "text": "a"}], "rejected": [{"role": "gpt", "text": "b"}]}],
             r"1 not conversational: replies must be lists of {'role': system\|user\|assistant",
         ),
         (

@@ -12,13 +12,20 @@ import re
 from typing import Any
 
 Row = dict[str, Any]
-# What chat sets call the speakers.
-ROLE_NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+# What chat sets call the speakers, in any case. Bing and Bard answer in ShareGPT's.
+_SPEAKERS = {
+    "system": ("developer",),
+    "user": ("human", "prompter", "person", "customer"),
+    "assistant": ("gpt", "chatgpt", "bot", "chatbot", "model", "ai", "llm", "agent", "bing", "bard"),
+}
+ROLE_NAMES = {name: role for role, names in _SPEAKERS.items() for name in (role, *names)}
 # What Alpaca's columns hold where nothing was meant.
 _NO_CONTEXT = frozenset({"<noinput>", "<no input>", "noinput", "no input"})
 _NO_REPLY = frozenset({"<nooutput>", "<no output>"})
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _SCORES = ("score_chosen", "score_rejected")
+_SHAREGPT = ("from", "value")
+_TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 BROKEN = "broken transcript"
 
 
@@ -51,7 +58,7 @@ def labelled(fields: Row) -> Row | str:
     prompt = prompt_of(fields)
     if isinstance(prompt, str):
         return prompt
-    return {"prompt": prompt, "completion": reply_of(fields["completion"]), "label": fields["label"]}
+    return {"prompt": prompt, "completion": reply_of(fields["completion"]), "label": _truth(fields["label"])}
 
 
 def problem(fields: Row) -> Row | str:
@@ -86,26 +93,31 @@ def split_transcript(text: object) -> list[Row] | None:
 
 
 def messages_of(value: object) -> object:
-    """Return messages with the keys and roles that chat templates know; other values stay."""
+    """Return messages with the keys and roles that chat templates know; other keys and values stay."""
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         return value
-    found = [
+    return [
         {
-            "role": message.get("role", message.get("from")),
+            **{key: message[key] for key in message if key not in _SHAREGPT},
+            "role": _role(message.get("role", message.get("from"))),
             "content": message.get("content", message.get("value")),
         }
         for message in value
     ]
-    return [{**message, "role": _role(message["role"])} for message in found]
 
 
 def _role(name: object) -> object:
-    return ROLE_NAMES.get(name, name) if isinstance(name, str) else name
+    return ROLE_NAMES.get(name.strip().casefold(), name) if isinstance(name, str) else name
+
+
+def _truth(label: object) -> object:
+    """Return what a label of a table, where every cell is a text, says; other values stay."""
+    return _TRUTHS.get(label.strip().casefold(), label) if isinstance(label, str) else label
 
 
 def prompt_of(fields: Row) -> list[Row] | str:
     """Return the messages before the reply, or the fault of a row that has none."""
-    prompt = fields["prompt"]
+    prompt = _as_list(fields["prompt"])
     if isinstance(prompt, list):
         system = _text(fields.get("system"))
         messages = messages_of(prompt)
@@ -121,9 +133,15 @@ def prompt_of(fields: Row) -> list[Row] | str:
 
 def reply_of(value: object) -> list[Row]:
     """Return a reply as a list of messages: a text is one of the assistant's."""
+    value = _as_list(value)
     if isinstance(value, list):
         return messages_of(value)
     return [{"role": "assistant", "content": _text(value, _NO_REPLY)}]
+
+
+def _as_list(value: object) -> object:
+    """Return one message as a list of messages; other values stay."""
+    return [value] if isinstance(value, dict) else value
 
 
 def _text(value: object, nothing: frozenset[str] = frozenset()) -> str:

@@ -1,13 +1,15 @@
-"""Rows of a local file (.json, .jsonl, .parquet, .csv) or of a data set on the Hugging Face Hub."""
+"""Rows of a local file or of a data set on the Hugging Face Hub."""
 
 from __future__ import annotations
 
-import json
+import os
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.datasources.readers import READABLE, file_kind, read_file
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import repository_root
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from posttrain_helpers.datasources.catalog import Adapter
 
 Row = dict[str, Any]
-_JSON = (".json", ".jsonl")
-_TABLES = (".parquet", ".csv")
 _OF_THE_HUB = ("split", "subset", "revision")
+# Names of data sets have dots as well ("OpenHermes-2.5"), but not these endings.
+_OTHER_FILES = (".txt", ".md", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".html", ".xml", ".yaml", ".yml")
+_OTHER_FILES += (".arrow", ".feather", ".pkl", ".db", ".sqlite", ".zip", ".7z", ".tar", ".zst", ".gz")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def read_rows(
@@ -32,86 +36,62 @@ def read_rows(
         data: the data section; `split`, `subset` and `revision` are for a Hub id alone.
         adapter: gives split and subset where the section does not.
         seed: draws rows where there are more than `most`.
-        most: rows to look at, None for all; millions of rows do not fit into memory. Only JSON is read whole.
+        most: rows to look at, None for all; millions of rows do not fit into memory. JSON is read whole.
 
     Raises:
         CourseError: no such file or data set, not readable, no such split, or a part of a file is asked for.
     """
+
+    def choose(count: int) -> list[int]:
+        if most is None or count <= most:
+            return list(range(count))
+        print(f"data: {most:,} of {count:,} rows are drawn to choose from (data.max_samples is set)")
+        return sorted(random.Random(seed).sample(range(count), most))
+
     path = local_file(source)
     if path is None:
-        return _drawn(_read_hub(source, data, adapter), seed, most)
+        dataset = _read_hub(source, data, adapter)
+        return dataset.select(choose(len(dataset))).to_list()
     if given := [f"data.{key}" for key in _OF_THE_HUB if data.get(key)]:
         raise CourseError(
             f"{' and '.join(given)} choose a part of a data set on the Hub, but {source!r} is a file; "
             "remove the key, or write what you want of the file into one of its own."
         )
-    return read_json_rows(path) if path.suffix in _JSON else _drawn(_read_table(path), seed, most)
+    return read_file(path, choose)
 
 
 def local_file(source: str) -> Path | None:
     """Return the file that a source names, None where it is a Hub id.
 
     Raises:
-        CourseError: it ends like a file, but there is none.
+        CourseError: it names a directory or an address, or looks like a file, but there is none.
     """
-    if Path(source).suffix not in (*_JSON, *_TABLES):
-        return None
-    for path in (Path(source).expanduser(), repository_root() / source):
-        if path.is_file():
+    if "://" in source:
+        raise CourseError(f"{source!r} is an address; download the file and name it in data.source.")
+    places = (Path(os.path.expanduser(source)), repository_root() / source)
+    for path in places:
+        if os.path.isfile(path):  # unlike Path.is_file it takes a name of any length and with any character
             return path
-    raise CourseError(
-        f"the data file {source!r} does not exist (looked in {Path.cwd()} and {repository_root()}); correct "
-        "data.source."
-    )
-
-
-def read_json_rows(path: Path) -> list[Row]:
-    """Return the objects of a .json file (one list) or a .jsonl file (one object per line).
-
-    Raises:
-        CourseError: it is not valid JSON, or holds something else than objects.
-    """
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        rows = json.loads(text) if path.suffix == ".json" else _json_lines(text)
-    except json.JSONDecodeError as error:
+    for path in places:
+        if os.path.isdir(path):
+            raise CourseError(f"{source!r} is a directory; name one file in data.source{_files_in(path)}.")
+    if is_file_name(source):
         raise CourseError(
-            f"{path} is not valid {path.suffix[1:].upper()}: {error.msg} at line {error.lineno}, column "
-            f"{error.colno}; correct that line."
-        ) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise CourseError(
-            f"{path} must hold one JSON object per row; write a list of objects, or one per line."
+            f"the data file {source!r} does not exist (looked in {Path.cwd()} and {repository_root()}); "
+            "correct data.source."
         )
-    return rows
+    return None
 
 
-def _json_lines(text: str) -> list[Any]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                # The decoder counts lines within this one line; readers need the line of the file.
-                error.lineno = number
-                raise
-    return rows
+def is_file_name(name: str) -> bool:
+    """Say whether a name is that of a file: by its ending, or because no Hub id looks like it."""
+    known = file_kind(name) is not None or name.lower().endswith(_OTHER_FILES)
+    return known or name.startswith(".") or not _HUB_ID.fullmatch(name)
 
 
-def _read_table(path: Path) -> Dataset:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    kind = path.suffix[1:]
-    try:
-        return load_dataset(kind, data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError) as error:
-        # `datasets` wraps the reader's own sentence, which says what is wrong.
-        reason = error.__cause__ or error
-        raise CourseError(
-            f"{path} could not be read as {kind}: {reason}; correct the file, or write it as .jsonl."
-        ) from error
+def _files_in(directory: Path) -> str:
+    names = sorted(path.name for path in directory.glob("*") if file_kind(path.name))
+    return f", such as {names[0]!r}" if names else f"; a file ends in {READABLE}"
 
 
 def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> Dataset:
@@ -143,10 +123,3 @@ def _is_folder(directory: Path, subset: str) -> bool:
     if not (directory / subset).is_dir():
         return False
     return subset not in get_dataset_config_names(str(directory))
-
-
-def _drawn(dataset: Dataset, seed: int, most: int | None) -> list[Row]:
-    if most is None or len(dataset) <= most:
-        return dataset.to_list()
-    print(f"data: {most:,} of {len(dataset):,} rows are drawn to choose from (data.max_samples is set)")
-    return dataset.select(sorted(random.Random(seed).sample(range(len(dataset)), most))).to_list()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from posttrain_helpers.conversations import text_key
+from posttrain_helpers.datasources.texts import control_tokens, is_unicode, texts_in
 from posttrain_helpers.errors import CourseError
 
 Row = dict[str, Any]
 _PARTS = ("messages", "prompt", "chosen", "rejected", "completion")
+HALF_A_CHARACTER, CONTROL_TOKEN = "half a character in a text", "control token in a text"
 
 
 def as_form(rows: list[Row], form: str, wanted: str, dropped: Counter[str]) -> list[Row]:
@@ -63,12 +66,37 @@ def set_system_prompt(rows: list[Row], text: object, dropped: Counter[str]) -> l
     return _once(changed, dropped)
 
 
+def with_clean_texts(
+    rows: list[Row], dropped: Counter[str], special_tokens: Collection[str] = ()
+) -> list[Row]:
+    """Keep rows whose texts are valid Unicode and forge no turn.
+
+    Args:
+        rows: usable ones of any form.
+        dropped: counts the others by what was found.
+        special_tokens: of the tokenizer in use, beside those of the usual families.
+    """
+    control, kept = control_tokens(special_tokens), []
+    for row in rows:
+        found = next(filter(None, (control.search(message["content"]) for message in _messages(row))), None)
+        if not all(map(is_unicode, texts_in(row))):
+            dropped[HALF_A_CHARACTER] += 1
+        elif found:
+            dropped[f"{CONTROL_TOKEN}, {found[0]}"] += 1
+        else:
+            kept.append(row)
+    return kept
+
+
+def _messages(row: Row) -> list[Row]:
+    return [message for part in _PARTS if part in row for message in row[part]]
+
+
 def _once(rows: list[Row], dropped: Counter[str]) -> list[Row]:
     """Return the rows without repetitions."""
     seen: dict[tuple[str, object], Row] = {}
     for row in rows:
-        messages = [message for part in _PARTS if part in row for message in row[part]]
-        seen.setdefault((text_key(messages), row.get("label")), row)
+        seen.setdefault((text_key(_messages(row)), row.get("label")), row)
     if len(seen) < len(rows):
         dropped["duplicate"] += len(rows) - len(seen)
     return list(seen.values())

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from posttrain_helpers.conversations import is_conversation, listed_counts, plain_messages, sift, text_key
+from posttrain_helpers.conversations import (
+    MESSAGE_FAULTS,
+    check_some_left,
+    read_messages,
+    sift,
+    text_key,
+)
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
 
@@ -21,6 +27,7 @@ FAULTS = {
     "empty completion": "a reply must hold text",
     "no label": "a label must be true or false",
     "duplicate": "each labelled reply counts once",
+    **MESSAGE_FAULTS,
 }
 
 
@@ -51,9 +58,7 @@ def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]
     kept, dropped = sift(
         rows, _usable, lambda row: (text_key(row["prompt"] + row["completion"]), row["label"])
     )
-    if rows and not kept:
-        reasons = "; ".join(FAULTS[reason] for reason in dropped)
-        raise CourseError(f"no labelled reply of {source!r} is left, {listed_counts(dropped)}: {reasons}.")
+    check_some_left(kept, dropped, "labelled reply", source, FAULTS)
     return kept, dropped
 
 
@@ -75,9 +80,10 @@ def held_out_label(row: Row, identifier: str) -> Row:
 
 def _usable(row: Row) -> Row | str:
     """Return a row with plain messages, or the fault for which it is dropped."""
-    prompt, completion, label = (row[column] for column in COLUMNS)
-    if not is_conversation(prompt) or not is_conversation(completion):
-        return "not conversational"
+    prompt, completion, label = read_messages(row["prompt"]), read_messages(row["completion"]), row["label"]
+    for messages in (prompt, completion):
+        if isinstance(messages, str):
+            return messages
     roles = [prompt[-1]["role"], *(message["role"] for message in completion)]
     if roles != ["user", "assistant"]:
         return "not conversational"
@@ -85,4 +91,4 @@ def _usable(row: Row) -> Row | str:
         return "empty completion"
     if label not in (True, False):  # 1 and 0 are equal to them; None is not
         return "no label"
-    return {"prompt": plain_messages(prompt), "completion": plain_messages(completion), "label": bool(label)}
+    return {"prompt": prompt, "completion": completion, "label": bool(label)}

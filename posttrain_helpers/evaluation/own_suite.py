@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.comparison_scores import Item, Score
-from posttrain_helpers.conversations import is_conversation, plain_messages
+from posttrain_helpers.conversations import read_messages
+from posttrain_helpers.datasources.texts import is_unicode, texts_in
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.instructions import check_constraints, obeys
 from posttrain_helpers.evaluation.suites import Suite
@@ -25,23 +27,23 @@ def own_suite(path: Path, max_new_tokens: int) -> Suite:
     """Return the suite that a file of rows describes, see `suites.load_suites`.
 
     Args:
-        path: a .json or .jsonl file; its name is that of the suite.
+        path: a file that `readers.read_file` reads; its name is that of the suite.
         max_new_tokens: the most tokens of a reply.
 
     Returns:
         The suite. Each key of the rows gives it a measure, and the most frequent key the one that counts.
 
     Raises:
-        CourseError: no such file, no JSON, no rows, or a row without a prompt or with nothing to score.
+        CourseError: no such file, not readable, no rows, or a row without a prompt, with nothing to score or
+            with half a character.
     """
-    from posttrain_helpers.datasources.files import read_json_rows
+    from posttrain_helpers.datasources.readers import read_file
 
-    path = path.expanduser()
-    if not path.is_file():
-        raise CourseError(
-            f"the suite file {str(path)!r} does not exist (looked in {Path.cwd()}); correct the path."
-        )
-    rows = read_json_rows(path)
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):
+        fault = "is a directory" if os.path.isdir(path) else f"does not exist (looked in {Path.cwd()})"
+        raise CourseError(f"the suite file {str(path)!r} {fault}; name a file of questions.")
+    rows = read_file(path)
     if not rows:
         raise CourseError(f"{path} has no rows; a suite needs at least one.")
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)
@@ -53,20 +55,24 @@ def own_suite(path: Path, max_new_tokens: int) -> Suite:
 
 
 def _own_item(row: dict[str, Any], identifier: str, where: str) -> Item:
+    if half := next((text for text in texts_in(row) if not is_unicode(text)), None):
+        raise CourseError(f"{where} holds half a character (an emoji that was cut) in {half!r}; correct it.")
     prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
         prompt = [{"role": "user", "content": prompt}]
-    if not is_conversation(prompt) or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
+    prompt = read_messages(prompt)
+    if isinstance(prompt, str) or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
+        fault = f" ({prompt})" if isinstance(prompt, str) else ""
         raise CourseError(
-            f"the prompt in {where} is {row.get('prompt')!r}; it must be a text, or messages with role and "
-            "content that end with the user's."
+            f"the prompt in {where} is {row.get('prompt')!r}{fault}; it must be a text, or messages with "
+            f"role and content that end with the user's (found the keys {', '.join(row)})."
         )
     if not any(_has(row, key) for key in _OWN_MEASURES):
         raise CourseError(
             f"{where} has nothing to score its reply by; give it an 'answer', 'accepted' replies or "
             f"'constraints' (found the keys {', '.join(row)})."
         )
-    item = {**row, "id": str(row.get("id", identifier)), "prompt": plain_messages(prompt)}
+    item = {**row, "id": str(row.get("id", identifier)), "prompt": prompt}
     item["task"] = row.get("task") or "own"
     _check_scored_keys(item, where)
     return item

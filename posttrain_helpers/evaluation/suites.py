@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.comparison_scores import Item, Score
+from posttrain_helpers.datasources.files import is_file_name
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.instructions import obeyed_share, obeys, obeys_loosely
 from posttrain_helpers.evaluation.prompts import declines_rightly, english_items
@@ -28,7 +29,6 @@ from posttrain_helpers.suggestions import closest
 SHORT_REPLY, LONG_REPLY = 48, 72
 _MARKDOWN_WORDS = 40
 _DOCUMENT_WORDS = 64
-_FILES = (".json", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def load_suites(
     """Return suites by name.
 
     Args:
-        names: keys of `suite_names`, or .json and .jsonl files: rows with "prompt" (a text is the user's
-            message) and one or more of "answer" (the reply must hold it), "accepted" (complete replies) and
-            "constraints" (see `instructions`); "id" and "follow_ups" are optional. None takes every suite of
-            the tiny world for the profile "tiny", and the English ones for others.
+        names: keys of `suite_names`, or files (see `datasources.readers`): rows with "prompt" (a text is
+            the user's message) and one or more of "answer" (the reply must hold it), "accepted" (complete
+            replies) and "constraints" (see `instructions`); "id" and "follow_ups" are optional. None takes
+            every suite of the tiny world for the profile "tiny", and the English ones for others.
         profile: None takes the profile in use.
         limit: only the first items of each suite, which are in random order.
 
@@ -102,7 +102,7 @@ def load_suites(
         )
     suites = [
         own_suite(Path(name), LONG_REPLY if profile.name == "tiny" else 256)
-        if Path(name).suffix in _FILES
+        if is_file_name(name)
         else _named(name)
         for name in names
     ]
@@ -327,6 +327,6 @@ def _named(name: str) -> Suite:
     if name not in makers:
         raise CourseError(
             f"the suite {name!r} does not exist; {closest(name, makers)}The suites are {', '.join(makers)}, "
-            "and a file of rows is one if its name ends in .json or .jsonl."
+            "and a file of rows is one if its name ends like one, as in questions.jsonl."
         )
     return makers[name]()

@@ -58,9 +58,11 @@ def test_one_broken_side_drops_the_pair() -> None:
     ("value", "expected"),
     [
         ([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], [user("a"), reply("b")]),
-        ([{"role": "user", "content": "a", "weight": 1}], [user("a")]),
+        ([{"role": "user", "content": "a", "weight": 1}], [{**user("a"), "weight": 1}]),
+        ([{"from": " Human", "value": "a"}, {"from": "AI", "value": "b"}], [user("a"), reply("b")]),
+        ([{"role": "Developer", "content": "a"}], [{"role": "system", "content": "a"}]),
         ([{"from": "narrator", "value": "a"}], [{"role": "narrator", "content": "a"}]),
-        ([{"text": "a"}], [{"role": None, "content": None}]),
+        ([{"text": "a"}], [{"text": "a", "role": None, "content": None}]),
         ([{"from": ["human"], "value": "a"}], [{"role": ["human"], "content": "a"}]),
         ("a", "a"),
         (None, None),
@@ -86,6 +88,7 @@ def test_messages(value: Any, expected: Any) -> None:
         ({"prompt": [SYSTEM, user("a")], "system": "s"}, [SYSTEM, user("a")]),
         ({"prompt": [], "system": ""}, []),
         ({"prompt": ["a"]}, ["a"]),
+        ({"prompt": user("a")}, [user("a")]),
         ({"prompt": ""}, "empty prompt"),
         ({"prompt": None, "context": "b"}, "empty prompt"),
         ({"prompt": math.nan}, "empty prompt"),
@@ -100,6 +103,7 @@ def test_replies() -> None:
     assert reply_of(7) == [reply("7")]
     assert reply_of(None) == reply_of(math.nan) == reply_of("<nooutput>") == [reply("")]
     assert reply_of([{"from": "gpt", "value": "yes"}]) == [reply("yes")]
+    assert reply_of({"from": "gpt", "value": "yes"}) == [reply("yes")]
 
 
 def test_a_row_without_a_prompt_has_a_fault_in_every_form() -> None:
@@ -126,3 +130,13 @@ def test_problems_and_labels() -> None:
         "completion": [reply("b")],
         "label": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"),
+    [("True", True), ("false ", False), ("1", True), ("0.0", False), ("yes", "yes"), (0, 0), (None, None)],
+)
+def test_a_label_of_a_table_is_a_text(cell: Any, label: Any) -> None:
+    found = labelled({"prompt": "a", "completion": "b", "label": cell})["label"]
+    assert found == label
+    assert type(found) is type(label)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 from posttrain_helpers.datasources.catalog import ADAPTERS
-from posttrain_helpers.datasources.files import local_file, read_json_rows, read_rows
+from posttrain_helpers.datasources.files import local_file, read_rows
 from posttrain_helpers.errors import CourseError
 
 ROWS = [{"question": f"question {number}, is it?", "reply": f"{number}\nlines"} for number in range(30)]
@@ -61,11 +64,70 @@ def test_broken_tables(tmp_path: Path, ending: str) -> None:
         read_rows(str(path), {}, None, 0)
 
 
-@pytest.mark.parametrize("name", ["no/such.csv", "no/such.parquet", "no/such.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no/such.csv", "no/such.parquet", "no/such.JSONL", "such.csv.gz", "no/such.txt", "such.xlsx"),
+        *("/no/such", "./such", "such/../rows", "[work] data/such", "no/such/rows", "~nobody/such.csv"),
+        *("no\0such.csv", "x" * 5000 + ".csv"),
+    ],
+)
 def test_missing_files(name: str) -> None:
-    with pytest.raises(CourseError, match=r"does not exist \(looked in"):
+    with pytest.raises(CourseError, match=r"the data file .* does not exist \(looked in"):
         local_file(name)
-    assert local_file("tatsu-lab/alpaca") is None
+
+
+@pytest.mark.parametrize("name", ["tatsu-lab/alpaca", "squad", "teknium/OpenHermes-2.5", "someone/v1.0_chat"])
+def test_what_may_be_a_hub_id_is_no_missing_file(name: str) -> None:
+    assert local_file(name) is None
+
+
+def test_directories_links_and_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.csv").mkdir()
+    for name in ("data.csv", str(tmp_path / "data.csv")):
+        with pytest.raises(CourseError, match=r"is a directory; name one file in data\.source; a file ends"):
+            local_file(name)
+    write(tmp_path / "data.csv" / "faq.jsonl", ROWS)
+    with pytest.raises(CourseError, match=r"'data\.csv' is a directory; .*, such as 'faq\.jsonl'\.$"):
+        local_file("data.csv")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "data.csv" / "faq.jsonl")
+    assert read_rows("link.jsonl", {}, None, 0) == ROWS
+    for name, target in (("broken.jsonl", "gone"), ("loop.jsonl", "loop.jsonl")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(CourseError, match=rf"'{name}' does not exist"):
+            local_file(name)
+    with pytest.raises(CourseError, match="is an address; download the file"):
+        local_file("https://example.org/faq.csv")
+
+
+def test_a_file_needs_no_cache(tmp_path: Path) -> None:
+    """In a process of its own, as the libraries look for their caches when they are imported."""
+    path = write(tmp_path / "[1] rows.parquet", [{"prompt": f"{n}?", "answer": n} for n in range(3)])
+    table = tmp_path / "rows.csv"
+    table.write_text("question,answer,label\na?,b,True\nc?,d,False\n", encoding="utf-8")
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, so that no directory can be made below it", encoding="utf-8")
+    script = f"""
+from posttrain_helpers.data import load_data
+from posttrain_helpers.recipes import load_recipe
+for name, source, columns in (
+    ("grpo", {path!r}, None),
+    ("sft", {str(table)!r}, {{"prompt": "question", "reply": "answer"}}),
+    ("kto", {str(table)!r}, {{"prompt": "question", "completion": "answer", "label": "label"}}),
+):
+    changes = {{"data.source": source, **({{"data.columns": columns}} if columns else {{}})}}
+    print(len(load_data(load_recipe(name, "tiny", changes), verbose=False)[0]))
+"""
+    home, output = tmp_path / "home", tmp_path / "output"
+    home.mkdir()
+    variables = {"HF_HOME": str(blocked / "hf"), "HOME": str(home), "POSTTRAIN_OUTPUT": str(output)}
+    variables |= {"XDG_CACHE_HOME": str(blocked / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["3", "2", "2"], done.stderr
+    assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -81,12 +143,6 @@ def test_a_file_has_no_parts(tmp_path: Path, ending: str, data: dict, words: str
     with pytest.raises(CourseError, match=words):
         read_rows(path, data, None, 0)
     assert read_rows(path, dict.fromkeys(data), None, 0) == ROWS
-
-
-def test_json_errors(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text("[1, 2]", encoding="utf-8")
-    with pytest.raises(CourseError, match="must hold one JSON object per row"):
-        read_json_rows(tmp_path / "rows.json")
 
 
 def test_rows_of_a_large_table_are_drawn_by_the_seed(

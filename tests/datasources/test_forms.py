@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
 import pytest
 from public_schemas import SYSTEM, TALK, reply, user
 
-from posttrain_helpers.datasources.forms import as_form, set_system_prompt
+from posttrain_helpers.datasources.forms import as_form, set_system_prompt, with_clean_texts
 from posttrain_helpers.errors import CourseError
 
 NEW = {"role": "system", "content": "Be brief."}
@@ -87,3 +88,44 @@ def test_conversations_of_labels_keep_desirable_replies() -> None:
     assert dropped == {"undesirable reply": 1}
     assert as_form(rows[1:], "labels", "conversations", dropped := Counter())
     assert not dropped
+
+
+HALF = json.loads('"Hi \\ud83d"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("What does <|im_end|> mean?", "x<|im_start|>assistant", "<|endoftext|>", "<|eot_id|>", "a </s> b"),
+        *("[INST] now", "<<SYS>>", "<end_of_turn>", "<｜end▁of▁sentence｜>", "<own_end>."),
+    ],
+)
+def test_a_text_with_a_control_token_is_dropped_wherever_it_stands(text: str) -> None:
+    for row in ROWS:
+        for part in row.keys() & {"messages", "prompt", "chosen", "rejected", "completion"}:
+            changed = {**row, part: [*row[part][:-1], {**row[part][-1], "content": text}]}
+            dropped = Counter({"duplicate": 1})
+            assert with_clean_texts([row, changed], dropped, {"<own_end>"}) == [row]
+            [reason] = dropped.keys() - {"duplicate"}
+            assert reason.startswith("control token in a text, ")
+            assert reason.removeprefix("control token in a text, ") in text
+            assert dropped[reason] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x <| f |> g", "a <b> c | d", "[instance]", "<own_end>", "<think>Hm.</think> 7", "1 < 2 || 3 > 2", "🍋"],
+)
+def test_harmless_texts_are_kept(text: str) -> None:
+    dropped: Counter[str] = Counter()
+    rows = [{"messages": [user(text), reply(text)]}, {"prompt": [user("a")], "answer": "<|im_end|>"}]
+    assert with_clean_texts(rows, dropped) == rows
+    assert not dropped
+
+
+def test_half_a_character_is_dropped_wherever_it_stands() -> None:
+    columns = [{"answer": HALF}, {"hints": [{"text": [HALF]}]}, {"hints": {HALF: 1}}]
+    rows = [{"messages": [user("a"), reply(HALF)]}, *({"prompt": [user("a")], **more} for more in columns)]
+    dropped: Counter[str] = Counter()
+    assert with_clean_texts([*rows, *ROWS], dropped) == ROWS
+    assert dropped == {"half a character in a text": len(rows)}

@@ -35,6 +35,8 @@ def test_extra_columns_and_keys_are_left_out() -> None:
         ({"completion": [user("Yes.")]}, "not conversational"),
         ({"completion": [reply("Yes."), reply("No.")]}, "not conversational"),
         ({"completion": [reply(" ")]}, "empty completion"),
+        ({"completion": [{**reply("Yes."), "function_call": {"name": "boil"}}]}, "tool call"),
+        ({"completion": [{**reply("Yes."), "weight": 0}]}, "reply with a weight"),
         ({"label": None}, "no label"),
         ({"label": "true"}, "no label"),
         ({"label": 0.5}, "no label"),
@@ -44,6 +46,12 @@ def test_extra_columns_and_keys_are_left_out() -> None:
 def test_what_is_dropped_is_counted(change: dict[str, Any], reason: str) -> None:
     assert usable_labels([GOOD, {**GOOD, **change}], "mine") == ([GOOD], {reason: 1})
     assert reason in FAULTS
+
+
+def test_an_unknown_role_is_named() -> None:
+    row = {**GOOD, "prompt": [{"role": "narrator", "content": "Tea?"}]}
+    with pytest.raises(CourseError, match=r"is left, 1 unknown role 'narrator': roles are system, user, ass"):
+        usable_labels([row], "mine")
 
 
 def test_one_reply_may_have_both_labels() -> None:

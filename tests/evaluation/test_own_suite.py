@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_the_measure_is_what_most_rows_have(tmp_path: Path) -> None:
 
 
 GOOD = {"prompt": "x", "answer": "y"}
+HALF = json.loads('"Hi \\ud83d"')
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,10 @@ GOOD = {"prompt": "x", "answer": "y"}
         ({"prompt": [], "answer": "y"}, "the prompt in row 1"),
         ({"prompt": [{"role": "user"}], "answer": "y"}, "the prompt in row 1"),
         ({"prompt": [{"role": "assistant", "content": "z"}], "answer": "y"}, "end with the user's"),
+        ({"prompt": [{"role": "narrator", "content": "z"}], "answer": "y"}, r"\(unknown role 'narrator'\)"),
+        ({"prompt": HALF, "answer": "y"}, r"row 1 .* holds half a character .* in 'Hi \\ud83d'"),
+        ({"prompt": "x", "answer": HALF}, "row 1 .* holds half a character"),
+        ({"prompt": "x", "accepted": ["y", HALF]}, "row 1 .* holds half a character"),
         ({"prompt": "x"}, "nothing to score its reply by; .*found the keys prompt"),
         ({"prompt": "x", "answer": "", "accepted": [], "constraints": []}, "nothing to score"),
         ({"prompt": "x", "answer": ["y"]}, "must be a text or a number"),
@@ -84,6 +90,9 @@ def test_a_file_that_is_missing_empty_or_no_json_is_named(tmp_path: Path) -> Non
     missing = tmp_path / "none.jsonl"
     with pytest.raises(CourseError, match=rf"{re.escape(repr(str(missing)))} does not exist"):
         load_suites(str(missing), "tiny")
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(CourseError, match=r"\.jsonl' is a directory; name a file of questions"):
+        load_suites(str(tmp_path / "folder.jsonl"), "tiny")
     with pytest.raises(CourseError, match="has no rows"):
         load_suites(str(_file(tmp_path, [])), "tiny")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x", "answer": "y"}\n{', encoding="utf-8")
@@ -91,3 +100,29 @@ def test_a_file_that_is_missing_empty_or_no_json_is_named(tmp_path: Path) -> Non
         load_suites(str(tmp_path / "broken.jsonl"), "tiny")
     with pytest.raises(CourseError, match="2 items with the id 'a'"):
         load_suites(str(_file(tmp_path, [{**GOOD, "id": "a"}] * 2)), "tiny")
+
+
+def test_a_suite_may_be_a_file_of_any_kind(tmp_path: Path) -> None:
+    table = tmp_path / "Codes.CSV"
+    table.write_text("prompt;answer\nArea code?;0042\n", encoding="utf-16")
+    lines = tmp_path / "codes.ndjson.gz"
+    lines.write_bytes(gzip.compress(json.dumps({"prompt": "Area code?", "answer": "0042"}).encode()))
+    for suite in load_suites([str(table), str(lines)], "tiny"):
+        assert [(item["prompt"][0]["content"], item["answer"]) for item in suite.items] == [
+            ("Area code?", "0042")
+        ]
+    with pytest.raises(CourseError, match=r"codes\.xlsx' does not exist"):
+        load_suites(str(tmp_path / "codes.xlsx"), "tiny")
+
+
+def test_answers_of_several_kinds_and_any_size(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "2+3=", "answer": 5},
+        {"prompt": "A vowel?", "answer": "a"},
+        {"prompt": "?", "answer": 10**30},
+    ]
+    (suite,) = load_suites(str(_file(tmp_path, rows)), "tiny")
+    assert [
+        suite.scores["correct"](f"It is {row['answer']}.", item)
+        for row, item in zip(rows, suite.items, strict=True)
+    ] == [True] * 3
