@@ -18,7 +18,7 @@ from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.runtime import current_runtime, display_path
-from posttrain_helpers.weights import check_weights, weight_files
+from posttrain_helpers.weights import check_weights, unsound_weight, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +62,8 @@ def load_model_and_tokenizer(
         Model and tokenizer.
 
     Raises:
-        CourseError: nothing there, unreachable, no model, pickled, corrupt or incomplete weights, too little
-            GPU memory, or a reward model where a language model is asked for.
+        CourseError: nothing there, unreachable, no model, pickled, corrupt, incomplete or not finite weights,
+            too little GPU memory, or a reward model where a language model is asked for.
     """
     from posttrain_helpers.stages import resolve_model
 
@@ -78,6 +78,11 @@ def load_model_and_tokenizer(
     if verbose and use_gpu and device == "cpu" and profile.device == "cuda":
         print(f"no GPU was found, so {display_path(resolved)} is loaded on the CPU.")
     model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
+    if problem := unsound_weight(model):
+        raise CourseError(
+            f"the weights of {display_path(name_or_path)} are damaged: {problem}; every reply and every loss "
+            "would be NaN. Save or download the model again, or load it with another dtype."
+        )
     wants_template = profile.chat_template if resolved == profile.base_model else None
     if not (lend_template or wants_template or tokenizer.chat_template):
         raise CourseError(

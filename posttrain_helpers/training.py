@@ -27,6 +27,7 @@ from posttrain_helpers.training_checks import (
     check_supervision,
     leave_out_useless_rows,
 )
+from posttrain_helpers.training_state import check_weights_are_sound, watch_trainings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,10 +70,12 @@ class Method:
 def config_class(method: str) -> type:
     """Return the config class of a method, such as `trl.SFTConfig`.
 
-    Whatever trains asks for it first, so this is where TRL learns to skip untrained positions on a CPU.
+    Whatever trains asks for it first, so this is where TRL learns to skip untrained positions on a CPU, and
+    trainers to count their steps.
     """
     config = _imported(_method(method).config)
     skip_untrained_positions()
+    watch_trainings()
     return config
 
 
@@ -159,7 +162,8 @@ def train(trainer: Trainer) -> dict[str, float]:
     TRL leaves the model in training mode, in which generation without a cache writes garbage.
 
     Raises:
-        CourseError: the GPU has too little memory; what the run held there is freed.
+        CourseError: the GPU has too little memory; what the run held there is freed. Or the loss or the
+            weights have become NaN, infinite or enormous.
     """
     import torch
 
@@ -167,6 +171,11 @@ def train(trainer: Trainer) -> dict[str, float]:
         return trainer.train().metrics
     except torch.cuda.OutOfMemoryError as error:
         reason = str(error)
+    except RuntimeError:
+        check_weights_are_sound(
+            trainer.model
+        )  # a policy of NaN cannot be sampled from, before a loss is seen
+        raise
     finally:
         trainer.model.eval()
     # Only now: while an exception is handled, the frames of the failed step live, and with them its tensors.

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 _NAMES = ("model", "adapter_model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -58,6 +62,26 @@ def check_weights(directory: Path) -> list[Path]:
                 "delete its directory and save or download the model again."
             ) from error
     return files
+
+
+def unsound_weight(model: Module, largest: float = float("inf")) -> str | None:
+    """Return what is wrong with the first parameter that holds NaN, infinity or a number beyond `largest`.
+
+    Args:
+        model: quantized parameters, which are whole numbers, are not looked at.
+        largest: a finite number may be as large as this.
+
+    Returns:
+        A part of a sentence, or None.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.numel() == 0:
+            continue
+        low, high = (bound.item() for bound in parameter.detach().aminmax())
+        extreme = max(low, high, key=abs)
+        if not abs(extreme) <= largest or abs(extreme) == float("inf"):  # NaN compares as False
+            return f"{name} holds the number {extreme:g}"
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -438,3 +438,14 @@ def test_lora_settings_of_a_language_model_do_not_fit_a_reward_model(model_dir: 
         load_model_and_tokenizer(
             model_dir, head="reward", lora={"task_type": "CAUSAL_LM", "r": 2}, verbose=False
         )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused(random_model_dir: Path, tmp_path: Path, value: float) -> None:
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+    with torch.no_grad():
+        model.model.norm.weight[2] = value
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CourseError, match=r"are damaged: model\.norm\.weight holds the number (nan|inf)"):
+        load_model_and_tokenizer(tmp_path, verbose=False)
