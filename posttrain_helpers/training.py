@@ -17,6 +17,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import has_score_head
 from posttrain_helpers.reward_checks import check_policy
 from posttrain_helpers.reward_functions import reward_functions
+from posttrain_helpers.reward_guard import guarded
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_checks import (
     check_positions,
@@ -288,7 +289,7 @@ def _reward_arguments(
             f"the method {recipe.method!r} learns from rewards, but there are none; set rewards in the "
             "recipe or pass reward_funcs."
         )
-    return {"reward_funcs": functions}
+    return {"reward_funcs": guarded(functions)}
 
 
 def _sampler(method: Method, config: Any) -> dict[str, Any]:
