@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import PROFILES, READY_MADE, Profile, get_profile
+from posttrain_helpers.progress import Progress
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.reward_functions import reward_models
 from posttrain_helpers.runtime import current_runtime, display_path, preserved_random_state
@@ -217,10 +218,8 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
     with _stage_lock(target), preserved_random_state():
         started = time.perf_counter()
         _remove_leftovers(target)
-        print(
-            f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …",
-            end="\n" if verbose else " ",
-            flush=True,
+        progress = Progress(
+            f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", own_line=verbose
         )
         set_seed(recipe.seed)  # a fresh score head or adapter draws its weights before the trainer seeds
         model, tokenizer = load_model_and_tokenizer(
@@ -233,10 +232,11 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
         )
         rows, _ = load_data(recipe, verbose=verbose)
         trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
+        trainer.add_callback(progress.callback())
         metrics = train(trainer)
         _, kept = _save(trainer, recipe.stage, recipe, metrics=metrics)
         note = "" if kept is None else f"; {_kept_sentence(recipe.stage, kept)}"
-        print(f"done in {time.perf_counter() - started:.0f} s{note}", flush=True)
+        progress.done(f"done in {time.perf_counter() - started:.0f} s{note}")
     return target
 
 
