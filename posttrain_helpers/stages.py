@@ -10,7 +10,6 @@ recipe or a trainer of their own. What the reader made is never replaced: it mov
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -32,7 +31,7 @@ from posttrain_helpers.runtime import current_runtime, display_path, preserved_r
 from posttrain_helpers.storage import atomic_directory, output_root, write_json_atomic
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_state import check_trained, check_weights_are_sound
-from posttrain_helpers.weights import sha256, weight_files, weights_identity
+from posttrain_helpers.weights import read_object, sha256, weight_files, weights_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -320,6 +319,33 @@ def parent_of(directory: Path) -> str | None:
         return None
 
 
+def base_of_adapter(directory: Path, profile: str | Profile | None = None) -> str | None:
+    """Return the model that the adapter in a stage was trained on, None if the directory is no stage.
+
+    Args:
+        directory: of the stage.
+        profile: None takes the profile in use.
+
+    Raises:
+        CourseError: another model has its name now, and the former one was not kept.
+    """
+    if not (directory / MANIFEST).is_file():
+        return None
+    manifest = _read_manifest(directory)
+    profile = get_profile(profile)
+    name, identity = manifest["model"], manifest["parent_identity"]
+    place = Path(_location(name, profile.name))
+    if not place.is_dir() or model_identity(str(place)) == identity:
+        return name
+    for other in saved_stages(profile):
+        if model_identity(str(stage_path(other, profile))) == identity:
+            return other
+    raise CourseError(
+        f"the adapter {directory} was trained on another {name!r} than there is now, and does not fit "
+        "this one; train it again."
+    )
+
+
 def model_identity(model: str) -> str:
     """Return what changes when a model changes: the identity of its weights, or the Hub id itself.
 
@@ -477,14 +503,33 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, s
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
-    required = {"recipe_hash", "parent_identity", "identity", "model", "weights"}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CourseError(f"{path} is damaged ({error}); {_remedy(directory)}") from error
-    if not isinstance(manifest, dict) or not required <= set(manifest):
-        raise CourseError(f"{path} lacks {', '.join(sorted(required - set(manifest)))}; {_remedy(directory)}")
+    manifest = read_object(path, _remedy(directory))
+    texts = {"recipe_hash", "parent_identity", "identity", "model"}
+    if missing := sorted({*texts, "weights"} - set(manifest)):
+        raise CourseError(f"{path} lacks {', '.join(missing)}; {_remedy(directory)}")
+    wrong = sorted(key for key in texts if not isinstance(manifest[key], str))
+    if not _names_weights(manifest["weights"]):
+        wrong.append("weights")
+    if not isinstance(manifest.get("reward_identities", {}), dict):
+        wrong.append("reward_identities")
+    if wrong:
+        raise CourseError(
+            f"{path} is damaged: {', '.join(wrong)} is not what was written; {_remedy(directory)}"
+        )
     return manifest
+
+
+def _names_weights(weights: Any) -> bool:
+    return (
+        isinstance(weights, dict)
+        and bool(weights)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("bytes"), int)
+            and isinstance(entry.get("sha256"), str)
+            for entry in weights.values()
+        )
+    )
 
 
 def _verify(directory: Path) -> None:

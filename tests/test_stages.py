@@ -680,6 +680,26 @@ def test_a_manifest_that_does_not_say_who_made_it(
     assert ("sft-kept-1" in rebuilt(capsys)) == kept
 
 
+def test_an_adapter_finds_its_parent_where_it_was_kept(course: dict, recipe: Recipe) -> None:
+    import torch
+
+    def logits() -> torch.Tensor:
+        model, _ = loaded("my_adapter")
+        with torch.inference_mode():
+            return model(input_ids=torch.tensor([[5, 6, 7]])).logits
+
+    save_stage(trained(recipe, learning_rate=0.5), "sft", recipe)
+    model, tokenizer = load_model_and_tokenizer("sft", lora={"r": 2}, verbose=False)
+    save_stage(model, "my_adapter", replace(recipe, model="sft"), tokenizer=tokenizer)
+    before = logits()
+    course["overrides"] = {"args.learning_rate": 1e-3}
+    load_stage("sft")
+    assert torch.equal(logits(), before)
+    shutil.rmtree(stage_path("sft-kept-1"))
+    with pytest.raises(CourseError, match="was trained on another 'sft' than there is now"):
+        loaded("my_adapter")
+
+
 # --- train: a stage of its own ---
 
 
@@ -786,8 +806,17 @@ def test_another_content_under_a_name_of_ones_own_stops(
         (lambda d: (d / "model.safetensors").unlink(), "lacks its weights file model.safetensors"),
         (lambda d: (d / MANIFEST).write_text("{", encoding="utf-8"), "manifest.json is damaged"),
         (lambda d: (d / MANIFEST).write_text("{}", encoding="utf-8"), "manifest.json lacks identity"),
+        (lambda d: (d / MANIFEST).write_text("[" * 100_000, encoding="utf-8"), "manifest.json is damaged"),
+        (lambda d: (d / MANIFEST).write_text("[]", encoding="utf-8"), "manifest.json is damaged"),
+        (lambda d: _edit_manifest(d, weights=[]), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights=None), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={"a": {}}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={"a": {"bytes": 5}}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={"a": 5}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, model=None), "manifest.json is damaged: model"),
+        (lambda d: _edit_manifest(d, recipe_hash=[1]), "manifest.json is damaged: recipe_hash"),
     ],
-    ids=["cut off", "bit flip", "no weights", "half a manifest", "empty manifest"],
 )
 def test_a_damaged_stage_is_refused_and_can_be_rebuilt(
     built: Path, damage: Callable[[Path], None], sentence: str
@@ -799,6 +828,11 @@ def test_a_damaged_stage_is_refused_and_can_be_rebuilt(
     assert "rebuild=True" in str(caught.value)
     load_stage("sft", rebuild=True)
     assert load_stage("sft") == built
+
+
+def _edit_manifest(directory: Path, **changes: object) -> None:
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8")) | changes
+    (directory / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def _flip_last_byte(path: Path) -> None:
