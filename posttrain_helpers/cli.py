@@ -61,6 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", parents=[profile], help="train one recipe and save its stage")
     train.add_argument("recipe", metavar="RECIPE", help="the name of a recipe, such as sft, or a YAML file")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as args.learning_rate=1e-3")
+    train.add_argument(
+        "--name",
+        help="of the stage; default: that of the recipe, with overrides also six digits of its hash",
+    )
+    train.add_argument("--rebuild", action="store_true", help="train it even if it is there")
 
     _add_evaluate(commands, [profile, split])
     seeds = commands.add_parser(
@@ -182,16 +187,44 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from posttrain_helpers.recipes import load_recipe
     from posttrain_helpers.runtime import setup
-    from posttrain_helpers.stages import build_stage
+    from posttrain_helpers.stages import train_stage
+    from posttrain_helpers.training import METHODS
 
     setup(arguments.profile)
     recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
+    recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
     print(recipe)
     print(f"memory: {_planned_memory(recipe)}")
-    print(f"stage: {build_stage(recipe)}")
+    print(f"stage: {train_stage(recipe, arguments.rebuild)}")
+    if METHODS[recipe.method].head == "language":
+        other = "sft" if recipe.stage != "sft" else "base"
+        profile = f" --profile {arguments.profile}" if arguments.profile else ""
+        print(f"compare: python -m posttrain_helpers evaluate {recipe.stage} {other}{profile}")
     return 0
+
+
+def _stage_name(recipe: Recipe, name: str | None) -> str:
+    """Return the name of the stage to make: those of the course are left to the course's own recipes."""
+    from posttrain_helpers.recipes import stage_recipes
+    from posttrain_helpers.stages import is_as_written, is_of_the_course
+
+    if is_of_the_course(recipe) and name in (None, recipe.stage):
+        return recipe.stage
+    if name in stage_recipes():
+        raise CourseError(
+            f"{name!r} is the name of a stage of the course, which its lessons build and replace; choose "
+            "another one for your own."
+        )
+    if name is not None:
+        return name
+    recipes = stage_recipes()
+    # A recipe of the course has another name only where an override sets it.
+    own_name = recipe.stage not in recipes and (recipe.name in recipes.values() or is_as_written(recipe))
+    return recipe.stage if own_name else f"{recipe.stage}-{recipe.hash[:6]}"
 
 
 def _planned_memory(recipe: Recipe) -> str:

@@ -9,7 +9,6 @@ code of a model repository runs.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.runtime import current_runtime, display_path
-from posttrain_helpers.weights import check_weights, weight_files
+from posttrain_helpers.weights import check_weights, read_object, unsound_weight, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 HEADS = ("language", "reward")
 _SCORE_WEIGHT = "score.weight"
+_AGAIN = "save or download the model again."
 
 
 def load_model_and_tokenizer(
@@ -50,7 +50,8 @@ def load_model_and_tokenizer(
         use_gpu: False keeps the model on the CPU. True uses the GPU that the profile wants, if there is one.
         dtype: of the weights; None takes the profile's.
         revision: commit, branch or tag of a Hub id; None takes the one that the profile pins for it, if any.
-        lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train.
+        lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train. An adapter that the model has is
+            merged into its weights before.
         quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
         head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
             fresh score head in place of its language head, drawn from torch's random state.
@@ -62,8 +63,8 @@ def load_model_and_tokenizer(
         Model and tokenizer.
 
     Raises:
-        CourseError: nothing there, unreachable, no model, pickled, corrupt or incomplete weights, too little
-            GPU memory, or a reward model where a language model is asked for.
+        CourseError: nothing there, unreachable, no model, pickled, corrupt, incomplete or not finite weights,
+            too little GPU memory, or a reward model where a language model is asked for.
     """
     from posttrain_helpers.stages import resolve_model
 
@@ -78,6 +79,11 @@ def load_model_and_tokenizer(
     if verbose and use_gpu and device == "cpu" and profile.device == "cuda":
         print(f"no GPU was found, so {display_path(resolved)} is loaded on the CPU.")
     model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
+    if problem := unsound_weight(model):
+        raise CourseError(
+            f"the weights of {display_path(name_or_path)} are damaged: {problem}; every reply and every loss "
+            "would be NaN. Save or download the model again, or load it with another dtype."
+        )
     wants_template = profile.chat_template if resolved == profile.base_model else None
     if not (lend_template or wants_template or tokenizer.chat_template):
         raise CourseError(
@@ -140,7 +146,7 @@ def head_of(directory: Path) -> str:
     """
     adapter = directory / "adapter_config.json"
     if adapter.is_file():
-        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        settings = read_object(adapter, _AGAIN)
         return "reward" if settings.get("task_type") == "SEQ_CLS" else "language"
     if not (directory / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
@@ -148,12 +154,12 @@ def head_of(directory: Path) -> str:
             f"{directory} is no model directory: expected config.json or adapter_config.json, found "
             f"{found[:200]}."
         )
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return "language"  # the loader says what is wrong with the file
-    names = config.get("architectures") or []
-    return "reward" if any(name.endswith("ForSequenceClassification") for name in names) else "language"
+    names = read_object(directory / "config.json", _AGAIN).get("architectures") or []
+    if not isinstance(names, list):
+        raise CourseError(
+            f"{directory / 'config.json'} is damaged (architectures should be a list of names); {_AGAIN}"
+        )
+    return "reward" if any(str(name).endswith("ForSequenceClassification") for name in names) else "language"
 
 
 def _load_directory(
@@ -182,6 +188,7 @@ def _load_model(
 ) -> PreTrainedModel:
     """Load a model with the head asked for; `found` is the head that the directory holds."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     loader = AutoModelForSequenceClassification if head == "reward" else AutoModelForCausalLM
@@ -200,7 +207,15 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        StrictDataclassError,
+    ) as error:
         raise CourseError(
             f"{directory} could not be loaded as a {head} model: {_first_sentence(error)}"
         ) from error
@@ -256,9 +271,9 @@ def _load_adapter(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
-    from posttrain_helpers.stages import parent_of, resolve_model
+    from posttrain_helpers.stages import base_of_adapter, resolve_model
 
-    settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = read_object(directory / "adapter_config.json", _AGAIN)
     found = head_of(directory)
     if head == "reward" and found == "language":
         raise CourseError(
@@ -266,8 +281,8 @@ def _load_adapter(
             "(merge_and_unload), save the model, and load that with head='reward'."
         )
     # A stage knows its parent by name, which holds on every machine; the adapter knows a path, which may not.
-    base = parent_of(directory) or settings.get("base_model_name_or_path")
-    if not base:
+    base = base_of_adapter(directory, profile) or settings.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
         raise CourseError(
             f"the adapter {directory} does not name its base model; set base_model_name_or_path in "
             "adapter_config.json."
@@ -280,12 +295,13 @@ def _load_adapter(
             "model with task_type='SEQ_CLS'."
         )
     model, tokenizer = _load_directory(base_directory, dtype, device, quantization, profile, found)
+    model = _merged(model)
     if (directory / "tokenizer_config.json").is_file():
         tokenizer = _load_tokenizer(directory)
     grow_embeddings(model, len(tokenizer))
     try:
         adapted = PeftModel.from_pretrained(model, directory, local_files_only=True)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(
             f"the adapter {directory} does not fit its base model {display_path(base)}: "
             f"{_first_sentence(error)}"
@@ -304,18 +320,22 @@ def _holds_score_head(adapter: Path) -> bool:
 
 
 def _with_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PreTrainedModel:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
-    if isinstance(model, PeftModel):
-        raise CourseError(
-            "the model already has an adapter; merge it (merge_and_unload), save and reload it, then add one."
-        )
+    model = _merged(model)
     try:
         # "SEQ_CLS" trains and saves the score head beside the adapter.
         task = "SEQ_CLS" if has_score_head(model) else "CAUSAL_LM"
         return get_peft_model(model, LoraConfig(**{"task_type": task, **lora}))
     except (TypeError, ValueError, AttributeError) as error:
         raise CourseError(f"the LoRA settings {lora} do not fit {type(model).__name__}: {error}") from error
+
+
+def _merged(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with its adapter added to the weights: one adapter cannot stand on another."""
+    from peft import PeftModel
+
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def _untrained_rows(model: PreTrainedModel) -> str:

@@ -44,6 +44,7 @@ from posttrain_helpers.policy_losses import (
 from posttrain_helpers.ppo_config import PPOConfig
 from posttrain_helpers.ppo_metrics import PPOMetrics
 from posttrain_helpers.ppo_rollouts import Rollout, RolloutSampler
+from posttrain_helpers.reward_guard import guarded
 from posttrain_helpers.rewards import as_reward_function
 from posttrain_helpers.scoring import RewardFunction
 from posttrain_helpers.storage import write_json_atomic
@@ -132,12 +133,14 @@ class PPOTrainer(Trainer):
             _disable_dropout([self.actor_critic, self.ref_model])
         given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         given += [] if reward_model is None else [reward_model]
-        self.reward_funcs = [
-            as_reward_function(reward.to(args.device), processing_class)
-            if isinstance(reward, torch.nn.Module)
-            else reward
-            for reward in given
-        ]
+        self.reward_funcs = guarded(
+            [
+                as_reward_function(reward.to(args.device), processing_class)
+                if isinstance(reward, torch.nn.Module)
+                else reward
+                for reward in given
+            ]
+        )
         self.metrics = PPOMetrics(self.accelerator)
         self.rollouts = RolloutSampler(
             self.actor_critic,
@@ -192,6 +195,7 @@ class PPOTrainer(Trainer):
             if step == 0 or self._rollout is None:
                 update = self.state.global_step // self.args.steps_per_update
                 self._first_update = update if self._first_update is None else self._first_update
+                self.rollouts.trainer_state = self.state
                 with self.accelerator.autocast():  # as in the update, or the first ratio is not 1
                     self._rollout = self.rollouts.sample(update, self.kl_coef)
                 self._adapt_kl_coef()

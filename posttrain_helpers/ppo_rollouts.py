@@ -79,6 +79,7 @@ class RolloutSampler:
         self.actor_critic, self.policy, self.ref_model = actor_critic, actor_critic.policy, ref_model
         self.reward_funcs, self.dataset, self.tokenizer = list(reward_funcs), dataset, tokenizer
         self.args, self.metrics = args, metrics
+        self.trainer_state: Any = None  # for rewards that change during the training
         self.weights = self._checked_weights()
         self.stop_ids = stop_token_ids(self.policy, tokenizer)
         self.prompt_ids = encode_prompts(tokenizer, list(dataset["prompt"]))
@@ -168,7 +169,7 @@ class RolloutSampler:
     def _scores(self, indices: list[int], completions: list[list[int]]) -> torch.Tensor:
         """Return the weighted sum of all rewards, shape (B,)."""
         rows = [self.dataset[index] for index in indices]
-        scores = score_completions(self.reward_funcs, self.tokenizer, rows, completions)
+        scores = score_completions(self.reward_funcs, self.tokenizer, rows, completions, self.trainer_state)
         self.metrics.add_rollout(
             {f"rewards/{reward_name(f)}/mean": s for f, s in zip(self.reward_funcs, scores, strict=True)}
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from posttrain_helpers.chat_markers import marked_template, needs_markers
 from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.errors import CourseError
 
@@ -24,7 +25,7 @@ _NEW_ROWS_SEED = 0
 def repair_tokenizer(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, template: str | None = None
 ) -> list[str]:
-    """Give a tokenizer a chat template, the end token of that template and padding of its own.
+    """Give a tokenizer a chat template, the end token of that template, marks of replies, and padding.
 
     Args:
         tokenizer: changed in place.
@@ -37,7 +38,8 @@ def repair_tokenizer(
     Raises:
         CourseError: no end token is there and none can be told from the template.
     """
-    changes = _repair_template(tokenizer, template) + _repair_end(tokenizer) + _repair_padding(tokenizer)
+    changes = _repair_template(tokenizer, template) + _repair_end(tokenizer) + _mark_replies(tokenizer)
+    changes += _repair_padding(tokenizer)
     if tokenizer.padding_side != "right":
         tokenizer.padding_side = "right"
         changes.append("padding is on the right (generate() pads on the left by itself)")
@@ -133,6 +135,13 @@ def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     before = tokenizer.eos_token
     tokenizer.eos_token = end
     return [f"the end token is {end}, which ends a reply in the chat template (it was {before})"]
+
+
+def _mark_replies(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    if not needs_markers(tokenizer) or (template := marked_template(tokenizer)) is None:
+        return []
+    tokenizer.chat_template = template
+    return ["its chat template marks replies now, for SFT; what it renders stays the same"]
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.reward_guard import callable_without_weights, checked_rewards, is_coroutine
 from posttrain_helpers.scoring import reward_name
 from posttrain_helpers.training_checks import check_reference
 
@@ -79,7 +80,7 @@ def check_rewards(trainer: Trainer) -> RewardCheck | None:
     from posttrain_helpers.runtime import preserved_random_state
 
     trainer.reward_check = None
-    if not all(_is_plain(function) for function in trainer.reward_funcs):
+    if any(not callable_without_weights(f) or is_coroutine(f) for f in trainer.reward_funcs):
         return None
     for function in trainer.reward_funcs:
         _check_columns(function, trainer.train_dataset.column_names)
@@ -156,35 +157,13 @@ def _rewarded_groups(
 
 def _rewards(function: Any, columns: dict[str, Any], count: int) -> list[float | None]:
     name = reward_name(function)
-    rewards = function(**columns)
-    if not hasattr(rewards, "__len__") or len(rewards) != count:
-        found = f"{len(rewards)} rewards" if hasattr(rewards, "__len__") else repr(rewards)
-        raise CourseError(
-            f"the reward function {name!r} returned {found} for {count} replies; return a list with one "
-            "number for each."
-        )
-    for index, reward in enumerate(rewards):
-        if reward is None:
-            continue
-        try:
-            finite = math.isfinite(reward)
-        except TypeError as error:
-            raise CourseError(
-                f"the reward function {name!r} returned {reward!r} for a reply; return a number, or None for "
-                "no reward."
-            ) from error
-        if not finite:
-            text = columns["completions"][index]
-            raise CourseError(
-                f"the reward function {name!r} returned {float(reward)} for the reply {str(text)[:60]!r}; a "
-                "reward must be finite, or None for no reward."
-            )
+    rewards = checked_rewards(name, function(**columns), columns["completions"])
     if all(reward is None for reward in rewards):
         raise CourseError(
             f"the reward function {name!r} returned None for all of {count} replies, so it teaches nothing; "
             "check the column that it reads."
         )
-    return [None if reward is None else float(reward) for reward in rewards]
+    return rewards
 
 
 def _combined(trainer: Trainer, rewards: Sequence[float | None]) -> float:
@@ -247,13 +226,6 @@ def _check_columns(function: Any, columns: Sequence[str]) -> None:
             f"the reward function {name!r} reads the column {missing[0]!r}, but the training set "
             f"has {', '.join(sorted(columns))}; add the column or choose another reward."
         )
-
-
-def _is_plain(function: Any) -> bool:
-    from torch.nn import Module
-
-    called = function if inspect.isroutine(function) else type(function).__call__
-    return not isinstance(function, Module) and not inspect.iscoroutinefunction(called)
 
 
 def _mean(groups: list[list[list[float | None]]], column: int) -> float:

@@ -3,11 +3,13 @@
 A stage is the directory `<output>/<profile>/stages/<name>`. It is written beside its place and renamed, its
 `manifest.json` last of all, and it is loaded only with a manifest. The manifest tells from which recipe and
 which parent the stage was made, so that a stage whose recipe or parent has changed is built again.
+
+It also tells who made the stage: a shipped recipe, which can make it again, or the reader, by an override, a
+recipe or a trainer of their own. What the reader made is never replaced: it moves aside to `<name>-kept-1`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -15,18 +17,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
-from posttrain_helpers.profiles import READY_MADE, Profile, get_profile
+from posttrain_helpers.profiles import PROFILES, READY_MADE, Profile, get_profile
+from posttrain_helpers.progress import Progress
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.reward_functions import reward_models
-from posttrain_helpers.runtime import current_runtime, preserved_random_state
+from posttrain_helpers.runtime import current_runtime, display_path, preserved_random_state
 from posttrain_helpers.storage import atomic_directory, output_root, write_json_atomic
 from posttrain_helpers.suggestions import closest
-from posttrain_helpers.weights import sha256, weight_files, weights_identity
+from posttrain_helpers.training_state import check_trained, check_weights_are_sound
+from posttrain_helpers.weights import read_object, sha256, weight_files, weights_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 BASE = "base"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# Who made a stage.
+_RECIPE, _READER = "recipe", "reader"
 
 
 def stage_path(name: str, profile: str | Profile | None = None) -> Path:
@@ -57,41 +64,64 @@ def save_stage(
     recipe: Recipe,
     metrics: dict[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    as_it_is: bool = False,
 ) -> Path:
     """Save a trained model as a stage, whole or not at all.
 
+    A former stage of this name is replaced if a shipped recipe made it. If the reader made it, it moves aside
+    first, and one printed line says to where.
+
     Args:
         trainer_or_model: a trainer after `train()`, or a model.
-        name: of the stage; an older one of this name is replaced.
+        name: of the stage.
         recipe: what it was trained with.
         metrics: numbers to keep; None takes the trainer's final ones.
         tokenizer: needed with a model; a trainer has its own.
+        as_it_is: also save a model whose training was interrupted, or that was trained before.
 
     Returns:
         The stage's directory.
 
     Raises:
-        CourseError: a bad name, no tokenizer, or a disk that is full or read-only: then nothing is left
-            behind.
+        CourseError: a bad name, no tokenizer, a training that `training_state.check_trained` refuses, weights
+            that are not finite, or a disk that is full or read-only: then nothing is left behind.
     """
+    target, kept = _save(trainer_or_model, name, recipe, metrics, tokenizer, as_it_is)
+    if kept is not None:
+        print(_kept_sentence(name, kept))
+    return target
+
+
+def _save(
+    trainer_or_model: Trainer | PreTrainedModel,
+    name: str,
+    recipe: Recipe,
+    metrics: dict[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    as_it_is: bool = False,
+) -> tuple[Path, Path | None]:
+    """Save a stage; return its directory, and where the reader's former one is now."""
     from safetensors import SafetensorError
 
     from posttrain_helpers.repairs import repair_generation_config
 
     target = stage_path(name, recipe.profile)
-    is_trainer = hasattr(trainer_or_model, "save_model")
-    model = trainer_or_model.model if is_trainer else trainer_or_model
+    trainer = trainer_or_model if hasattr(trainer_or_model, "save_model") else None
+    model = trainer_or_model if trainer is None else trainer.model
     tokenizer = tokenizer or getattr(trainer_or_model, "processing_class", None)
     if tokenizer is None:
         raise CourseError(f"the stage {name!r} needs a tokenizer beside the model; pass tokenizer=...")
+    if trainer is not None:
+        check_trained(trainer, as_it_is)
+    check_weights_are_sound(model)
     model.eval()
     repair_generation_config(model, tokenizer)
-    if metrics is None and is_trainer:
-        metrics = next((dict(log) for log in reversed(trainer_or_model.state.log_history)), None)
+    if metrics is None and trainer is not None:
+        metrics = next((dict(log) for log in reversed(trainer.state.log_history)), None)
     try:
         with _stage_lock(target), atomic_directory(target) as directory:
-            if is_trainer:
-                trainer_or_model.save_model(str(directory))
+            if trainer is not None:
+                trainer.save_model(str(directory))
                 # A pickle, and the manifest says more.
                 (directory / "training_args.bin").unlink(missing_ok=True)
                 # The frozen copy of the adapter that a trainer adds to be its reference; nothing loads it.
@@ -100,14 +130,17 @@ def save_stage(
             else:
                 model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
-            write_json_atomic(directory / MANIFEST, _manifest(directory, name, recipe, metrics))
+            manifest = _manifest(directory, name, recipe, metrics)
+            manifest["made_by"] = _maker(trainer, name, recipe)
+            write_json_atomic(directory / MANIFEST, manifest)
+            kept = _keep_aside(target, manifest["identity"])
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(_existing(target)).free
         raise CourseError(
             f"the stage {name!r} could not be written to {target} ({error}; {free / 1e9:.1f} GB are free), "
             "and nothing of it was kept; make room, or name another place in POSTTRAIN_OUTPUT."
         ) from error
-    return target
+    return target, kept
 
 
 def is_complete(path: str | Path) -> bool:
@@ -158,12 +191,13 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
     return target
 
 
-def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
+def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False) -> Path:
     """Train what a recipe describes and save it as the stage that the recipe names.
 
     Args:
         recipe: its parent is built first if need be.
         reason: why, for the one line that is printed.
+        verbose: also print what was loaded, and which rows are left out or cut.
 
     Returns:
         The stage's directory.
@@ -183,7 +217,9 @@ def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
     with _stage_lock(target), preserved_random_state():
         started = time.perf_counter()
         _remove_leftovers(target)
-        print(f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", end=" ", flush=True)
+        progress = Progress(
+            f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", own_line=verbose
+        )
         set_seed(recipe.seed)  # a fresh score head or adapter draws its weights before the trainer seeds
         model, tokenizer = load_model_and_tokenizer(
             parent,
@@ -193,12 +229,62 @@ def build_stage(recipe: Recipe, reason: str = "asked for") -> Path:
             profile=recipe.profile,
             verbose=False,
         )
-        rows, _ = load_data(recipe, verbose=False)
-        trainer = make_trainer(recipe, model, tokenizer, rows, verbose=False)
+        rows, _ = load_data(recipe, verbose=verbose)
+        trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
+        trainer.add_callback(progress.callback())
         metrics = train(trainer)
-        save_stage(trainer, recipe.stage, recipe, metrics=metrics)
-        print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
+        _, kept = _save(trainer, recipe.stage, recipe, metrics=metrics)
+        note = "" if kept is None else f"; {_kept_sentence(recipe.stage, kept)}"
+        progress.done(f"done in {time.perf_counter() - started:.0f} s{note}")
     return target
+
+
+def train_stage(recipe: Recipe, rebuild: bool = False) -> Path:
+    """Build the stage that a recipe names, unless it is there already.
+
+    Args:
+        recipe: as for `build_stage`.
+        rebuild: build it even if it is there.
+
+    Returns:
+        The stage's directory.
+
+    Raises:
+        CourseError: the reader made the stage that is there in another way; or as `build_stage`.
+    """
+    target = stage_path(recipe.stage, recipe.profile)
+    parent, rewards = resolve_model(recipe.model, recipe.profile), _resolved_rewards(recipe)
+    with _stage_lock(target):
+        reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
+        if not reason:
+            _verify(target)
+            print(
+                f"the stage {recipe.stage!r} is already there, made by this recipe from this model; "
+                "--rebuild trains it again."
+            )
+            return target
+        if not rebuild and _is_readers(target):
+            raise CourseError(
+                f"there is a stage {recipe.stage!r} already that you made in another way ({reason}); choose "
+                f"another name with --name, or train again with --rebuild, which keeps the former one as "
+                f"{_free_place(target).name!r}."
+            )
+        return build_stage(recipe, reason, verbose=True)
+
+
+def is_as_written(recipe: Recipe) -> bool:
+    """Say whether a recipe is what its file says, for the base model of its profile.
+
+    The seed that `setup` was given changes nothing; an override does, and so do `POSTTRAIN_OVERRIDES` and
+    `POSTTRAIN_MODEL`.
+    """
+    own = PROFILES[recipe.profile]
+    return get_profile(own.name).base_model == own.base_model and _same(recipe, recipe.path)
+
+
+def is_of_the_course(recipe: Recipe) -> bool:
+    """Say whether a recipe is one that the course ships, as it is written."""
+    return recipe.name in stage_recipes().values() and is_as_written(recipe) and _same(recipe, recipe.name)
 
 
 def resolve_model(name: str, profile: str | Profile | None = None) -> str:
@@ -231,6 +317,33 @@ def parent_of(directory: Path) -> str | None:
         return _read_manifest(directory)["model"]
     except FileNotFoundError:
         return None
+
+
+def base_of_adapter(directory: Path, profile: str | Profile | None = None) -> str | None:
+    """Return the model that the adapter in a stage was trained on, None if the directory is no stage.
+
+    Args:
+        directory: of the stage.
+        profile: None takes the profile in use.
+
+    Raises:
+        CourseError: another model has its name now, and the former one was not kept.
+    """
+    if not (directory / MANIFEST).is_file():
+        return None
+    manifest = _read_manifest(directory)
+    profile = get_profile(profile)
+    name, identity = manifest["model"], manifest["parent_identity"]
+    place = Path(_location(name, profile.name))
+    if not place.is_dir() or model_identity(str(place)) == identity:
+        return name
+    for other in saved_stages(profile):
+        if model_identity(str(stage_path(other, profile))) == identity:
+            return other
+    raise CourseError(
+        f"the adapter {directory} was trained on another {name!r} than there is now, and does not fit "
+        "this one; train it again."
+    )
 
 
 def model_identity(model: str) -> str:
@@ -282,6 +395,83 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
     }
 
 
+def _same(recipe: Recipe, name_or_path: str | Path) -> bool:
+    return load_recipe(name_or_path, PROFILES[recipe.profile]).hash == recipe.hash
+
+
+def _maker(trainer: Trainer | None, name: str, recipe: Recipe) -> str:
+    """Return who made a stage: the recipe only where it can certainly make the same again."""
+    parent = Path(_location(recipe.model, recipe.profile))
+    of_the_course = (
+        trainer is not None
+        and name == recipe.stage
+        and is_of_the_course(recipe)
+        and _follows(trainer, recipe)
+        and not ((parent / MANIFEST).is_file() and _is_readers(parent))
+    )
+    return _RECIPE if of_the_course else _READER
+
+
+def _follows(trainer: Trainer, recipe: Recipe) -> bool:
+    """Say whether a trainer has the arguments that a recipe sets, and made all steps."""
+    from posttrain_helpers.training import METHODS, config_class
+
+    expected = config_class(recipe.method)(**{**METHODS[recipe.method].arguments, **recipe.args})
+    same = all(getattr(trainer.args, key) == getattr(expected, key) for key in recipe.own_args)
+    return same and trainer.state.global_step == trainer.state.max_steps
+
+
+def _is_readers(directory: Path) -> bool:
+    """Say whether a stage may be the reader's: made by them, or nothing tells that a recipe made it."""
+    if not (directory / MANIFEST).is_file():
+        return directory.is_dir() and any(directory.iterdir())
+    try:
+        manifest = _read_manifest(directory)
+    except CourseError:
+        return False  # a manifest that is damaged loads no more, and is replaced only when that is asked for
+    if "made_by" in manifest:
+        return manifest["made_by"] != _RECIPE
+    recipe = stage_recipes().get(directory.name)
+    profile = PROFILES.get(manifest.get("profile"))
+    return recipe is None or profile is None or manifest["recipe_hash"] != load_recipe(recipe, profile).hash
+
+
+def _keep_aside(target: Path, identity: str) -> Path | None:
+    """Move the reader's stage away from a place where another one will stand; return where it is now.
+
+    Args:
+        target: the place.
+        identity: of the weights that will stand there.
+    """
+    if not _is_readers(target):
+        return None
+    place = _free_place(target)
+    if not (target / MANIFEST).is_file():
+        target.rename(place)
+        return place
+    manifest = _read_manifest(target)
+    if manifest["identity"] == identity:
+        return None
+    for former in target.parent.glob(f"{target.name}-kept-*"):
+        if is_complete(former) and _read_manifest(former)["identity"] == manifest["identity"]:
+            return former
+    target.rename(place)
+    write_json_atomic(place / MANIFEST, {**manifest, "stage": place.name, "made_by": _READER})
+    return place
+
+
+def _free_place(target: Path) -> Path:
+    places = (target.with_name(f"{target.name}-kept-{number}") for number in count(1))
+    return next(place for place in places if not place.exists())
+
+
+def _kept_sentence(name: str, kept: Path) -> str:
+    return (
+        f"the former stage {name!r} was your own and is now {kept.name!r} (delete {display_path(kept)} when "
+        "you need it no more)"
+    )
+
+
 def _location(name: str, profile: str) -> str:
     """Return where a model is now; unlike `resolve_model` this builds nothing."""
     if (model := get_profile(profile).model_named(name)) is not None:
@@ -313,14 +503,33 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, s
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
-    required = {"recipe_hash", "parent_identity", "identity", "model", "weights"}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CourseError(f"{path} is damaged ({error}); {_remedy(directory)}") from error
-    if not isinstance(manifest, dict) or not required <= set(manifest):
-        raise CourseError(f"{path} lacks {', '.join(sorted(required - set(manifest)))}; {_remedy(directory)}")
+    manifest = read_object(path, _remedy(directory))
+    texts = {"recipe_hash", "parent_identity", "identity", "model"}
+    if missing := sorted({*texts, "weights"} - set(manifest)):
+        raise CourseError(f"{path} lacks {', '.join(missing)}; {_remedy(directory)}")
+    wrong = sorted(key for key in texts if not isinstance(manifest[key], str))
+    if not _names_weights(manifest["weights"]):
+        wrong.append("weights")
+    if not isinstance(manifest.get("reward_identities", {}), dict):
+        wrong.append("reward_identities")
+    if wrong:
+        raise CourseError(
+            f"{path} is damaged: {', '.join(wrong)} is not what was written; {_remedy(directory)}"
+        )
     return manifest
+
+
+def _names_weights(weights: Any) -> bool:
+    return (
+        isinstance(weights, dict)
+        and bool(weights)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("bytes"), int)
+            and isinstance(entry.get("sha256"), str)
+            for entry in weights.values()
+        )
+    )
 
 
 def _verify(directory: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 OUTPUT_VARIABLE = "POSTTRAIN_OUTPUT"
 
@@ -71,9 +72,10 @@ def atomic_directory(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
-    temporary.chmod(0o777 & ~_umask())
+    # Named before it is made: an interruption at any moment after that finds what to remove.
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
+        temporary.mkdir()
         yield temporary
         if target.exists():
             # Two renames, not a removal first: at no moment does a half-removed directory bear the target's

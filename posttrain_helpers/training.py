@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import has_score_head
 from posttrain_helpers.reward_checks import check_policy
 from posttrain_helpers.reward_functions import reward_functions
+from posttrain_helpers.reward_guard import guarded
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_checks import (
+    check_lengths,
     check_positions,
     check_preferences,
     check_reference,
@@ -26,7 +29,9 @@ from posttrain_helpers.training_checks import (
     check_scored_tokens,
     check_supervision,
     leave_out_useless_rows,
+    lost_in_tokenization,
 )
+from posttrain_helpers.training_state import check_weights_are_sound, watch_trainings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,10 +74,12 @@ class Method:
 def config_class(method: str) -> type:
     """Return the config class of a method, such as `trl.SFTConfig`.
 
-    Whatever trains asks for it first, so this is where TRL learns to skip untrained positions on a CPU.
+    Whatever trains asks for it first, so this is where TRL learns to skip untrained positions on a CPU, and
+    trainers to count their steps.
     """
     config = _imported(_method(method).config)
     skip_untrained_positions()
+    watch_trainings()
     return config
 
 
@@ -98,8 +105,8 @@ def make_trainer(
         tokenizer: with chat template, end token and a padding token of its own.
         train_dataset: as `load_data` returns it.
         callbacks: more callbacks, such as `memory.callback()`.
-        verbose: print one line for each reason why preference rows were left out, and one about the rewards
-            of the policy's replies before training.
+        verbose: print one line for each reason why rows were left out or cut, and one about the rewards of
+            the policy's replies before training.
         reward_funcs: for a method that learns from rewards, functions in place of those that the recipe
             names.
 
@@ -117,16 +124,13 @@ def make_trainer(
     rewards = _reward_arguments(recipe, method, reward_funcs)
     _check_columns(recipe, method, train_dataset)
     _check_head(recipe, method, model)
-    try:
+    with _refusals(recipe, method.config, "arguments"):
         config = config_class(recipe.method)(**{**method.arguments, **recipe.args})
-    except (TypeError, ValueError) as error:
-        raise CourseError(
-            f"recipe {recipe.name!r}: {method.config.split(':')[1]} refuses its arguments: {error}"
-        ) from error
     _check_template(config, tokenizer)
+    check_lengths(config)
     check_positions(model, config)
     check_reference_source(model, config)
-    try:
+    with _refusals(recipe, method.trainer, "arguments or data"):
         trainer = trainer_class(recipe.method)(
             model=model,
             args=config,
@@ -136,15 +140,14 @@ def make_trainer(
             **rewards,
             **_sampler(method, config),
         )
-    except (ValueError, NotImplementedError) as error:
-        raise CourseError(
-            f"recipe {recipe.name!r}: {method.trainer.split(':')[1]} refuses its arguments or data: {error}"
-        ) from error
     trainer.remove_callback(PrinterCallback)  # it prints one raw dict per log; `log_history` keeps them
     compared = method.data in ("pairs", "labels")
     left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
     if method.check:
-        method.check(trainer)
+        with _refusals_of_the_template():
+            method.check(trainer)
+    if method.data == "conversations":
+        left_out = lost_in_tokenization(trainer, len(train_dataset))
     if verbose:
         for sentence in left_out:
             print(f"data: {sentence}")
@@ -159,14 +162,22 @@ def train(trainer: Trainer) -> dict[str, float]:
     TRL leaves the model in training mode, in which generation without a cache writes garbage.
 
     Raises:
-        CourseError: the GPU has too little memory; what the run held there is freed.
+        CourseError: the GPU has too little memory; what the run held there is freed. The loss or the weights
+            have become NaN, infinite or enormous. A package is missing that an argument asks for.
     """
     import torch
 
     try:
         return trainer.train().metrics
+    except ImportError as error:  # an optimizer is looked for at the first step only
+        raise _missing_package(error) from error
     except torch.cuda.OutOfMemoryError as error:
         reason = str(error)
+    except RuntimeError:
+        check_weights_are_sound(
+            trainer.model
+        )  # a policy of NaN cannot be sampled from, before a loss is seen
+        raise
     finally:
         trainer.model.eval()
     # Only now: while an exception is handled, the frames of the failed step live, and with them its tensors.
@@ -279,7 +290,7 @@ def _reward_arguments(
             f"the method {recipe.method!r} learns from rewards, but there are none; set rewards in the "
             "recipe or pass reward_funcs."
         )
-    return {"reward_funcs": functions}
+    return {"reward_funcs": guarded(functions)}
 
 
 def _sampler(method: Method, config: Any) -> dict[str, Any]:
@@ -303,6 +314,47 @@ def _imported(reference: str) -> Any:
     if module.startswith("trl.experimental"):
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # which methods are experimental is in METHODS
     return getattr(importlib.import_module(module), name)
+
+
+@contextmanager
+def _refusals(recipe: Recipe, reference: str, what: str) -> Iterator[None]:
+    """Say in one sentence what a config or trainer class does not accept."""
+    try:
+        with _refusals_of_the_template():
+            yield
+    except CourseError:
+        raise
+    except ImportError as error:
+        raise _missing_package(error) from error
+    except (TypeError, ValueError, NotImplementedError) as error:
+        name = reference.split(":")[1]
+        raise CourseError(f"recipe {recipe.name!r}: {name} refuses its {what}: {error}") from error
+    except RuntimeError as error:
+        if "pip install" not in str(error):  # so do the callbacks of `report_to` speak
+            raise
+        raise _missing_package(error) from error
+
+
+@contextmanager
+def _refusals_of_the_template() -> Iterator[None]:
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise CourseError(
+            f"the model's chat template refuses a row of the data: {error}; correct the roles of the "
+            "messages and their order, or take a model whose template accepts them."
+        ) from error
+
+
+def _missing_package(error: Exception) -> CourseError:
+    found = " ".join(str(error).split())
+    return CourseError(
+        f"an argument asks for a package that is not installed: {found}; install it (`pip install ...`), or "
+        "change the argument: args.report_to, args.optim, args.use_liger_kernel and args.deepspeed are the "
+        "usual ones."
+    )
 
 
 def _check_columns(recipe: Recipe, method: Method, dataset: Dataset) -> None:

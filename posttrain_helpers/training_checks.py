@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 # A mask that is wrong is wrong in every row; a sample keeps the check below a second on large data sets.
@@ -87,6 +88,74 @@ def check_supervision(trainer: Trainer) -> None:
         )
 
 
+def check_lengths(args: Any) -> None:
+    """Check that lengths count at least one token.
+
+    Args:
+        args: the trainer's.
+
+    Raises:
+        CourseError: one of them counts none.
+    """
+    for name in ("max_length", "max_completion_length"):
+        length = getattr(args, name, None)
+        if length is not None and length < 1:
+            raise CourseError(
+                f"args.{name} is {length}, but it counts tokens; set it to 1 or more"
+                + (", or to null for no limit." if name == "max_length" else ".")
+            )
+
+
+def lost_in_tokenization(trainer: Trainer, rows_given: int) -> list[str]:
+    """Count the rows that an SFT trainer has left out, and those that it has cut, without a word.
+
+    Args:
+        trainer: its training set is tokenized. One that is packed tells nothing about the rows it came from.
+        rows_given: rows before TRL prepared them.
+
+    Returns:
+        One sentence for each reason.
+    """
+    dataset, args = trainer.train_dataset, trainer.args
+    if args.packing:
+        return []
+    notes = []
+    if left_out := rows_given - len(dataset):
+        notes.append(
+            f"{left_out:,} of {rows_given:,} rows were left out: no token of a reply is within "
+            f"max_length={args.max_length}"
+        )
+    end = trainer.processing_class.eos_token_id
+    if cut := sum(_stops_before(end, labels) for labels in _full_rows(dataset, args.max_length)):
+        notes.append(_cut_sentence(cut, len(dataset), "rows", args.max_length))
+    return notes
+
+
+def _full_rows(dataset: Dataset, length: int | None) -> Iterator[list[int]]:
+    """Yield the labels of the rows that are as long as a row may be: only they may have been cut."""
+    import pyarrow.compute
+
+    if length is None:
+        return
+    for batch in dataset.select_columns("labels").with_format("arrow").iter(10_000):
+        column = batch["labels"]
+        full = pyarrow.compute.greater_equal(pyarrow.compute.list_value_length(column), length)
+        yield from column.filter(full).to_pylist()
+
+
+def _stops_before(end: int, labels: Sequence[int]) -> bool:
+    """Say whether labels break off in a reply, before its end token."""
+    last_reply = list(takewhile(lambda label: label != -100, reversed(labels)))
+    return bool(last_reply) and end not in last_reply
+
+
+def _cut_sentence(cut: int, rows: int, kind: str, length: int) -> str:
+    return (
+        f"{cut:,} of {rows:,} {kind} are cut off at max_length={length}, before the end token of a reply; "
+        "raise it, or shorten them"
+    )
+
+
 def leave_out_useless_rows(trainer: Trainer, rows_given: int) -> list[str]:
     """Take out of the training set the pairs that teach nothing, and count what TRL has left out itself.
 
@@ -113,6 +182,8 @@ def leave_out_useless_rows(trainer: Trainer, rows_given: int) -> list[str]:
             f"no row is left: each of the {rows_given:,} rows is longer than max_length={length}; raise "
             "max_length or shorten the prompts."
         )
+    if cut := sum(_is_cut(trainer)):
+        notes.append(_cut_sentence(cut, len(dataset), "rows", length))
     empty, equal, kept = 0, 0, []
     for number, (chosen, rejected) in enumerate(_compared(trainer)):
         if not chosen or not rejected:
@@ -277,10 +348,27 @@ def _compared(trainer: Trainer) -> Iterator[tuple[list[int], list[int]]]:
     elif "chosen_ids" in columns:
         names = [name for name in ("chosen_ids", "rejected_ids", "prompt_ids") if name in columns]
         # DPO cuts replies off when it forms a batch; RewardTrainer has no prompts and cuts nothing.
-        cuts = "prompt_ids" in columns and args.max_length and args.truncation_mode == "keep_start"
+        cuts = "prompt_ids" in columns and args.max_length and _keeps_start(args)
         for row in zip(*(_column(trainer, name) for name in names), strict=True):
             room = args.max_length - len(row[2]) if cuts else None
             yield row[0][:room], row[1][:room]
+
+
+def _is_cut(trainer: Trainer) -> Iterator[bool]:
+    """Yield for each row whether a reply of it is cut off at the end."""
+    columns, args = trainer.train_dataset.column_names, trainer.args
+    if "chosen_labels" in columns:  # ORPO and CPO, already cut off
+        end = trainer.processing_class.eos_token_id
+        for pair in zip(_column(trainer, "chosen_labels"), _column(trainer, "rejected_labels"), strict=True):
+            yield any(len(labels) >= args.max_length and _stops_before(end, labels) for labels in pair)
+    elif "prompt_ids" in columns and args.max_length and _keeps_start(args):
+        replies = [name for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in columns]
+        for prompt, *row in zip(*(_column(trainer, name) for name in ("prompt_ids", *replies)), strict=True):
+            yield any(len(prompt) + len(reply) > args.max_length for reply in row)
+
+
+def _keeps_start(args: Any) -> bool:
+    return getattr(args, "truncation_mode", "keep_start") == "keep_start"
 
 
 def _column(trainer: Trainer, name: str) -> Iterator[list[int]]:

@@ -5,24 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 _NAMES = ("model", "adapter_model")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _digests: dict[tuple[str, int, int], str] = {}
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Return what a JSON file of a model holds.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one, for the sentence.
+
+    Raises:
+        CourseError: it is no JSON, or no object with keys and values.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CourseError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise CourseError(
+            f"{path} is damaged (it holds a {type(found).__name__} instead of keys and values); {remedy}"
+        )
+    return found
+
+
 def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files of a model or adapter; an empty list if one is missing."""
+    """Return the safetensors files of a model or adapter; an empty list if one is missing.
+
+    Raises:
+        CourseError: an index of shards that names none.
+    """
     for name in _NAMES:
         single = directory / f"{name}.safetensors"
         if single.is_file():
             return [single]
         index = directory / f"{name}.safetensors.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            paths = [directory / shard for shard in shards]
+            remedy = "save or download the model again."
+            shards = read_object(index, remedy).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+                raise CourseError(
+                    f"{index} is damaged (weight_map should name the file of each weight); {remedy}"
+                )
+            paths = [directory / shard for shard in sorted(set(shards.values()))]
             return paths if all(path.is_file() for path in paths) else []
     return []
 
@@ -58,6 +93,26 @@ def check_weights(directory: Path) -> list[Path]:
                 "delete its directory and save or download the model again."
             ) from error
     return files
+
+
+def unsound_weight(model: Module, largest: float = float("inf")) -> str | None:
+    """Return what is wrong with the first parameter that holds NaN, infinity or a number beyond `largest`.
+
+    Args:
+        model: quantized parameters, which are whole numbers, are not looked at.
+        largest: a finite number may be as large as this.
+
+    Returns:
+        A part of a sentence, or None.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.numel() == 0:
+            continue
+        low, high = (bound.item() for bound in parameter.detach().aminmax())
+        extreme = max(low, high, key=abs)
+        if not abs(extreme) <= largest or abs(extreme) == float("inf"):  # NaN compares as False
+            return f"{name} holds the number {extreme:g}"
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -140,10 +140,11 @@ def test_train_builds_the_stage_of_the_recipe(
 
     built = []
     monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
-    monkeypatch.setattr(stages, "build_stage", lambda recipe: built.append(recipe) or Path("stage"))
+    monkeypatch.setattr(stages, "train_stage", lambda recipe, _: built.append(recipe) or Path("stage"))
     assert cli.main(line.split()) == 0
     (recipe,) = built
     assert (recipe.name, recipe.profile, recipe.args["learning_rate"]) == ("sft", "tiny", 1e-3)
+    assert re.fullmatch(r"sft-[0-9a-f]{6}", recipe.stage)
     assert re.search(r"^memory: sft \(full\) on 2.1 M parameters.* it fits", capsys.readouterr().out, re.M)
 
 
@@ -156,11 +157,11 @@ def test_training_starts_without_an_estimate_too(
         raise CourseError("nothing is known of its optimizer.")
 
     monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
-    monkeypatch.setattr(stages, "build_stage", lambda recipe: Path("stage"))
+    monkeypatch.setattr(stages, "train_stage", lambda recipe, rebuild: Path("stage"))
     monkeypatch.setattr(memory_planner, "plan_recipe", refuse)
     assert cli.main(["train", "sft", "--profile", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2:] == ["memory: no estimate, because nothing is known of its optimizer.", "stage: stage"]
+    assert lines[-3:-1] == ["memory: no estimate, because nothing is known of its optimizer.", "stage: stage"]
 
 
 @pytest.fixture

@@ -196,8 +196,61 @@ def test_missing_parameters_are_not_filled_with_random_numbers(model_dir: Path) 
 )
 def test_a_config_that_does_not_fit(model_dir: Path, config: str) -> None:
     (model_dir / "config.json").write_text(config, encoding="utf-8")
-    with pytest.raises(CourseError, match=r"could not be loaded as a language model|would be random"):
+    with pytest.raises(
+        CourseError, match=r"could not be loaded as a language model|would be random|is damaged"
+    ):
         load_model_and_tokenizer(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "null"),
+        ("config.json", "[" * 100_000),
+        ("config.json", '"text"'),
+        ("model.safetensors.index.json", "garbage"),
+        ("model.safetensors.index.json", "[]"),
+        ("model.safetensors.index.json", '{"weight_map": ["a"]}'),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 5}}'),
+        ("adapter_config.json", "garbage"),
+        ("adapter_config.json", "[1, 2]"),
+    ],
+)
+def test_a_json_file_of_garbage_is_one_sentence(model_dir: Path, file: str, content: str) -> None:
+    (model_dir / file).write_text(content, encoding="utf-8")
+    if file.endswith("index.json"):
+        (model_dir / "model.safetensors").unlink()
+    with pytest.raises(
+        CourseError, match=rf"{file} is damaged .*; save or download the model again\."
+    ) as caught:
+        load_model_and_tokenizer(model_dir)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": "four"},
+        {"hidden_size": [64]},
+        {"vocab_size": -1},
+        {"architectures": 5},
+        {"model_type": 5},
+    ],
+)
+def test_a_config_with_values_of_another_kind_is_one_sentence(model_dir: Path, change: dict) -> None:
+    edit_json(model_dir / "config.json", **change)
+    with pytest.raises(CourseError, match=r"could not be loaded as a language model|is damaged"):
+        load_model_and_tokenizer(model_dir)
+
+
+@pytest.mark.parametrize(
+    "change", [{"base_model_name_or_path": 5}, {"r": "four"}, {"peft_type": "NONE"}, {"target_modules": 5}]
+)
+def test_an_adapter_config_with_values_of_another_kind(adapter_dir: Path, change: dict) -> None:
+    edit_json(adapter_dir / "adapter_config.json", **change)
+    with pytest.raises(CourseError, match=r"does not name its base model|does not fit its base model"):
+        load_model_and_tokenizer(adapter_dir)
 
 
 def test_code_of_a_model_repository_does_not_run(model_dir: Path, tmp_path: Path) -> None:
@@ -256,9 +309,25 @@ def test_an_adapter_of_another_shape(adapter_dir: Path) -> None:
         load_model_and_tokenizer(adapter_dir)
 
 
-def test_an_adapter_on_an_adapter(adapter_dir: Path) -> None:
-    with pytest.raises(CourseError, match="already has an adapter; merge it"):
-        load_model_and_tokenizer(adapter_dir, lora={"r": 2}, verbose=False)
+def test_an_adapter_on_an_adapter(adapter_dir: Path, tmp_path: Path) -> None:
+    parent, tokenizer = load_model_and_tokenizer(adapter_dir, verbose=False)
+    child, _ = load_model_and_tokenizer(adapter_dir, lora={"r": 2}, verbose=False)
+    assert torch.allclose(logits(child), logits(parent), atol=1e-5)
+    trained = [name for name, parameter in child.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    with torch.no_grad():
+        for name, parameter in child.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    directory = tmp_path / "child"
+    child.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    # A stage knows its parent by name; here the file says it.
+    edit_json(directory / "adapter_config.json", base_model_name_or_path=str(adapter_dir))
+    again, _ = load_model_and_tokenizer(directory, verbose=False)
+    assert torch.allclose(logits(again), logits(child), atol=1e-5)
+    assert not torch.allclose(logits(again), logits(parent), atol=1e-3)
 
 
 def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,3 +507,14 @@ def test_lora_settings_of_a_language_model_do_not_fit_a_reward_model(model_dir: 
         load_model_and_tokenizer(
             model_dir, head="reward", lora={"task_type": "CAUSAL_LM", "r": 2}, verbose=False
         )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused(random_model_dir: Path, tmp_path: Path, value: float) -> None:
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+    with torch.no_grad():
+        model.model.norm.weight[2] = value
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CourseError, match=r"are damaged: model\.norm\.weight holds the number (nan|inf)"):
+        load_model_and_tokenizer(tmp_path, verbose=False)

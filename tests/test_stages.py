@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -333,7 +334,7 @@ def test_the_command_line_saves_a_recipe_under_its_stage(
 ) -> None:
     from posttrain_helpers import cli
 
-    assert cli.main(["train", "reward", "parent=base", "--profile", "tiny"]) == 0
+    assert cli.main(["train", "reward", "--profile", "tiny"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"stage: {stage_path('reward_model')}"
     assert is_complete(stage_path("reward_model"))
 
@@ -541,6 +542,256 @@ def test_parents_are_built_first(
     assert capsys.readouterr().out.count("building stage") == 2
 
 
+# --- what the reader made is never replaced ---
+
+
+def trained(recipe: Recipe, seed: int = 0, **arguments: object):
+    """Train as a notebook does, with arguments changed by hand."""
+    from transformers import set_seed
+
+    from posttrain_helpers.data import load_data
+    from posttrain_helpers.training import make_trainer, train
+
+    set_seed(seed)
+    model, tokenizer = loaded(resolve_model(recipe.model))
+    changed = replace(recipe, args={**recipe.args, **arguments})
+    trainer = make_trainer(changed, model, tokenizer, load_data(recipe, verbose=False)[0], verbose=False)
+    train(trainer)
+    return trainer
+
+
+def identity_of(name: str) -> str:
+    return json.loads((stage_path(name) / MANIFEST).read_text(encoding="utf-8"))["identity"]
+
+
+def maker_of(name: str) -> str:
+    return json.loads((stage_path(name) / MANIFEST).read_text(encoding="utf-8"))["made_by"]
+
+
+def test_the_manifest_says_who_made_a_stage(built: Path, recipe: Recipe) -> None:
+    assert maker_of("sft") == "recipe"
+    save_stage(trained(recipe), "sft", recipe)
+    assert maker_of("sft") == "recipe"
+    save_stage(trained(recipe), "other_name", recipe)
+    assert maker_of("other_name") == "reader"
+    save_stage(trained(recipe, learning_rate=0.5), "by_hand", recipe)
+    assert maker_of("by_hand") == "reader"
+    model, tokenizer = loaded("sft")
+    save_stage(model, "only_a_model", recipe, tokenizer=tokenizer)
+    assert maker_of("only_a_model") == "reader"
+
+
+@pytest.mark.parametrize("variable", ["POSTTRAIN_MODEL", "POSTTRAIN_OVERRIDES"])
+def test_a_stage_made_with_a_variable_is_the_readers(
+    preference_course: Path, base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    other = shutil.copytree(base_dir, tmp_path / "other")
+    value = {"POSTTRAIN_MODEL": str(other), "POSTTRAIN_OVERRIDES": "sft.args.learning_rate=2e-2"}[variable]
+    monkeypatch.setenv(variable, value)
+    load_stage("reward_model")
+    # The recipe of the reward model is the course's, but what it started from is not.
+    assert (maker_of("sft"), maker_of("reward_model")) == ("reader", "reader")
+    if variable == "POSTTRAIN_MODEL":
+        return  # the same weights lie in both directories, so nothing is out of date
+    mine = identity_of("sft"), identity_of("reward_model")
+    monkeypatch.delenv(variable)
+    load_stage("reward_model")
+    assert (identity_of("sft-kept-1"), identity_of("reward_model-kept-1")) == mine
+    assert (maker_of("sft"), maker_of("reward_model")) == ("recipe", "recipe")
+
+
+def test_a_rebuild_keeps_what_the_reader_made(
+    built: Path, course: dict, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = loaded("sft")
+    model.get_input_embeddings().weight.data.mul_(1.1)
+    save_stage(model, "sft", recipe, tokenizer=tokenizer)
+    mine = identity_of("sft")
+    course["overrides"] = {"args.learning_rate": 1e-3}
+    (line,) = rebuilt(capsys).splitlines()
+    assert re.search(
+        r"recipe has changed\) … done in .*'sft' was your own and is now 'sft-kept-1'.*delete", line
+    )
+    assert identity_of("sft-kept-1") == mine != identity_of("sft")
+    assert manifest_of("sft-kept-1")["stage"] == "sft-kept-1"
+    assert load_stage("sft-kept-1") == stage_path("sft-kept-1")
+    loaded("sft-kept-1")
+    # What the recipe made goes when the recipe changes.
+    course["overrides"] = {"args.learning_rate": 2e-3}
+    assert "kept" not in rebuilt(capsys)
+    assert saved_stages() == ["sft", "sft-kept-1"]
+
+
+def test_a_changed_parent_keeps_what_the_reader_made(
+    built: Path, base_dir: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_stage(trained(recipe, learning_rate=0.5), "sft", recipe)
+    mine = identity_of("sft")
+    model, _ = loaded(base_dir)
+    model.get_input_embeddings().weight.data.mul_(1.1)
+    model.save_pretrained(base_dir)
+    assert "is now 'sft-kept-1'" in rebuilt(capsys)
+    assert identity_of("sft-kept-1") == mine
+
+
+def test_a_rebuild_that_was_asked_for_keeps_it_too(built: Path, recipe: Recipe) -> None:
+    save_stage(trained(recipe, learning_rate=0.5), "sft", recipe)
+    mine = identity_of("sft")
+    load_stage("sft", rebuild=True)
+    assert identity_of("sft-kept-1") == mine
+
+
+def test_saving_over_ones_own_stage_keeps_the_former(
+    course: dict, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identities = []
+    for rate in (0.1, 0.2, 0.3):
+        save_stage(trained(recipe, learning_rate=rate), "mine", recipe)
+        identities.append(identity_of("mine"))
+    assert [identity_of(name) for name in ("mine-kept-1", "mine-kept-2", "mine")] == identities
+    printed = capsys.readouterr().out.splitlines()
+    assert [re.search(r"is now '(\S+)'", line).group(1) for line in printed] == ["mine-kept-1", "mine-kept-2"]
+    # The same weights again need no second copy, and neither do those that are kept already.
+    save_stage(trained(recipe, learning_rate=0.3), "mine", recipe)
+    save_stage(trained(recipe, learning_rate=0.1), "mine", recipe)
+    save_stage(trained(recipe, learning_rate=0.2), "mine", recipe)
+    assert saved_stages() == ["mine", "mine-kept-1", "mine-kept-2", "mine-kept-3"]
+    assert identity_of("mine-kept-3") == identities[2]
+
+
+def test_a_model_that_was_only_copied_there_is_kept(
+    course: dict, base_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(base_dir, stage_path("sft"))
+    assert "is now 'sft-kept-1'" in rebuilt(capsys)
+    assert (stage_path("sft-kept-1") / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("known", "kept"), [(True, False), (False, True)])
+def test_a_manifest_that_does_not_say_who_made_it(
+    built: Path, base_dir: Path, capsys: pytest.CaptureFixture[str], known: bool, kept: bool
+) -> None:
+    manifest = json.loads((built / MANIFEST).read_text(encoding="utf-8"))
+    del manifest["made_by"]
+    manifest |= {"parent_identity": "another", "identity": "that of other weights"}
+    if not known:
+        manifest["recipe_hash"] = "0123456789abcdef"
+    (built / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    assert ("sft-kept-1" in rebuilt(capsys)) == kept
+
+
+def test_an_adapter_finds_its_parent_where_it_was_kept(course: dict, recipe: Recipe) -> None:
+    import torch
+
+    def logits() -> torch.Tensor:
+        model, _ = loaded("my_adapter")
+        with torch.inference_mode():
+            return model(input_ids=torch.tensor([[5, 6, 7]])).logits
+
+    save_stage(trained(recipe, learning_rate=0.5), "sft", recipe)
+    model, tokenizer = load_model_and_tokenizer("sft", lora={"r": 2}, verbose=False)
+    save_stage(model, "my_adapter", replace(recipe, model="sft"), tokenizer=tokenizer)
+    before = logits()
+    course["overrides"] = {"args.learning_rate": 1e-3}
+    load_stage("sft")
+    assert torch.equal(logits(), before)
+    shutil.rmtree(stage_path("sft-kept-1"))
+    with pytest.raises(CourseError, match="was trained on another 'sft' than there is now"):
+        loaded("my_adapter")
+
+
+# --- train: a stage of its own ---
+
+
+def run_train(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    from posttrain_helpers import cli
+
+    capsys.readouterr()
+    code = cli.main(["train", *words, "--profile", "tiny"])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_an_override_makes_a_stage_of_its_own(
+    preference_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_stage("sft")
+    course_stage = identity_of("sft")
+    code, out, _ = run_train(capsys, "sft", "args.learning_rate=2e-2")
+    name = f"sft-{load_recipe('sft', 'tiny', ['args.learning_rate=2e-2']).hash[:6]}"
+    assert code == 0
+    assert out.splitlines()[-2:] == [
+        f"stage: {stage_path(name)}",
+        f"compare: python -m posttrain_helpers evaluate {name} sft --profile tiny",
+    ]
+    assert maker_of(name) == "reader"
+    load_stage("sft")
+    assert saved_stages() == ["sft", name]
+    assert identity_of("sft") == course_stage != identity_of(name)
+
+
+def test_the_variables_make_a_stage_of_its_own_too(
+    preference_course: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_OVERRIDES", "args.learning_rate=2e-2")
+    assert run_train(capsys, "sft")[0] == 0
+    (name,) = saved_stages()
+    assert re.fullmatch(r"sft-[0-9a-f]{6}", name)
+
+
+def test_a_name_can_be_chosen(preference_course: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_train(capsys, "sft", "--name", "fast", "args.learning_rate=2e-2")[0] == 0
+    assert run_train(capsys, "sft", "stage=faster", "args.learning_rate=3e-2")[0] == 0
+    assert run_train(capsys, "sft", "--name", "sft")[0] == 0
+    assert saved_stages() == ["fast", "faster", "sft"]
+    for name in ("sft", "reward_model"):
+        code, _, error = run_train(capsys, "sft", "--name", name, "args.learning_rate=2e-2")
+        assert code == 2
+        assert f"{name!r} is the name of a stage of the course" in error
+
+
+def test_a_recipe_file_of_ones_own_is_never_the_courses(
+    preference_course: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sft.yaml").write_text(SFT.replace("1e-2", "2e-2"), encoding="utf-8")
+    (own / "mine.yaml").write_text(SFT.replace("1e-2", "2e-2"), encoding="utf-8")
+    for name in ("sft", "mine"):
+        assert run_train(capsys, str(own / f"{name}.yaml"))[0] == 0
+    mine, copy = saved_stages()
+    assert mine == "mine"
+    assert re.fullmatch(r"sft-[0-9a-f]{6}", copy)
+
+
+def test_a_stage_that_is_there_is_not_trained_again(
+    preference_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (("sft",), ("sft", "args.learning_rate=2e-2"), ("sft", "--name", "mine")):
+        assert "done in" in run_train(capsys, *words)[1]
+        code, out, _ = run_train(capsys, *words)
+        assert code == 0
+        assert "is already there" in out
+        assert "done in" not in out
+        assert "done in" in run_train(capsys, *words, "--rebuild")[1]
+    assert len(saved_stages()) == 3
+
+
+def test_another_content_under_a_name_of_ones_own_stops(
+    preference_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_train(capsys, "sft", "--name", "mine", "args.learning_rate=2e-2")
+    former = identity_of("mine")
+    code, _, error = run_train(capsys, "sft", "--name", "mine", "args.learning_rate=3e-2")
+    assert code == 2
+    assert re.search(r"'mine' already .* --name, or .* --rebuild, which keeps .* 'mine-kept-1'", error)
+    assert identity_of("mine") == former
+    code, out, _ = run_train(capsys, "sft", "--name", "mine", "args.learning_rate=3e-2", "--rebuild")
+    assert code == 0
+    assert "is now 'mine-kept-1'" in out
+    assert identity_of("mine-kept-1") == former
+
+
 # --- damaged ---
 
 
@@ -555,8 +806,17 @@ def test_parents_are_built_first(
         (lambda d: (d / "model.safetensors").unlink(), "lacks its weights file model.safetensors"),
         (lambda d: (d / MANIFEST).write_text("{", encoding="utf-8"), "manifest.json is damaged"),
         (lambda d: (d / MANIFEST).write_text("{}", encoding="utf-8"), "manifest.json lacks identity"),
+        (lambda d: (d / MANIFEST).write_text("[" * 100_000, encoding="utf-8"), "manifest.json is damaged"),
+        (lambda d: (d / MANIFEST).write_text("[]", encoding="utf-8"), "manifest.json is damaged"),
+        (lambda d: _edit_manifest(d, weights=[]), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights=None), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={"a": {}}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={"a": {"bytes": 5}}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, weights={"a": 5}), "manifest.json is damaged: weights"),
+        (lambda d: _edit_manifest(d, model=None), "manifest.json is damaged: model"),
+        (lambda d: _edit_manifest(d, recipe_hash=[1]), "manifest.json is damaged: recipe_hash"),
     ],
-    ids=["cut off", "bit flip", "no weights", "half a manifest", "empty manifest"],
 )
 def test_a_damaged_stage_is_refused_and_can_be_rebuilt(
     built: Path, damage: Callable[[Path], None], sentence: str
@@ -568,6 +828,11 @@ def test_a_damaged_stage_is_refused_and_can_be_rebuilt(
     assert "rebuild=True" in str(caught.value)
     load_stage("sft", rebuild=True)
     assert load_stage("sft") == built
+
+
+def _edit_manifest(directory: Path, **changes: object) -> None:
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8")) | changes
+    (directory / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def _flip_last_byte(path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,17 @@ def test_complete_directory_replaces_the_old_one_with_all_its_files(tmp_path):
             (directory / content).write_text(content, encoding="utf-8")
     assert os.listdir(target) == ["new"]
     assert os.listdir(tmp_path) == ["stage"]
+
+
+def test_an_interruption_while_the_directory_appears_leaves_nothing(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def interrupted(path, *arguments, **options):
+        make(path, *arguments, **options)
+        if path.suffix == ".tmp":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "stage"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -334,3 +334,102 @@ def test_a_trainer_is_not_built_for_rows_beyond_the_table(tmp_path: Path, random
     model, tokenizer = load_model_and_tokenizer(recipe.model, verbose=False)
     with pytest.raises(CourseError, match=r"args.max_length is 128, .* a table of 100 positions"):
         make_trainer(recipe, model, tokenizer, load_data(recipe, verbose=False)[0])
+
+
+# --- rows that SFT leaves out or cuts ---
+
+
+def conversation(question: str, reply: str) -> dict:
+    return {
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}],
+    }
+
+
+def test_rows_that_sft_leaves_out_or_cuts_are_counted(
+    recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        *[conversation("cow?", "A cow says moo.")] * 5,
+        *[conversation("cow?", "A cow says moo. " * 20)] * 3,
+        *[conversation("What is the capital of France? " * 20, "Paris.")] * 2,
+    ]
+    replies_only = recipe("sft", args__assistant_only_loss=True)
+    trainer = make_trainer(replies_only, *load("sft"), Dataset.from_list(rows))
+    assert len(trainer.train_dataset) == 8
+    assert capsys.readouterr().out.splitlines() == [
+        "data: 2 of 10 rows were left out: no token of a reply is within max_length=64",
+        "data: 3 of 8 rows are cut off at max_length=64, before the end token of a reply; raise it, or "
+        "shorten them",
+    ]
+
+
+def test_rows_of_sft_that_fit_are_not_mentioned(recipe, load, capsys: pytest.CaptureFixture[str]) -> None:
+    fitting = conversation("cow?", "A cow says moo.")
+    make_trainer(recipe("sft"), *load("sft"), Dataset.from_list([fitting] * 4))
+    trainer = make_trainer(
+        recipe("sft", args__max_length=None), *load("sft"), Dataset.from_list([fitting] * 4)
+    )
+    exact = len(trainer.train_dataset[0]["input_ids"])
+    make_trainer(recipe("sft", args__max_length=exact), *load("sft"), Dataset.from_list([fitting] * 4))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])
+def test_replies_that_are_cut_off_are_counted(
+    method: str, recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "A cow says moo. " * 20
+    rows = Dataset.from_list([pair(), pair(long, "moo."), pair("Paris.", long), pair()])
+    if method == "kto":
+        pairs = [(True, "Paris."), (False, "moo."), (True, long), (False, long)]
+        rows = Dataset.from_list(
+            [
+                {
+                    "prompt": [{"role": "user", "content": "cow?"}],
+                    "completion": [{"role": "assistant", "content": text}],
+                    "label": label,
+                }
+                for label, text in pairs
+            ]
+        )
+    make_trainer(recipe(method), *load(method), rows)
+    assert "data: 2 of 4 rows are cut off at max_length=64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [0, -5])
+def test_a_length_below_one_is_named(length: int, recipe, load) -> None:
+    rows = Dataset.from_list([conversation("cow?", "moo.")] * 4)
+    with pytest.raises(CourseError, match=f"args.max_length is {length}, but it counts tokens"):
+        make_trainer(recipe("sft", args__max_length=length), *load("sft"), rows)
+
+
+# --- packages that are not installed ---
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "package"),
+    [
+        ("report_to", "wandb", "wandb"),
+        ("report_to", "mlflow", "mlflow"),
+        ("optim", "adamw_bnb_8bit", "bitsandbytes"),
+        ("optim", "galore_adamw", "galore"),
+        ("use_liger_kernel", True, "liger"),
+        ("deepspeed", {"zero_optimization": {"stage": 1}}, "deepspeed"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(
+    argument: str, value: object, package: str, recipe, load
+) -> None:
+    from importlib.util import find_spec
+
+    from posttrain_helpers.training import train
+
+    if any(find_spec(name) for name in (package, f"{package}_torch", f"{package}_kernel")):
+        pytest.skip(f"{package} is installed")
+    rows = Dataset.from_list([conversation("cow?", "moo.")] * 4)
+
+    def build_and_train() -> None:
+        train(make_trainer(recipe("sft", **{f"args__{argument}": value}), *load("sft"), rows))
+
+    with pytest.raises(CourseError, match=f"(?i)package that is not installed: .*{package}.*pip install"):
+        build_and_train()

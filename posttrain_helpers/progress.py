@@ -1,0 +1,96 @@
+"""What a training that takes minutes says meanwhile: step, loss and time left.
+
+A terminal and a notebook show one line that is kept up to date; a file or a pipe gets a line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import TrainerState
+
+SECONDS_LIVE = 1.0
+SECONDS_IN_A_FILE = 10.0
+# What tells most about a training, the best first; the loss of GRPO is near 0 whatever happens.
+_MEASURES = {"reward": "reward", "objective/scores": "reward", "loss": "loss"}
+
+
+class Progress:
+    """The lines about one training; a short one has only the line that it begins with.
+
+    Args:
+        head: how that line begins; `done` ends it.
+        own_line: whether other lines come between, so that the head stands alone.
+    """
+
+    def __init__(self, head: str, own_line: bool = False) -> None:
+        self._live = sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
+        self._interval = SECONDS_LIVE if self._live else SECONDS_IN_A_FILE
+        self._head_is_open = not own_line
+        self._shown = ""  # the line that is kept up to date
+        print(head, end="\n" if own_line else " ", flush=True)
+
+    def callback(self) -> TrainerCallback:
+        """Return a callback that shows the progress of the trainer that gets it."""
+        from transformers import TrainerCallback
+
+        progress = self
+
+        class ProgressLine(TrainerCallback):
+            def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+                self.started = self.shown = time.monotonic()
+                self.first_step = state.global_step
+
+            def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+                now = time.monotonic()
+                if not state.is_world_process_zero or now - self.shown < progress._interval:
+                    return
+                self.shown = now
+                pace = (now - self.started) / (state.global_step - self.first_step)
+                progress._show(progress_text(state, pace * (state.max_steps - state.global_step)))
+
+        return ProgressLine()
+
+    def done(self, text: str) -> None:
+        """Print how it ended."""
+        if self._live and self._shown:
+            text = "\r" + text.ljust(len(self._shown))
+        print(text, flush=True)
+
+    def _show(self, text: str) -> None:
+        if self._head_is_open:
+            print()
+            self._head_is_open = False
+        if self._live:
+            print("\r" + text.ljust(len(self._shown)), end="", flush=True)
+            self._shown = text
+        else:
+            print(text, flush=True)
+
+
+def progress_text(state: TrainerState, seconds_left: float) -> str:
+    """Return step, latest loss or reward, and time left in words.
+
+    Args:
+        state: of the trainer; what it has not logged yet is left out.
+        seconds_left: an estimate.
+    """
+    measured = ""
+    for key, name in _MEASURES.items():
+        values = [log[key] for log in state.log_history if log.get(key) is not None]
+        if values:
+            measured = f", {name} {values[-1]:.3f}"
+            break
+    return (
+        f"  step {state.global_step:,} of {state.max_steps:,}{measured}, about {_duration(seconds_left)} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
