@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from rounding import ADAM_EPSILON
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -36,8 +38,16 @@ SMALL = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 2,
     "learning_rate": 3e-3,
+    "adam_epsilon": ADAM_EPSILON,
     "lr_scheduler_type": "constant",
-    "total_episodes": 48,
+    "total_episodes": 32,
+}
+# Rows and steps enough to earn the reward whatever the luck: the last scores of six trainings are above 0.9.
+LEARNING = {
+    "total_episodes": 384,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 3e-2,
+    "kl_coef": 0.01,
 }
 
 
@@ -124,8 +134,8 @@ def slow_update(
     critic: torch.nn.Module,
     mini_batches: list[list[dict[str, torch.Tensor]]],
     args: PPOConfig,
-) -> list[float]:
-    """Take one optimizer step for each mini-batch, row by row; return the losses.
+) -> dict[str, float]:
+    """Take one optimizer step for each mini-batch, row by row; return what the trainer should log of them.
 
     `critic` is a linear head on the policy's hidden states, or a model with a score head.
     """
@@ -137,9 +147,9 @@ def slow_update(
         eps=args.adam_epsilon,
         weight_decay=args.weight_decay,
     )
-    losses = []
+    means: dict[str, list[float]] = defaultdict(list)
     for batch in mini_batches:
-        total = torch.zeros(())
+        notes: dict[str, list[torch.Tensor]] = defaultdict(list)
         for row in batch:
             ids = torch.cat([row["prompt"], row["completion"]])[None]
             start = len(row["prompt"]) - 1
@@ -153,18 +163,29 @@ def slow_update(
                 ratio = (all_log_probs[t, token] - row["log_probs"][t]).exp()
                 bounded = min(max(ratio, 1 - args.cliprange), 1 + args.cliprange)
                 advantage = row["advantages"][t]
-                total = total - min(ratio * advantage, bounded * advantage)
+                policy_loss = -min(ratio * advantage, bounded * advantage)
                 old, goal = row["values"][t], row["returns"][t]
                 near = min(max(values[t], old - args.cliprange_value), old + args.cliprange_value)
-                total = total + args.vf_coef * max((values[t] - goal) ** 2, (near - goal) ** 2) / 2
-        loss = total / sum(len(row["completion"]) for row in batch)
+                error, near_error = (values[t] - goal) ** 2, (near - goal) ** 2
+                value_loss = max(error, near_error) / 2
+                notes["loss"].append(policy_loss + args.vf_coef * value_loss)
+                notes["loss/policy_avg"].append(policy_loss)
+                notes["loss/value_avg"].append(value_loss)
+                notes["policy/approxkl_avg"].append(ratio.log() ** 2 / 2)
+                notes["policy/clipfrac_avg"].append(bounded * advantage < ratio * advantage)
+                notes["policy/entropy_avg"].append(-(all_log_probs[t].exp() * all_log_probs[t]).sum())
+                notes["val/clipfrac_avg"].append(near_error > error)
+                notes["val/ratio"].append(ratio)
+        loss = torch.stack(notes["loss"]).mean()
         optimizer.zero_grad()
         loss.backward()
         if args.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
         optimizer.step()
-        losses.append(loss.item())
-    return losses
+        for name, values_of_tokens in notes.items():
+            means[name].append(torch.stack(values_of_tokens).float().mean().item())
+    logged = {name: sum(of_steps) / len(of_steps) for name, of_steps in means.items()}
+    return {**logged, "val/ratio_var": torch.tensor(means["val/ratio"]).var(correction=0).item()}
 
 
 def mini_batches(

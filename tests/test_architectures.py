@@ -248,8 +248,8 @@ def test_train_save_and_load_again(family: tuple) -> None:
     assert train(trainer)["train_loss"] > 0
     stage = save_stage(trainer, "own", recipe)
     again, other = load_model_and_tokenizer("own", profile="tiny", verbose=False)
-    assert torch.equal(logits(again), logits(trainer.model))
-    assert not torch.allclose(logits(again), before, atol=1e-6)
+    torch.testing.assert_close(logits(again), logits(trainer.model))
+    assert (logits(again) - before).abs().max() > 1e-3
     assert other.get_vocab() == tokenizer.get_vocab()
     assert (other.eos_token, other.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
     assert again.generation_config.pad_token_id == other.pad_token_id
@@ -266,9 +266,9 @@ def test_an_adapter_over_grown_embeddings_is_the_same_when_loaded(family: tuple)
     save_stage(trainer, "own", recipe)
     torch.manual_seed(3)
     again, _ = load_model_and_tokenizer("own", profile="tiny", verbose=False)
-    assert torch.equal(logits(again), logits(trainer.model))
+    torch.testing.assert_close(logits(again), logits(trainer.model))
     with again.disable_adapter():
-        assert not torch.allclose(logits(again), logits(trainer.model), atol=1e-6)
+        assert (logits(again) - logits(trainer.model)).abs().max() > 1e-3
 
 
 EMBEDDINGS = {"gpt2": ["wte", "lm_head"], "llama": ["embed_tokens", "lm_head"]}
@@ -296,7 +296,7 @@ def test_an_adapter_says_how_to_train_the_rows_for_new_tokens(
     train(trainer)
     save_stage(trainer, "own", recipe)
     again, _ = load_model_and_tokenizer("own", profile="tiny", verbose=False)
-    assert torch.equal(logits(again), logits(trainer.model))
+    torch.testing.assert_close(logits(again), logits(trainer.model))
     # The last row is that of the padding token, which only the output layer is asked about.
     assert not torch.equal(again.get_output_embeddings().weight[-1], before)
 
@@ -391,4 +391,4 @@ def test_a_narrow_qwen3_with_the_tokenizer_of_the_real_one(
     assert train(trainer)["train_loss"] == pytest.approx(math.log(151_936), abs=0.5)
     save_stage(trainer, "own", recipe)
     again, _ = load_model_and_tokenizer("own", profile="qwen3", verbose=False)
-    assert torch.equal(logits(again), logits(trainer.model))
+    torch.testing.assert_close(logits(again), logits(trainer.model))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,6 +33,8 @@ PROMPTS = [
 ]
 CHOSEN = ["The capital of France is Paris.", "moo", "7"]
 REJECTED = ["Paris", "A cow says moo moo moo moo moo.", "3 + 4 = 8"]
+# Sums of up to 100 nats in float32: two ways to one sum differ by 1e-5, a token too many or too few by 0.1.
+SUM_CLOSE = 2e-4
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +83,13 @@ class TestCompletionLogProbs:
         for name in ("input_ids", "attention_mask", "completion_mask"):
             assert torch.equal(batch[name], theirs[name])
         expected = torch.cat(trainer.compute_ref_log_probs(trainer.model, theirs))
-        assert torch.allclose(ours, expected, rtol=0, atol=1e-5)
+        assert torch.allclose(ours, expected, rtol=0, atol=SUM_CLOSE)
         trainer.model.train()
         trainer.compute_loss(trainer.model, theirs)
         trainer.log({})
         metrics = trainer.state.log_history[-1]
-        assert metrics["logps/chosen"] == pytest.approx(ours[:3].mean().item(), abs=1e-5)
-        assert metrics["logps/rejected"] == pytest.approx(ours[3:].mean().item(), abs=1e-5)
+        assert metrics["logps/chosen"] == pytest.approx(ours[:3].mean().item(), abs=SUM_CLOSE)
+        assert metrics["logps/rejected"] == pytest.approx(ours[3:].mean().item(), abs=SUM_CLOSE)
 
     def test_are_exactly_the_completions_tokens(self, policy, tokenizer) -> None:
         batch = encode_completions(tokenizer, PROMPTS[:1], ["Paris."])
@@ -96,7 +100,7 @@ class TestCompletionLogProbs:
             sums = completion_log_probs(policy, **batch)
         positions = mask.nonzero().flatten().tolist()
         by_hand = sum(scores[position - 1, ids[position]].item() for position in positions)
-        assert sums.item() == pytest.approx(by_hand, abs=1e-4)
+        assert sums.item() == pytest.approx(by_hand, abs=SUM_CLOSE)
         # The classic mistake: position t does not predict token t.
         unshifted = sum(scores[position, ids[position]].item() for position in positions)
         assert abs(sums.item() - unshifted) > 0.1
@@ -108,11 +112,27 @@ class TestCompletionLogProbs:
                 completion_log_probs(policy, **encode_completions(tokenizer, [prompt], [text])).item()
                 for prompt, text in zip(PROMPTS, CHOSEN, strict=True)
             ]
-        assert together.tolist() == pytest.approx(alone, abs=1e-4)
+        assert together.tolist() == pytest.approx(alone, abs=SUM_CLOSE)
 
     def test_gradients_flow(self, policy, tokenizer) -> None:
         completion_log_probs(policy, **encode_completions(tokenizer, PROMPTS, CHOSEN)).sum().backward()
         assert policy.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_half_precision_is_widened_first() -> None:
+    """bfloat16 has 8 bits: sums of probabilities that are computed in it are off by 1e-3 or more."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (3 * torch.randn(1, 9, 50, generator=generator) for _ in range(2))
+    half, other_half = ours.bfloat16(), theirs.bfloat16()
+    ids, ones = torch.arange(9)[None], torch.ones(1, 9, dtype=torch.long)
+
+    def log_probs(logits: torch.Tensor) -> float:
+        return completion_log_probs(lambda **_: SimpleNamespace(logits=logits), ids, ones, ones).item()
+
+    assert log_probs(half) == pytest.approx(log_probs(half.double()), rel=1e-5)
+    torch.testing.assert_close(
+        token_kl(half, other_half), token_kl(half.float(), other_half.float()), atol=1e-5, rtol=1e-5
+    )
 
 
 class TestEncodeCompletions:
@@ -135,6 +155,18 @@ class TestEncodeCompletions:
         assert (
             thinking.decode(batch["input_ids"][0][batch["completion_mask"][0] == 1]) == "Paris.<|im_end|>\n"
         )
+
+    def test_a_tokenizer_that_begins_every_text_with_a_token(self, tokenizer) -> None:
+        # As Llama's does; the template has written that token already, where it belongs.
+        begins = copy.deepcopy(tokenizer)
+        begin, token = tokenizer.pad_token, tokenizer.pad_token_id
+        begins.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, token)]
+        )
+        assert begins("Paris.")["input_ids"] == [token, *tokenizer("Paris.")["input_ids"]]
+        expected = encode_completions(tokenizer, PROMPTS, CHOSEN)
+        batch = encode_completions(begins, PROMPTS, CHOSEN)
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
     @pytest.mark.parametrize(
         ("prompts", "completions", "message"),
@@ -183,11 +215,11 @@ class TestTokenKL:
     def test_logits_need_no_normalisation(self) -> None:
         policy, reference = two_distributions()
         assert torch.allclose(token_kl(policy + 5, reference - 3), token_kl(policy, reference), atol=1e-5)
-        assert torch.allclose(token_kl(policy, policy + 1), torch.zeros(2, 3), atol=1e-6)
+        assert torch.allclose(token_kl(policy, policy + 1), torch.zeros(2, 3), atol=1e-5)
 
     def test_a_token_that_the_policy_never_writes_adds_nothing(self) -> None:
         policy, reference = torch.tensor([0.0, 0.0, -1e4]), torch.tensor([0.0, 0.0, 0.0])
-        assert token_kl(policy, reference).item() == pytest.approx(np.log(3 / 2), abs=1e-6)
+        assert token_kl(policy, reference).item() == pytest.approx(np.log(3 / 2), abs=1e-5)
 
 
 class TestEstimates:
@@ -218,7 +250,7 @@ class TestEstimates:
             (policy.exp().detach() * estimate(policy, reference.log_softmax(-1))).sum().backward()
             return leaf.grad
 
-        assert gradient(k1_estimate).abs().max() < 1e-6
+        assert gradient(k1_estimate).abs().max() < 1e-5
         assert gradient(k3_estimate).abs().max() > 1e-2
 
 
@@ -278,18 +310,35 @@ class TestKLToReference:
         assert values.mean() == pytest.approx(exact, abs=4 * values.std() / 200**0.5)
         assert exact < 0.5 * exact_kl_of_two_tokens(policy, reference, tokenizer, PROMPTS[0])
 
-    def test_sums_over_exactly_the_sampled_tokens(self, policy, reference, tokenizer) -> None:
+    @pytest.mark.parametrize("temperature", [1.0, 3.0])
+    def test_sums_over_exactly_the_sampled_tokens(
+        self, temperature: float, policy, reference, tokenizer
+    ) -> None:
+        sampling = {"max_new_tokens": 12, "temperature": temperature, "seed": 3}
         values, completions = kl_to_reference(
-            policy, reference, tokenizer, PROMPTS, max_new_tokens=12, seed=3, return_generations=True
+            policy, reference, tokenizer, PROMPTS, return_generations=True, **sampling
         )
-        assert completions == generate(policy, tokenizer, PROMPTS, max_new_tokens=12, temperature=1.0, seed=3)
+        assert completions == generate(policy, tokenizer, PROMPTS, **sampling)
         expected = []
         for ids, completion in zip(encode_prompts(tokenizer, PROMPTS), completions, strict=True):
             row = torch.tensor([[*ids, *completion.token_ids]])
             with torch.no_grad():
-                steps = token_kl(policy(row).logits[0], reference(row).logits[0])
+                steps = token_kl(*(model(row).logits[0] / temperature for model in (policy, reference)))
             expected.append(steps[len(ids) - 1 : -1].sum().item())
-        assert values.tolist() == pytest.approx(expected, abs=1e-4)
+        assert values.tolist() == pytest.approx(expected, abs=SUM_CLOSE)
+
+    def test_half_precision_is_widened_before_the_temperature(self, policy, reference, tokenizer) -> None:
+        """One prompt, so that the rows here and there have one shape and round alike."""
+        models = policy.bfloat16(), reference.bfloat16()
+        values, completions = kl_to_reference(
+            *models, tokenizer, PROMPTS[:1], max_new_tokens=8, temperature=0.7, return_generations=True
+        )
+        ids = encode_prompts(tokenizer, PROMPTS[:1])[0]
+        row = torch.tensor([[*ids, *completions[0].token_ids]])
+        with torch.no_grad():
+            ours, theirs = (model(row).logits[0, len(ids) - 1 : -1].double() / 0.7 for model in models)
+        expected = kl_div(theirs.log_softmax(-1), ours.log_softmax(-1), log_target=True, reduction="sum")
+        assert values.tolist() == [pytest.approx(expected.item(), rel=1e-5)]
 
     def test_batches_change_nothing(self, policy, reference, tokenizer, monkeypatch) -> None:
         values = kl_to_reference(policy, reference, tokenizer, PROMPTS, max_new_tokens=8)
@@ -304,7 +353,7 @@ class TestKLToReference:
         monkeypatch.setattr(divergence, "MOST_LOGITS", 1)  # room for less than one row
         small = kl_to_reference(policy, reference, tokenizer, PROMPTS, max_new_tokens=8)
         assert shapes == [1] * 6
-        assert small.tolist() == pytest.approx(values.tolist(), abs=1e-4)
+        assert small.tolist() == pytest.approx(values.tolist(), abs=SUM_CLOSE)
 
     def test_a_model_is_no_distance_from_itself(self, policy, tokenizer) -> None:
         same = kl_to_reference(policy, policy, tokenizer, PROMPTS, max_new_tokens=8)
@@ -327,7 +376,7 @@ class TestKLToReference:
                 layer.self_attn.attention_dropout = 0.9
             model.train()
         again = kl_to_reference(policy, reference, tokenizer, PROMPTS, max_new_tokens=8)
-        assert again.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+        assert again.tolist() == pytest.approx(expected.tolist(), abs=SUM_CLOSE)
 
     def test_greedy_sampling_is_refused(self, policy, reference, tokenizer) -> None:
         with pytest.raises(CourseError, match="set a temperature above 0"):

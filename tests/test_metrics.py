@@ -231,7 +231,37 @@ def test_perplexity_weighs_tokens_and_restores_the_mode(model_and_tokenizer) -> 
     assert model.training
     assert tokenizer.padding_side == "left"
     model.eval()
+    perplexity(model, tokenizer, TEXTS)
+    assert not model.training
     assert 0.5 < expected / len(tokenizer) < 2  # a random model knows nothing
+
+
+def test_dropout_does_not_reach_the_losses(model_and_tokenizer) -> None:
+    import copy
+
+    model, tokenizer = copy.deepcopy(model_and_tokenizer[0]), model_and_tokenizer[1]
+    expected = perplexity(model, tokenizer, TEXTS)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    model.train()
+    assert perplexity(model, tokenizer, TEXTS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_half_precision_is_widened_before_the_losses(model_and_tokenizer) -> None:
+    import copy
+
+    import torch
+
+    model, tokenizer = copy.deepcopy(model_and_tokenizer[0]).bfloat16(), model_and_tokenizer[1]
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(30)  # tied: logits that differ
+    ids = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        log_probs = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+    expected = -log_probs.gather(1, ids[0, 1:, None]).sum().item()
+    ((loss, _),) = text_losses(model, tokenizer, TEXTS[:1])
+    # bfloat16 has 8 bits: a loss that is computed in it is off by 1e-3 or more.
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary(model_and_tokenizer) -> None:

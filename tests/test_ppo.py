@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from ppo_toys import (
+    LEARNING,
     SMALL,
     largest_difference,
     logs,
@@ -23,8 +24,11 @@ from ppo_toys import (
     unpadded,
     weights,
 )
+from rounding import SAME_WEIGHTS
 from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
+from posttrain_helpers import ppo
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import generate
 from posttrain_helpers.models import load_model_and_tokenizer
@@ -85,11 +89,10 @@ def test_the_update_equals_a_slow_one_without_padding(
             max_steps=4,
             learning_rate=1e-3,
             cliprange=0.05,
-            cliprange_value=0.05,
+            cliprange_value=0.02,
             vf_coef=0.5,
             temperature=0.8,
             max_grad_norm=max_grad_norm,
-            adam_epsilon=1e-6,  # else AdamW blows up the rounding of gradients that are almost 0
         )
 
     slow, fast = build(), build()
@@ -102,14 +105,15 @@ def test_the_update_equals_a_slow_one_without_padding(
     rows = unpadded(slow.rollouts.sample(0, slow.kl_coef))
     assert len({len(row["completion"]) for row in rows}) > 3
     head = slow.actor_critic.value_head or slow.value_model
-    losses = slow_update(slow.policy, head, mini_batches(slow, rows), slow.args)
+    expected = slow_update(slow.policy, head, mini_batches(slow, rows), slow.args)
     fast.train()
-    assert largest_difference(weights(fast.actor_critic), weights(slow.actor_critic)) < 1e-5
+    assert largest_difference(weights(fast.actor_critic), weights(slow.actor_critic)) < SAME_WEIGHTS
     assert largest_difference(weights(fast.actor_critic), before) > 1e-3
-    # One log for the four steps, with the mean of their losses.
-    assert logs(fast, "loss") == [pytest.approx(sum(losses) / 4, abs=1e-4)]
-    assert logs(fast, "policy/clipfrac_avg")[0] > 0.01
-    assert logs(fast, "val/clipfrac_avg")[0] > 0.01
+    # One log for the four steps, with the means over them.
+    found = {name: logs(fast, name) for name in expected}
+    assert found == {name: [pytest.approx(value, abs=1e-4)] for name, value in expected.items()}
+    assert expected["policy/clipfrac_avg"] > 0.01
+    assert expected["val/clipfrac_avg"] > 0.01
     if max_grad_norm:
         assert logs(fast, "grad_norm")[0] > max_grad_norm, "the clipping should matter here"
 
@@ -127,17 +131,14 @@ def test_the_first_step_is_on_policy(random_model_dir: Path, tmp_path: Path) -> 
 def test_activation_checkpointing_changes_nothing(random_model_dir: Path, tmp_path: Path) -> None:
     found = []
     for checkpointing in (False, True):
-        trainer = new_trainer(random_model_dir, tmp_path, activation_checkpointing=checkpointing)
+        trainer = new_trainer(random_model_dir, tmp_path, activation_checkpointing=checkpointing, max_steps=4)
         trainer.train()
         assert trainer.policy.is_activation_checkpointing is checkpointing
         found.append(weights(trainer.actor_critic))
-    assert largest_difference(*found) < 1e-5
+    assert largest_difference(*found) < SAME_WEIGHTS
 
 
 # --- it learns
-
-
-LEARNING = {"total_episodes": 192, "learning_rate": 3e-2}
 
 
 def test_it_earns_the_reward_and_logs_what_trl_did(random_model_dir: Path, tmp_path: Path) -> None:
@@ -146,11 +147,11 @@ def test_it_earns_the_reward_and_logs_what_trl_did(random_model_dir: Path, tmp_p
     scores = logs(trainer, "objective/scores")
     assert len(scores) == 12
     assert scores[0] < 0.65
-    assert sum(scores[-4:]) / 4 > 0.75
+    assert sum(scores[-4:]) / 4 > 0.8
     assert logs(trainer, "rewards/share_of_even/mean") == scores
     assert logs(trainer, "objective/kl")[0] == pytest.approx(0, abs=1e-4)
-    assert logs(trainer, "episode") == [16 * (update + 1) for update in range(12)]
-    assert logs(trainer, "epoch")[-1] == pytest.approx(192 / 24)
+    assert logs(trainer, "episode") == [32 * (update + 1) for update in range(12)]
+    assert logs(trainer, "epoch")[-1] == pytest.approx(384 / 24)
     entry = trainer.state.log_history[0]
     assert set(entry) == TRL_METRICS | OWN_METRICS | OF_TRANSFORMERS
     assert all(isinstance(value, int | float) for value in entry.values())
@@ -163,8 +164,9 @@ def test_it_earns_the_reward_and_logs_what_trl_did(random_model_dir: Path, tmp_p
 def test_the_penalty_holds_the_policy_near_the_reference(random_model_dir: Path, tmp_path: Path) -> None:
     divergence = {}
     for kl_coef in (0.0, 1.0):
-        arguments = {**LEARNING, "total_episodes": 112}
-        trainer = new_trainer(random_model_dir, tmp_path, kl_coef=kl_coef, **arguments)
+        trainer = new_trainer(
+            random_model_dir, tmp_path, kl_coef=kl_coef, total_episodes=112, learning_rate=3e-2
+        )
         trainer.train()
         divergence[kl_coef] = sum(logs(trainer, "objective/kl")[-3:]) / 3
     assert divergence[0.0] > 2
@@ -182,7 +184,8 @@ def test_the_adaptive_coefficient_moves_towards_its_target(
         kl_target=target,
         kl_horizon=160,
         kl_coef=0.1,
-        **LEARNING,
+        total_episodes=128,
+        learning_rate=3e-2,
     )
     trainer.train()
     used = logs(trainer, "objective/kl_coef")
@@ -237,10 +240,8 @@ def test_an_adapter_learns_and_the_rest_stays(given: str, random_model_dir: Path
     from peft import PeftModel, get_peft_model
 
     base, _ = loaded(random_model_dir)
-    if given == "model":
-        trainer = new_trainer(random_model_dir, tmp_path, model=get_peft_model(base, lora()))
-    else:
-        trainer = new_trainer(random_model_dir, tmp_path, model=base, parts={"peft_config": lora()})
+    model, parts = (get_peft_model(base, lora()), {}) if given == "model" else (base, {"peft_config": lora()})
+    trainer = new_trainer(random_model_dir, tmp_path, model=model, parts=parts, total_episodes=48)
     assert trainer.ref_model is None
     before = weights(trainer.actor_critic)
     trainer.train()
@@ -277,10 +278,10 @@ def comparable(trainer: PPOTrainer) -> list[dict[str, float]]:
 
 
 def check_same_training(first: PPOTrainer, second: PPOTrainer) -> None:
-    assert largest_difference(weights(first.actor_critic), weights(second.actor_critic)) < 1e-6
+    assert largest_difference(weights(first.actor_critic), weights(second.actor_critic)) < SAME_WEIGHTS
     assert len(first.state.log_history) == len(second.state.log_history)
     for one, other in zip(comparable(first), comparable(second), strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
 SAVING = {
@@ -312,27 +313,32 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {
         f"checkpoint-{n}" for n in (4, 8, 12, 16)
     }
-    for step in (12, 16):
-        shutil.rmtree(tmp_path / f"checkpoint-{step}")
-    (tmp_path / "checkpoint-12").mkdir()  # half written: no trainer_state.json
+    (tmp_path / "checkpoint-16" / TRAINER_STATE_NAME).unlink()  # half written
     resumed = build()
     used: list[float] = []
     sample = resumed.rollouts.sample
     resumed.rollouts.sample = lambda update, kl_coef: used.append(kl_coef) or sample(update, kl_coef)
     resumed.train(resume_from_checkpoint=True)
-    assert len(used) == 2, "two of four updates were left to do"
+    # Step 12 is the newest, though not by its name: one of four updates is left to do.
+    assert len(used) == 1
     check_same_training(whole, resumed)
     # The coefficient has left its starting value, and goes on where it was.
-    assert used[0] == pytest.approx(logs(whole, "objective/kl_coef")[2], rel=1e-6)
+    assert used[0] == pytest.approx(logs(whole, "objective/kl_coef")[3], rel=1e-6)
     assert used[0] != pytest.approx(whole.args.kl_coef, rel=1e-3)
 
 
-def test_a_checkpoint_by_its_name(random_model_dir: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_by_its_name(
+    random_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = new_trainer(random_model_dir, tmp_path, **SAVING)
     whole.train()
     resumed = new_trainer(random_model_dir, tmp_path, **SAVING)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    # A clock that advances by a second each time it is read: at the start, and for each log.
+    monkeypatch.setattr(ppo, "time", SimpleNamespace(perf_counter=count().__next__))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     check_same_training(whole, resumed)
+    # Episodes per second: those before the checkpoint were not sampled in this time.
+    assert logs(resumed, "eps")[2:] == [16 / 1, 32 / 2]
 
 
 def test_nothing_to_resume_from(random_model_dir: Path, tmp_path: Path) -> None:
@@ -383,21 +389,20 @@ def check_usable(trainer: PPOTrainer, directory: Path) -> None:
 
 def test_afterwards_the_model_generates(random_model_dir: Path, tmp_path: Path) -> None:
     # In train mode with checkpointing, transformers drops the cache and generates garbage.
-    trainer = new_trainer(random_model_dir, tmp_path, activation_checkpointing=True)
+    trainer = new_trainer(random_model_dir, tmp_path, activation_checkpointing=True, max_steps=4)
     trainer.train()
     check_usable(trainer, random_model_dir)
 
 
 def test_an_interrupted_training_can_be_started_again(random_model_dir: Path, tmp_path: Path) -> None:
-    trainer = new_trainer(
-        random_model_dir, tmp_path, callbacks=[Interrupt()], activation_checkpointing=True, learning_rate=0.0
-    )
+    arguments = {"activation_checkpointing": True, "learning_rate": 0.0, "max_steps": 4}
+    trainer = new_trainer(random_model_dir, tmp_path, callbacks=[Interrupt()], **arguments)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     check_usable(trainer, random_model_dir)
     trainer.train()
     # With a learning rate of 0 the second start does what an untouched one does, metrics included.
-    untouched = new_trainer(random_model_dir, tmp_path, activation_checkpointing=True, learning_rate=0.0)
+    untouched = new_trainer(random_model_dir, tmp_path, **arguments)
     untouched.train()
     for name in ("objective/scores", "val/ratio", "loss/policy_avg", "policy/entropy_avg"):
         assert logs(trainer, name) == pytest.approx(logs(untouched, name), abs=1e-5)

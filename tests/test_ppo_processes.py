@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ppo_toys import (
-    SMALL,
+    LEARNING,
     epoch_orders,
     largest_difference,
     logs,
@@ -26,13 +27,20 @@ from ppo_toys import (
     unpadded,
     weights,
 )
+from rounding import ADAM_EPSILON, SAME_WEIGHTS
 from transformers import AutoModelForSequenceClassification
 
+from posttrain_helpers.advantages import adaptive_kl_coef
 from posttrain_helpers.generation import encode_prompts
 from posttrain_helpers.models import load_model_and_tokenizer
 
 HERE = Path(__file__).parent
 ORACLE = "POSTTRAIN_TRL_1_12"
+
+
+def pairs(arguments: dict[str, Any]) -> list[str]:
+    """Return arguments of PPOConfig as `ppo_toys.py` takes them."""
+    return [f"{name}={json.dumps(value)}" for name, value in arguments.items()]
 
 
 def run(*command: Any) -> None:
@@ -47,7 +55,7 @@ COMMON = {
     "num_mini_batches": 2,
     "temperature": 0.7,
     "learning_rate": 1e-3,
-    "adam_epsilon": 1e-6,  # else AdamW blows up the rounding of gradients that are almost 0
+    "adam_epsilon": ADAM_EPSILON,
     "vf_coef": 0.5,
     "kl_coef": 0.3,
 }
@@ -61,7 +69,7 @@ CASES = [
         "kl_estimator": "k3",
         "whiten_rewards": True,
         "cliprange": 0.02,
-        "cliprange_value": 0.02,
+        "cliprange_value": 0.03,
         "missing_eos_penalty": 0.7,
     },
 ]
@@ -144,7 +152,7 @@ def test_the_update_is_that_of_trl_1_12(random_model_dir: Path, tmp_path: Path) 
             f"largest difference of the weights: {difference:.1e}; they moved by up to "
             f"{largest_difference(ours, before):.1e}"
         )
-        assert difference < 1e-5
+        assert difference < SAME_WEIGHTS
         assert largest_difference(ours, before) > 1e-3
         for name, value in result["log"].items():
             # TRL's variance of the ratios is the unbiased one, over all micro-batches of all epochs.
@@ -186,9 +194,8 @@ def test_a_killed_training_goes_on_where_it_was(random_model_dir: Path, tmp_path
     whole = new_trainer(random_model_dir, tmp_path / "whole", **{**arguments, "save_strategy": "no"})
     whole.train()
     killed = tmp_path / "killed"
-    pairs = [f"{name}={json.dumps(value)}" for name, value in arguments.items()]
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "ppo_toys.py"), str(random_model_dir), str(killed), *pairs],
+        [sys.executable, str(HERE / "ppo_toys.py"), str(random_model_dir), str(killed), *pairs(arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         encoding="utf-8",
@@ -207,7 +214,9 @@ def test_a_killed_training_goes_on_where_it_was(random_model_dir: Path, tmp_path
         process.stdout.close()
     resumed = new_trainer(random_model_dir, killed, **arguments)
     resumed.train(resume_from_checkpoint=True)
-    assert largest_difference(weights(resumed.actor_critic), weights(whole.actor_critic)) < 1e-4
+    # Room for 32 steps, some of which ran in a process with another number of threads.
+    difference = largest_difference(weights(resumed.actor_critic), weights(whole.actor_critic))
+    assert difference < 10 * SAME_WEIGHTS
     for name in ("objective/scores", "objective/kl", "policy/entropy_avg", "loss/value_avg", "learning_rate"):
         assert logs(resumed, name) == pytest.approx(logs(whole, name), abs=1e-3)
 
@@ -223,12 +232,12 @@ def free_port() -> int:
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_two_processes_learn_the_same_as_one(random_model_dir: Path, tmp_path: Path) -> None:
-    arguments = {"total_episodes": 192, "learning_rate": 3e-2}
-    pairs = [f"{name}={value}" for name, value in arguments.items()]
+    arguments = {**LEARNING, "adaptive_kl": True, "kl_target": 20.0, "kl_horizon": 320}
     run(
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2),
         *("--master_addr", "127.0.0.1", "--master_port", free_port()),
-        *(HERE / "ppo_toys.py", random_model_dir, tmp_path, *pairs, "gradient_accumulation_steps=1"),
+        *(HERE / "ppo_toys.py", random_model_dir, tmp_path),
+        *pairs({**arguments, "gradient_accumulation_steps": 1}),
     )
     first, second = (torch.load(tmp_path / f"process_{n}.pt", weights_only=False) for n in (0, 1))
     assert first["world_size"] == second["world_size"] == 2
@@ -237,22 +246,28 @@ def test_two_processes_learn_the_same_as_one(random_model_dir: Path, tmp_path: P
     logged = [entry for entry in first["log_history"] if "objective/scores" in entry]
     means = [(one + other) / 2 for one, other in zip(first["scores"], second["scores"], strict=True)]
     assert [entry["objective/scores"] for entry in logged] == pytest.approx(means, abs=1e-5)
-    assert [entry["episode"] for entry in logged] == [16 * (n + 1) for n in range(12)]
+    assert [entry["episode"] for entry in logged] == [32 * (n + 1) for n in range(12)]
     assert logged[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    for entry, following in pairwise(logged):
+        used, kl = entry["objective/kl_coef"], entry["objective/kl"]
+        # The completions of one process would change it by half as much, 1 % instead of 2 %.
+        expected = adaptive_kl_coef(used, kl, target=20.0, horizon=320, n=32)
+        assert following["objective/kl_coef"] == pytest.approx(expected, rel=1e-4)
 
     # The first update is that of one process with the mini-batches of both.
     slow = new_trainer(random_model_dir, tmp_path, gradient_accumulation_steps=1, **arguments)
-    parts = [mini_batches(slow, process["rows"], process["orders"]) for process in (first, second)]
-    union = [one + other for one, other in zip(*parts, strict=True)]
-    assert [len(batch) for batch in union] == [8] * 4
+    dealt = [mini_batches(slow, process["rows"], process["orders"]) for process in (first, second)]
+    union = [one + other for one, other in zip(*dealt, strict=True)]
+    assert [len(batch) for batch in union] == [16] * 4
     slow_update(slow.policy, slow.actor_critic.value_head, union, slow.args)
-    assert largest_difference(first["after_first_update"], weights(slow.actor_critic)) < 1e-4
+    # Rounding makes 3e-5 of it; gradients that are not averaged as they should be, 7e-2.
+    assert largest_difference(first["after_first_update"], weights(slow.actor_critic)) < 1e-3
 
     single = new_trainer(random_model_dir, tmp_path, **arguments)
-    assert single.args.rollout_rows == 2 * SMALL["per_device_train_batch_size"] * SMALL["num_mini_batches"]
+    assert single.args.rollout_rows == 32
     single.train()
     curves = [logs(single, "objective/scores"), means]
     for curve in curves:
         assert sum(curve[:2]) / 2 < 0.65
-        assert sum(curve[-4:]) / 4 > 0.7
+        assert sum(curve[-4:]) / 4 > 0.8
     assert sum(curves[0][-4:]) / 4 == pytest.approx(sum(curves[1][-4:]) / 4, abs=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from rounding import close
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -37,7 +39,10 @@ REJECTED = ["Paris", "A cow says moo moo moo moo moo.", "3 + 4 = 8", "No."]
 REPLIES = [CHOSEN[0], REJECTED[1], CHOSEN[2], REJECTED[3]]
 DESIRABLE = torch.tensor([True, False, True, False])
 WEIGHTS = {"desirable_weight": 1.5, "undesirable_weight": 0.7}
+# Two ways to one loss differ by the rounding of float32, 1e-6 or less; the mistakes here by 1e-3 or more.
 CLOSE = 1e-5
+# Sums of up to 100 nats round ten times as far.
+SUM_CLOSE = 1e-4
 
 
 def reply(text: str) -> list[dict[str, str]]:
@@ -173,7 +178,9 @@ class TestRewardModel:
     def test_is_the_negative_log_of_the_models_probability(self) -> None:
         chosen, rejected = torch.tensor([1.0, 0.0, -3.0]), torch.tensor([0.0, 0.0, 2.0])
         probability = chosen.exp() / (chosen.exp() + rejected.exp())
-        assert torch.allclose(bradley_terry_loss(chosen, rejected), -probability.log())
+        torch.testing.assert_close(
+            bradley_terry_loss(chosen, rejected), -probability.log(), atol=CLOSE, rtol=CLOSE
+        )
 
 
 class TestDPO:
@@ -186,20 +193,14 @@ class TestDPO:
 
     def test_starts_at_ln_2(self, sums) -> None:
         same = dpo_loss(sums[0], sums[1], sums[0], sums[1], beta=0.1)
-        assert torch.allclose(same, torch.full_like(same, math.log(2)))
-        assert not torch.allclose(dpo_loss(*sums, beta=0.1), same)
+        torch.testing.assert_close(same, torch.full_like(same, math.log(2)), atol=CLOSE, rtol=0)
+        assert (dpo_loss(*sums, beta=0.1) - same).abs().min() > 1e-3
 
     def test_gradient_raises_the_chosen_and_lowers_the_rejected(self) -> None:
         chosen, rejected = torch.tensor([-5.0], requires_grad=True), torch.tensor([-6.0], requires_grad=True)
         dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta=0.2).sum().backward()
-        assert chosen.grad.item() == pytest.approx(-0.1)  # beta times sigmoid(0)
-        assert rejected.grad.item() == pytest.approx(0.1)
-
-    def test_a_hopeless_pair_has_a_finite_loss(self) -> None:
-        zero = torch.zeros(1)
-        # log(sigmoid(-2000)) is minus infinity, logsigmoid(-2000) is not.
-        assert torch.sigmoid(torch.tensor(-2000.0)).log().isinf()
-        assert dpo_loss(torch.tensor([-2000.0]), zero, zero, zero, beta=1.0).item() == pytest.approx(2000.0)
+        assert chosen.grad.item() == close(-0.1)  # beta times sigmoid(0)
+        assert rejected.grad.item() == close(0.1)
 
 
 class TestBeta:
@@ -242,17 +243,6 @@ class TestBeta:
     def divergences(self, policies: list[torch.Tensor]) -> list[float]:
         return [token_kl(policy, self.REFERENCE).item() for policy in policies]
 
-    def test_the_closed_form_is_the_maximum(self) -> None:
-        def objective(policy: torch.Tensor, beta: float) -> float:
-            return ((policy.exp() * self.REWARDS).sum() - beta * token_kl(policy, self.REFERENCE)).item()
-
-        generator = torch.Generator().manual_seed(0)
-        for beta in self.BETAS:
-            best = self.best_policy(beta)
-            for _ in range(20):
-                step = 0.3 * torch.randn(4, generator=generator, dtype=torch.float64)
-                assert objective((best + step).log_softmax(-1), beta) < objective(best, beta)
-
     def test_divergence_falls_as_beta_grows(self) -> None:
         falls = self.divergences([self.best_policy(beta) for beta in self.BETAS])
         assert all(later < earlier - 1e-3 for earlier, later in pairwise(falls))
@@ -278,10 +268,10 @@ class TestIPO:
 
     def test_start_and_target(self) -> None:
         zero, count = torch.zeros(1), torch.tensor([4])
-        assert ipo_loss(zero, zero, zero, zero, count, count, beta=0.1).item() == pytest.approx(25.0)
+        assert ipo_loss(zero, zero, zero, zero, count, count, beta=0.1).item() == close(25.0)
         target = torch.tensor([4 * 1 / (2 * 0.1)])  # 5 nats per token, on 4 tokens
-        assert ipo_loss(target, zero, zero, zero, count, count, beta=0.1).item() == pytest.approx(0.0)
-        assert ipo_loss(2 * target, zero, zero, zero, count, count, beta=0.1).item() == pytest.approx(25.0)
+        assert ipo_loss(target, zero, zero, zero, count, count, beta=0.1).item() == close(0.0)
+        assert ipo_loss(2 * target, zero, zero, zero, count, count, beta=0.1).item() == close(25.0)
 
 
 class TestKTO:
@@ -313,7 +303,7 @@ class TestKTO:
         expected, _ = trl_loss(trainer)
         expected_kl = logged(trainer)["kl"]
         assert expected_kl > 0.1  # otherwise the clamp would hide a difference
-        assert kl.item() == pytest.approx(expected_kl, abs=CLOSE)
+        assert kl.item() == pytest.approx(expected_kl, abs=SUM_CLOSE)
         assert ours == pytest.approx(expected, abs=CLOSE)
 
         # The shipped mistake: to roll the values of matched rows leaves their mean as it was ...
@@ -341,6 +331,10 @@ class TestKTO:
         ours = kto_loss(*matched, DESIRABLE, kto_kl(*values), beta=0.4, **WEIGHTS)
         assert ours.mean().item() == pytest.approx(expected, abs=CLOSE)
 
+    def test_the_mean_is_clamped_and_not_each_reply(self) -> None:
+        assert kto_kl(torch.tensor([1.0, -3.0]), torch.zeros(2)) == 0
+        assert kto_kl(torch.tensor([3.0, -1.0]), torch.zeros(2)) == 1
+
     def test_no_gradient_flows_through_the_kl(self) -> None:
         values = torch.tensor([1.0, 2.0], requires_grad=True)
         kl = kto_kl(values, torch.zeros(2))
@@ -352,7 +346,7 @@ class TestKTO:
         losses = kto_loss(policy, torch.full((2,), -5.0), torch.tensor([True, False]), 0.0, beta=0.2)
         assert losses.tolist() == [0.5, 0.5]
         losses.sum().backward()
-        assert policy.grad.tolist() == pytest.approx([-0.05, 0.05])  # beta times sigmoid'(0)
+        assert policy.grad.tolist() == close([-0.05, 0.05])  # beta times sigmoid'(0)
 
     def test_a_higher_reference_point_asks_more_of_good_replies(self) -> None:
         ratio, labels = torch.tensor([1.0, 1.0]), torch.tensor([True, False])
@@ -402,7 +396,7 @@ class TestORPO:
         odds_ratio = (0.8 / 0.2) / (0.5 / 0.5)
         expected = -math.log(odds_ratio / (1 + odds_ratio))
         loss = orpo_loss(torch.tensor([2.0]), chosen.log(), rejected.log(), beta=0.5)
-        assert loss.item() == pytest.approx(2.0 + 0.5 * expected)
+        assert loss.item() == close(2.0 + 0.5 * expected)
 
     @pytest.mark.parametrize("mean", [-1e-6, -1e-3, -0.5, -20.0, -80.0])
     def test_odds_are_exact_for_likely_and_unlikely_completions(self, mean: float) -> None:
@@ -438,21 +432,39 @@ class TestSimPO:
         for beta in (0.5, 1.0, 4.0):
             difference = torch.tensor([0.6]) / beta  # a reward margin of exactly gamma
             loss = simpo_loss(difference, torch.zeros(1), beta=beta, gamma=0.6)
-            assert loss.item() == pytest.approx(math.log(2))
+            assert loss.item() == close(math.log(2))
 
 
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "bradley_terry": lambda a, b, c, d: bradley_terry_loss(a, b, c),
+    "dpo": lambda a, b, c, d: dpo_loss(a, b, c, d, 0.1),
+    "ipo": lambda a, b, c, d: ipo_loss(a, b, c, d, 2 - c, 2 - d, 0.1),
+    "kto": lambda a, b, c, d: kto_loss(a, b, c > d, 0.3, 0.1),
+    "orpo": lambda a, b, c, d: orpo_loss(-c, a, b, 0.1),
+    "simpo": lambda a, b, c, d: simpo_loss(a, b, 2.0, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 5)])
-def test_one_loss_per_pair_of_any_shape(shape: tuple[int, ...]) -> None:
+def test_each_pair_has_the_loss_that_it_has_alone(shape: tuple[int, ...], name: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    a, b, c, d = (-5 * torch.rand(shape, generator=generator) for _ in range(4))
-    counts = torch.full(shape, 3)
-    losses = [
-        bradley_terry_loss(a, b),
-        dpo_loss(a, b, c, d, 0.1),
-        ipo_loss(a, b, c, d, counts, counts, 0.1),
-        kto_loss(a, b, torch.ones(shape, dtype=torch.bool), 0.3, 0.1),
-        orpo_loss(-a, a, b, 0.1),
-        simpo_loss(a, b, 2.0, 0.5),
-    ]
-    assert [loss.shape for loss in losses] == [torch.Size(shape)] * len(losses)
-    assert all(loss.isfinite().all() for loss in losses)
+    columns = [-5 * torch.rand(shape, generator=generator) for _ in range(4)]
+    together = LOSSES[name](*columns)
+    assert together.shape == shape
+    alone = [LOSSES[name](*row) for row in zip(*(column.flatten() for column in columns), strict=True)]
+    torch.testing.assert_close(together.flatten(), torch.stack(alone), atol=CLOSE, rtol=CLOSE)
+    assert len(set(together.flatten().tolist())) == together.numel()
+
+
+@pytest.mark.parametrize("name", ["bradley_terry", "dpo", "orpo", "simpo"])
+def test_a_hopeless_pair_has_a_finite_loss_and_still_teaches(name: str) -> None:
+    """log(sigmoid(-2000)) is minus infinity, without a gradient; logsigmoid(-2000) is -2000."""
+    chosen = torch.tensor([-20_000.0], requires_grad=True)
+    rejected, zero = torch.tensor([-1.0]), torch.zeros(1)
+    loss = LOSSES[name](chosen, rejected, zero, zero)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert loss.item() > 1000
+    assert torch.isfinite(chosen.grad).all()
+    assert chosen.grad.item() < 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +83,18 @@ def test_the_model_is_loaded_once_and_not_before_it_is_needed(
     original = models.load_model_and_tokenizer
 
     def load(name: str, **options: object):
-        loads.append(name)
+        loads.append((name, options["profile"]))
         torch.rand(3)  # whatever loading draws
         return original(name, **options)
 
     monkeypatch.setattr(models, "load_model_and_tokenizer", load)
-    function = reward_model_function(reward_model_dir, "tiny")
+    profile = replace(get_profile("tiny"), name="mine")  # another one than that in use
+    (function,) = reward_functions([str(reward_model_dir)], profile)
     assert loads == []
     torch.manual_seed(5)
     function(prompts=PROMPTS, completions=MESSAGES)
     function(prompts=PROMPTS, completions=MESSAGES)
-    assert loads == [str(reward_model_dir)]
+    assert loads == [(str(reward_model_dir), profile)]
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert drawn == torch.rand(1)

@@ -9,7 +9,12 @@ from datasets import Dataset
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
-from posttrain_helpers.rewards import check_scored_token, score_replies, scored_token
+from posttrain_helpers.rewards import (
+    as_reward_function,
+    check_scored_token,
+    score_replies,
+    scored_token,
+)
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -19,6 +24,8 @@ PROMPTS = [
     [{"role": "user", "content": "Moo?"}],
     [{"role": "user", "content": "What is 3 + 4?"}],
 ]
+# Two ways to one score differ by the rounding of float32, 4e-7 or so; another token's differs by 0.01.
+CLOSE = 1e-5
 REPLIES = ["The capital of France is Paris.", "A cow says moo.", "No.", "3 + 4 = 7. An owl can fly."]
 
 
@@ -50,9 +57,9 @@ def test_scores_keep_the_order_of_the_replies_in_any_batch(pair) -> None:
     for size in (1, 2, 3, 32):
         scores = score_replies(model, tokenizer, PROMPTS, REPLIES, batch_size=size)
         assert scores.shape == (4,)
-        np.testing.assert_allclose(scores, alone, atol=1e-5)
+        np.testing.assert_allclose(scores, alone, atol=CLOSE)
     reverse = score_replies(model, tokenizer, PROMPTS[::-1], REPLIES[::-1])
-    np.testing.assert_allclose(reverse[::-1], alone, atol=1e-5)
+    np.testing.assert_allclose(reverse[::-1], alone, atol=CLOSE)
 
 
 def test_a_score_is_the_one_at_the_last_token_without_padding(pair) -> None:
@@ -60,7 +67,7 @@ def test_a_score_is_the_one_at_the_last_token_without_padding(pair) -> None:
     scores = score_replies(model, tokenizer, PROMPTS, REPLIES)
     for prompt, reply, score in zip(PROMPTS, REPLIES, scores, strict=True):
         expected = score_at_every_token(model, ids_of(tokenizer, prompt, reply))[-1]
-        assert score == pytest.approx(float(expected), abs=1e-5)
+        assert score == pytest.approx(float(expected), abs=CLOSE)
 
 
 def test_replies_may_be_messages_as_in_a_preference_data_set(pair) -> None:
@@ -92,8 +99,8 @@ def test_the_reward_trainer_computes_the_same_scores(pair, output_root: Path) ->
     chosen = score_replies(model, tokenizer, PROMPTS, REPLIES)
     rejected = score_replies(model, tokenizer, PROMPTS, ["I do not know."] * 4)
     theirs = outputs.logits.squeeze(-1).detach().numpy()
-    np.testing.assert_allclose(np.concatenate([chosen, rejected]), theirs, atol=1e-5)
-    assert loss.item() == pytest.approx(float(np.mean(np.log1p(np.exp(rejected - chosen)))), abs=1e-5)
+    np.testing.assert_allclose(np.concatenate([chosen, rejected]), theirs, atol=CLOSE)
+    assert loss.item() == pytest.approx(float(np.mean(np.log1p(np.exp(rejected - chosen)))), abs=CLOSE)
 
 
 def test_scoring_at_the_end_token_gives_another_number(pair) -> None:
@@ -112,18 +119,32 @@ def test_the_scored_token_is_the_newline_behind_the_end_token(pair) -> None:
     position, text = scored_token(model, tokenizer, PROMPTS[0], REPLIES[0])
     assert (position, text) == (len(ids) - 1, "\n")
     score = score_replies(model, tokenizer, PROMPTS[:1], REPLIES[:1])[0]
-    assert float(score_at_every_token(model, ids)[position]) == pytest.approx(score, abs=1e-5)
+    assert float(score_at_every_token(model, ids)[position]) == pytest.approx(score, abs=CLOSE)
 
 
-def test_an_adapter_scores_as_well(random_model_dir: Path) -> None:
+def test_an_adapter_is_part_of_what_scores(random_model_dir: Path) -> None:
     model, tokenizer = load_model_and_tokenizer(random_model_dir, head="reward", lora={"r": 2}, verbose=False)
-    assert np.isfinite(score_replies(model, tokenizer, PROMPTS, REPLIES)).all()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "score" in name:
+                parameter.normal_()
+    scores = score_replies(model, tokenizer, PROMPTS, REPLIES)
+    with model.disable_adapter():
+        assert np.abs(score_replies(model, tokenizer, PROMPTS, REPLIES) - scores).max() > 0.01
+    merged = model.merge_and_unload()
+    np.testing.assert_allclose(scores, score_replies(merged, tokenizer, PROMPTS, REPLIES), atol=1e-4)
 
 
 def test_the_mode_of_the_model_comes_back_and_training_goes_on(pair) -> None:
     model, tokenizer = pair
+    expected = score_replies(model, tokenizer, PROMPTS, REPLIES)
+    assert not model.training
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
     model.train()
-    score_replies(model, tokenizer, PROMPTS, REPLIES)
+    scores = score_replies(model, tokenizer, PROMPTS, REPLIES)
+    np.testing.assert_allclose(scores, expected, atol=CLOSE)  # without the dropout
     assert model.training
     model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
 
@@ -155,12 +176,26 @@ def test_a_language_model_has_no_score(random_model_dir: Path) -> None:
         (["What is 3 + 4?"], ["7"], "a prompt must be a list of messages .* 'What is 3"),
         (PROMPTS[:1], [7], "a reply a text or a list of messages, but '7'"),
         (PROMPTS[:1], ["moo " * 300], r"text 0 has \d+ tokens, but the model has 256 positions"),
+        (PROMPTS[:2], ["No.", "moo " * 300], r"text 1 has \d+ tokens, but the model has 256 positions"),
     ],
-    ids=["lengths", "one string", "empty", "prompt", "reply", "too long"],
+    ids=["lengths", "one string", "empty", "prompt", "reply", "too long", "second too long"],
 )
 def test_bad_input_is_one_sentence(pair, prompts: list, replies: list, sentence: str) -> None:
     with pytest.raises(CourseError, match=sentence):
         score_replies(*pair, prompts, replies)
+
+
+def test_the_longest_text_that_fits(pair) -> None:
+    model, tokenizer = pair
+    length = len(ids_of(tokenizer, PROMPTS[0], REPLIES[0]))
+    expected = score_replies(model, tokenizer, PROMPTS[:1], REPLIES[:1])
+    model.config.max_position_embeddings = length
+    np.testing.assert_allclose(
+        score_replies(model, tokenizer, PROMPTS[:1], REPLIES[:1]), expected, atol=CLOSE
+    )
+    model.config.max_position_embeddings = length - 1
+    with pytest.raises(CourseError, match=f"has {length} tokens, but the model has {length - 1} positions"):
+        score_replies(model, tokenizer, PROMPTS[:1], REPLIES[:1])
 
 
 def test_batch_size(pair) -> None:
@@ -202,8 +237,19 @@ def test_another_padding_token_than_the_tokenizer(pair) -> None:
 def test_padding_on_the_left(pair) -> None:
     model, tokenizer = pair
     tokenizer.padding_side = "left"
-    with pytest.raises(CourseError, match="pads on the left"):
-        check_scored_token(model, tokenizer)
+    for check in (check_scored_token, as_reward_function):
+        with pytest.raises(CourseError, match="pads on the left"):
+            check(model, tokenizer)
+
+
+def test_a_padding_token_inside_the_text_is_text(pair) -> None:
+    model, tokenizer = pair
+    reply = f"The capital{tokenizer.pad_token} of France is Paris."
+    ids = ids_of(tokenizer, PROMPTS[0], reply)
+    assert tokenizer.pad_token_id in ids
+    assert scored_token(model, tokenizer, PROMPTS[0], reply) == (len(ids) - 1, "\n")
+    score = score_replies(model, tokenizer, PROMPTS[:1], [reply])[0]
+    assert score == pytest.approx(float(score_at_every_token(model, ids)[-1]), abs=CLOSE)
 
 
 def test_a_conversation_that_ends_with_the_padding_token(pair) -> None:
@@ -216,5 +262,8 @@ def test_a_conversation_that_ends_with_the_padding_token(pair) -> None:
         lambda: check_scored_token(model, tokenizer),
         lambda: score_replies(model, tokenizer, PROMPTS, REPLIES),
     ):
-        with pytest.raises(CourseError, match="ends with the padding token"):
+        with pytest.raises(CourseError, match="text 0 ends with the padding token"):
             call()
+    tokenizer.chat_template = "{{ messages[-1].content }}"  # so that replies may end in different ways
+    with pytest.raises(CourseError, match="text 1 ends with the padding token"):
+        score_replies(model, tokenizer, PROMPTS[:2], ["No.", f"moo{tokenizer.pad_token}"])
