@@ -229,7 +229,7 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
             profile=recipe.profile,
             verbose=False,
         )
-        rows, _ = load_data(recipe, verbose=verbose)
+        rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
         trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
         trainer.add_callback(progress.callback())
         metrics = train(trainer)
