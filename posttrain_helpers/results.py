@@ -7,7 +7,6 @@ registers with `save_figure(...)` lie in `<output>/<profile>/figures`; the repor
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.storage import output_root, write_json_atomic
+from posttrain_helpers.storage import output_root, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,12 +140,7 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
 
     found = []
     for path in sorted((output_root() / _profile_name(profile) / "metrics").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CourseError(
-                f"{path} is not valid JSON ({error}); delete it and run its lesson again."
-            ) from error
+        record = read_json(path, "delete it and run its lesson again")
         _checked_record(record, str(path))
         if record["lesson"] != path.stem:
             raise CourseError(

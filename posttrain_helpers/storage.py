@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.errors import CourseError
+
 OUTPUT_VARIABLE = "POSTTRAIN_OUTPUT"
 
 
@@ -57,6 +59,27 @@ def write_text_atomic(path: str | Path, text: str) -> Path:
 def write_json_atomic(path: str | Path, value: Any) -> Path:
     """Write `value` as indented UTF-8 JSON (NaN is refused: it is not JSON) and return the path."""
     return write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Args:
+        path: the file, in UTF-8.
+        remedy: what to do about a damaged file: the end of the sentence, without its full stop.
+
+    Raises:
+        CourseError: the file holds no JSON, or something else than one object.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers without end
+        reason = "brackets in brackets without end" if isinstance(error, RecursionError) else error
+        raise CourseError(f"{path} is not valid JSON ({reason}); {remedy}.") from error
+    if not isinstance(content, dict):
+        raise CourseError(f"{path} is no JSON object but a {type(content).__name__}; {remedy}.")
+    return content
 
 
 @contextmanager

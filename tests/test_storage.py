@@ -4,9 +4,11 @@ import stat
 
 import pytest
 
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import (
     atomic_directory,
     output_root,
+    read_json,
     repository_root,
     write_json_atomic,
     write_text_atomic,
@@ -64,6 +66,33 @@ def test_json_refuses_nan(tmp_path):
     assert json.loads(write_json_atomic(tmp_path / "good.json", {"ä": 1}).read_text(encoding="utf-8")) == {
         "ä": 1
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not valid JSON"),
+        (b'{"a": 1', "is not valid JSON"),
+        (b'{"a": "\xe9"}', "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON .brackets in brackets without end"),
+        (b'{"a": ' * 100_000, "is not valid JSON .brackets in brackets without end"),
+        (b"9" * 5000, "is not valid JSON"),
+        (b"[1]", "is no JSON object but a list"),
+        (b"null", "is no JSON object but a NoneType"),
+    ],
+    ids=["empty", "cut", "latin-1", "lists", "objects", "digits", "list", "null"],
+)
+def test_json_that_is_damaged_is_one_sentence_with_its_path(tmp_path, content, words):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(CourseError, match=words) as caught:
+        read_json(path, "make it again")
+    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).endswith("; make it again.")
+
+
+def test_a_json_object_is_read(tmp_path):
+    assert read_json(write_json_atomic(tmp_path / "file.json", {"a": [1]}), "make it again") == {"a": [1]}
 
 
 def test_directory_appears_only_when_it_is_complete(tmp_path):

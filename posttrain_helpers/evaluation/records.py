@@ -17,7 +17,7 @@ from typing import Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.stages import BASE
-from posttrain_helpers.storage import output_root, write_json_atomic
+from posttrain_helpers.storage import output_root, read_json, write_json_atomic
 from posttrain_helpers.suggestions import closest
 
 KINDS = ("correctness", "preference")
@@ -170,11 +170,7 @@ def read_record(path: Path) -> EvaluationRecord:
     Raises:
         CourseError: the file is no JSON, breaks the contract, or holds the record of another label.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CourseError(f"{path} is not valid JSON ({error}); {_REMEDY}.") from error
-    record = EvaluationRecord.from_dict(content, str(path))
+    record = EvaluationRecord.from_dict(read_json(path, _REMEDY), str(path))
     if record.label != path.stem:
         raise CourseError(f"{path} holds the record of {record.label!r}; rename it or {_REMEDY}.")
     return record
