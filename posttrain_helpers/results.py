@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.storage import output_root, read_json, write_json_atomic
+from posttrain_helpers.storage import naming_file, output_root, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,11 +190,12 @@ def figures_directory(profile: str | None = None) -> Path:
 
 def write_png(fig: Figure, path: Path) -> Path:
     """Write a figure beside `path` and rename it, so that `path` is never half a picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".figure.") as directory:
-        # White behind the figure: a transparent one is unreadable in a dark theme.
-        fig.savefig(Path(directory) / path.name, dpi=150, bbox_inches="tight", facecolor="white")
-        return (Path(directory) / path.name).replace(path)
+    with naming_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".figure.", suffix=".tmp") as directory:
+            # White behind the figure: a transparent one is unreadable in a dark theme.
+            fig.savefig(Path(directory) / path.name, dpi=150, bbox_inches="tight", facecolor="white")
+            return (Path(directory) / path.name).replace(path)
 
 
 def _profile_name(profile: str | None) -> str:
