@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from posttrain_helpers.annotations import described, fits, is_number
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import naming_file, output_root, read_json, write_json_atomic
 
@@ -254,10 +255,13 @@ def _checked_record(record: Any, where: str) -> None:
             _number(record, key, where, low=0.0)
     if not isinstance(record["seed"], int) or isinstance(record["seed"], bool):
         raise CourseError(f"the seed in {where} is {record['seed']!r}; it must be a whole number.")
-    if not isinstance(record["versions"], dict):
-        raise CourseError(
-            f"the versions in {where} are {record['versions']!r}; they must map a library to its version."
-        )
+    kinds = get_type_hints(LessonResults, localns={"Claim": Any})
+    for key in (*required, "environment", "written", "extra"):
+        if key != "claims" and key in record and not fits(record[key], kinds[key]):
+            raise CourseError(
+                f"{key!r} in {where} is {record[key]!r}; it must be {described(kinds[key])}; run the lesson "
+                "again."
+            )
     if not isinstance(record["claims"], list) or not record["claims"]:
         raise CourseError(f"{where} has no claim; give at least one, the headline first.")
     for index, claim in enumerate(record["claims"]):
@@ -304,7 +308,7 @@ def _number(
     record: dict[str, Any], key: str, where: str, low: float = -math.inf, high: float = math.inf
 ) -> None:
     value = record[key]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value):
         raise CourseError(f"{key!r} in {where} is {value!r}; it must be a finite number.")
     if not low <= value <= high:
         limits = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"

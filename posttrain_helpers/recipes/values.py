@@ -8,12 +8,10 @@ with a traceback in the optimizer.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
-from enum import Enum
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any, get_type_hints
 
+from posttrain_helpers.annotations import described, enumerated, fits, is_number
 from posttrain_helpers.data import built_in_function, is_built_in
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.suggestions import closest
@@ -37,13 +35,6 @@ _LEAST = {
     **dict.fromkeys(("learning_rate", "num_train_epochs", "seed", "data_seed"), 0),
 }
 _MOST = dict.fromkeys(("seed", "data_seed"), _LARGEST_SEED)
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    str: "text",
-    NoneType: "null",
-}
 
 
 def argument_types(config: type) -> dict[str, Any]:
@@ -83,84 +74,16 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
         if key not in types:
             continue
         kind, least, most = types[key], _LEAST.get(key, -math.inf), _MOST.get(key, math.inf)
-        if not _fits(value, kind):
+        if not fits(value, kind):
             raise CourseError(
-                f"{where}: {prefix}{key} must be {_described(kind)}{_range(least, most)}, but it is "
+                f"{where}: {prefix}{key} must be {described(kind)}{_range(least, most)}, but it is "
                 f"{_shown(value)}.{_advice(value, kind)}"
             )
-        if _is_number(value) and not least <= value <= most:
+        if is_number(value) and not least <= value <= most:
             raise CourseError(
-                f"{where}: {prefix}{key} must be {_described(type(value))}{_range(least, most)}, but it is "
+                f"{where}: {prefix}{key} must be {described(type(value))}{_range(least, most)}, but it is "
                 f"{_shown(value)}."
             )
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Say whether a value that YAML can hold is of an annotated type."""
-    kind, arguments = get_origin(kind) or kind, get_args(kind)
-    if kind in (Union, UnionType):
-        return any(_fits(value, option) for option in _options(arguments))
-    if kind is Literal:
-        return any(_is_choice(value, choice) for choice in arguments)
-    if kind is Any:
-        return True
-    if kind in (list, tuple):
-        item = arguments[0] if arguments else Any
-        return isinstance(value, list | tuple) and all(_fits(entry, item) for entry in value)
-    if kind is dict:
-        of_values = arguments[1] if arguments else Any
-        return isinstance(value, Mapping) and all(_fits(entry, of_values) for entry in value.values())
-    if kind in (int, float):
-        return _is_number(value) and (kind is float or isinstance(value, int))
-    if issubclass(kind, Enum):
-        return value in _choices(kind)
-    return isinstance(value, kind)
-
-
-def _options(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the members of a union; text beside an enumeration means one of its values."""
-    enumerated = any(isinstance(kind, type) and issubclass(kind, Enum) for kind in kinds)
-    return tuple(kind for kind in kinds if not (enumerated and kind is str))
-
-
-def _is_choice(value: Any, choice: Any) -> bool:
-    # PEFT writes 'pissa_niter_[number of iters]' for a text that ends with any number.
-    if isinstance(choice, str) and "[" in choice:
-        pattern = re.escape(choice.partition("[")[0]) + r"\d+"
-        return isinstance(value, str) and re.fullmatch(pattern, value) is not None
-    return type(value) is type(choice) and value == choice
-
-
-def _choices(kind: type[Enum]) -> list[Any]:
-    return [member.value for member in kind]
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, int) or math.isfinite(value)
-
-
-def _described(kind: Any) -> str:
-    """Return an annotation in words."""
-    return " or ".join(dict.fromkeys(_descriptions(kind)))
-
-
-def _descriptions(kind: Any) -> Iterable[str]:
-    origin, arguments = get_origin(kind) or kind, get_args(kind)
-    if origin in (Union, UnionType):
-        for option in _options(arguments):
-            yield from _descriptions(option)
-    elif origin is Literal:
-        yield from map(str, arguments)
-    elif origin in (list, tuple):
-        yield "a list"
-    elif origin is dict:
-        yield "keys and values"
-    elif origin in _NAMES:
-        yield _NAMES[origin]
-    elif isinstance(origin, type) and issubclass(origin, Enum):
-        yield "one of " + ", ".join(map(str, _choices(origin)))
 
 
 def _range(least: float, most: float) -> str:
@@ -176,13 +99,9 @@ def _shown(value: Any) -> str:
 
 def _advice(value: Any, kind: Any) -> str:
     """Return what most often leads to such a value."""
-    choices = [str(choice) for option in get_args(kind) for choice in _enumerated(option)]
+    choices = [str(choice) for choice in enumerated(kind)]
     if isinstance(value, bool) and (word := "yes" if value else "no") in choices:
         return f" YAML reads a bare {word} as {str(value).lower()}: write '\"{word}\"'."
     if isinstance(value, str) and choices:
         return f" {closest(value, choices).capitalize()}".rstrip()
     return ""
-
-
-def _enumerated(kind: Any) -> list[Any]:
-    return _choices(kind) if isinstance(kind, type) and issubclass(kind, Enum) else []
