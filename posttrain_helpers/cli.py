@@ -7,7 +7,8 @@
     python -m posttrain_helpers report
     python -m posttrain_helpers pretrain --help
 
-A mistake in the input ends with one sentence and exit code 2, Ctrl-C with exit code 130.
+A mistake in the input, or a disk or memory that the machine refuses, ends with one sentence and exit code 2,
+Ctrl-C with exit code 130, and a reader who is gone (`... | head -1`) quietly with exit code 141.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,20 +136,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit code: 0, 2 for a mistake in the input, 130 after Ctrl-C.
+        The exit code: 0, 2 for a mistake in the input or a refusal of the machine, 130 after Ctrl-C, 141
+        where nobody reads what is printed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console that lacks a character shows "?" instead of failing
             stream.reconfigure(errors="replace")
     try:
-        return _dispatch(argv)
+        return _exit_code(argv)
+    except BrokenPipeError:
+        _discard_unprinted()
+        return EXIT_CLOSED_PIPE
+
+
+def _exit_code(argv: list[str]) -> int:
+    """Run one command to its exit code, whatever a reader or the machine does to stop it."""
+    try:
+        code = _dispatch(argv)
+        _flush()
+        return code
+    except SystemExit:  # argparse, after a help text or a usage error
+        _flush()
+        raise
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was kept.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        from posttrain_helpers.failures import machine_failure
+
+        sentence = machine_failure(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        _discard_unprinted()
+        return EXIT_MISTAKE
+
+
+def _flush() -> None:
+    """Write what was printed now, where a reader who is gone can still be told from a defect."""
+    from posttrain_helpers.storage import naming_file
+
+    with naming_file("the standard output"):
+        print(end="", flush=True)
+
+
+def _discard_unprinted() -> None:
+    """Send what cannot be printed nowhere: Python flushes once more at its end, and would complain."""
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -244,10 +286,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.evaluation.runner import evaluate
     from posttrain_helpers.evaluation.targets import finished_models
     from posttrain_helpers.runtime import setup
-    from posttrain_helpers.storage import write_json_atomic
+    from posttrain_helpers.storage import check_file_target, write_json_atomic
 
+    if arguments.output:
+        check_file_target(arguments.output)  # now, not after minutes of generating
     if arguments.harness is not None:
-        check_installed()  # now, not after minutes of generating
+        check_installed()
     profile = setup(arguments.profile).profile.name
     models = arguments.models or finished_models(profile)
     reference = None if arguments.reference == "none" else arguments.reference

@@ -81,7 +81,7 @@ def data_keys(source: object) -> frozenset[str]:
     """
     if not is_built_in(source):
         return _PUBLIC_KEYS
-    own = set(signature(_built_in_function(source)).parameters) - {"profile"}
+    own = set(signature(built_in_function(source)).parameters) - {"profile"}
     return _COMMON_KEYS | {"held_out"} | own
 
 
@@ -197,7 +197,12 @@ _LEAST_COUNTS = {
 _NUMBERS_ABOVE = {"label_temperature": 0.0, "sampling_temperature": 0.0, "position_bias": -math.inf}
 
 
-def _built_in_function(source: str) -> Callable[..., tuple]:
+def built_in_function(source: str) -> Callable[..., tuple]:
+    """Return the function that makes a built-in source.
+
+    Raises:
+        CourseError: no such source.
+    """
     if source not in BUILT_IN:
         raise CourseError(
             f"the built-in source {source!r} does not exist; {closest(source, BUILT_IN)}Built in: "
@@ -210,7 +215,7 @@ def _built_in_function(source: str) -> Callable[..., tuple]:
 def _built_in(
     source: str, data: dict[str, Any], seed: int, profile: str
 ) -> tuple[list[Row], list[Row], Counter[str]]:
-    function = _built_in_function(source)
+    function = built_in_function(source)
     settings = {**data, "seed": seed, "profile": profile}
     wanted = list(signature(function).parameters)
     if missing := [f"data.{key}" for key in wanted if settings.get(key) is None]:

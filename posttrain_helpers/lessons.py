@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.freshness import cell_name, read_notebook, record
-from posttrain_helpers.storage import output_root, repository_root
+from posttrain_helpers.storage import naming_file, output_root, repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
 
 if TYPE_CHECKING:
@@ -179,19 +179,20 @@ def execute(
     partial = target.with_name(f"{target.stem}.partial.ipynb")
     escape = str.maketrans({"{": "{{", "}": "}}"})  # papermill formats its paths
     try:
-        execute_notebook(
-            str(source).translate(escape),
-            str(partial).translate(escape),
-            parameters=parameters,
-            kernel_name="python3",
-            language="python",
-            kernel_manager_class=_kernel_manager_class(profile, lambda: busy),
-            on_cell_start=start,
-            on_cell_executed=finish,
-            progress_bar=False,
-            start_timeout=KERNEL_START_SECONDS,
-            cwd=str(source.parent),
-        )
+        with naming_file(target):
+            execute_notebook(
+                str(source).translate(escape),
+                str(partial).translate(escape),
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=_kernel_manager_class(profile, lambda: busy),
+                on_cell_start=start,
+                on_cell_executed=finish,
+                progress_bar=False,
+                start_timeout=KERNEL_START_SECONDS,
+                cwd=str(source.parent),
+            )
     except PapermillExecutionError as error:
         partial.replace(target)
         index = error.cell_index - (error.cell_index > injected_after)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.plain_text import holds_words, plain_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ def last_number(text: str) -> Decimal | None:
     Args:
         text: a reply.
     """
-    found = list(_NUMBER.finditer(text))
+    found = list(_NUMBER.finditer(plain_text(text)))
     return _value(found[-1]) if found else None
 
 
@@ -61,7 +61,7 @@ def strict_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     """Return whether the reply is one of the complete replies that the item accepts: content and format.
 
     Args:
-        reply: the text of the reply; blanks around it do not count.
+        reply: the text of the reply; blanks around it and the spelling of quotes and digits do not count.
         item: a held-out item; its "accepted" lists complete replies.
 
     Returns:
@@ -77,15 +77,16 @@ def strict_match(reply: str, item: Mapping[str, Any]) -> bool | None:
         )
     if not accepted:
         return None
-    return reply.strip() in {candidate.strip() for candidate in accepted}
+    return plain_text(reply).strip() in {plain_text(candidate).strip() for candidate in accepted}
 
 
 def lenient_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     """Return whether the reply holds the answer, whatever stands around it.
 
     A number must be the *last* number of the reply, compared by value: 9 is not found in "19", and 72 is
-    found in "72.0", "72." and "$72". Words must occur as whole words, in any case. A reply that lists many
-    candidates, or denies the right one, passes too: read this score beside `strict_match`.
+    found in "72.0", "72." and "$72". Words must occur as whole words, in any case (see `holds_words`). A
+    reply that lists many candidates, or denies the right one, passes too: read this score beside
+    `strict_match`.
 
     Args:
         reply: the text of the reply.
@@ -103,13 +104,11 @@ def lenient_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     number = _as_number(answer)
     if number is not None:
         return last_number(reply) == number
-    words = _fold(str(answer)).split()
-    if not words:
+    if not str(answer).split():
         raise CourseError(
             "The answer of an item is empty; every reply would hold it. Use None for 'no answer'."
         )
-    pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)"
-    return re.search(pattern, _fold(reply)) is not None
+    return holds_words(reply, str(answer))
 
 
 def word_count(text: str) -> int:
@@ -265,13 +264,9 @@ def _value(match: re.Match[str]) -> Decimal:
 
 def _as_number(value: str | float | Decimal) -> Decimal | None:
     """Return a number, or a text that is one number with at most a unit sign or a full stop, as a Decimal."""
-    text = str(value).strip()
+    text = plain_text(str(value)).strip()
     match = _NUMBER.match(text)
     return _value(match) if match and text[match.end() :] in ("", ".", "%", "%.") else None
-
-
-def _fold(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _several(texts: Iterable[str]) -> Iterable[str]:

@@ -212,7 +212,7 @@ def get_profile(name: str | Profile | None = None) -> Profile:
         return name
     origin = "profile"
     if name is None:
-        name = os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+        name = os.environ.get(PROFILE_VARIABLE, "").strip() or DEFAULT_PROFILE
         origin = f"{PROFILE_VARIABLE}: profile"
     if name not in PROFILES:
         raise CourseError(

@@ -8,7 +8,6 @@ What is measured on dev instead of test lies in `<output>/<profile>/dev`, so tha
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
@@ -18,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from posttrain_helpers.annotations import described, fits, is_number
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.storage import output_root, write_json_atomic
+from posttrain_helpers.storage import naming_file, output_root, read_json, write_json_atomic
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
 
 if TYPE_CHECKING:
@@ -170,12 +170,7 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
 
     found = []
     for path in sorted((results_directory(profile) / "metrics").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CourseError(
-                f"{path} is not valid JSON ({error}); delete it and run its lesson again."
-            ) from error
+        record = read_json(path, "delete it and run its lesson again")
         _checked_record(record, str(path))
         if record["lesson"] != path.stem:
             raise CourseError(
@@ -230,11 +225,12 @@ def figures_directory(profile: str | None = None) -> Path:
 
 def write_png(fig: Figure, path: Path) -> Path:
     """Write a figure beside `path` and rename it, so that `path` is never half a picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".figure.") as directory:
-        # White behind the figure: a transparent one is unreadable in a dark theme.
-        fig.savefig(Path(directory) / path.name, dpi=150, bbox_inches="tight", facecolor="white")
-        return (Path(directory) / path.name).replace(path)
+    with naming_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".figure.", suffix=".tmp") as directory:
+            # White behind the figure: a transparent one is unreadable in a dark theme.
+            fig.savefig(Path(directory) / path.name, dpi=150, bbox_inches="tight", facecolor="white")
+            return (Path(directory) / path.name).replace(path)
 
 
 def _profile_name(profile: str | None) -> str:
@@ -293,10 +289,13 @@ def _checked_record(record: Any, where: str) -> None:
             _number(record, key, where, low=0.0)
     if not isinstance(record["seed"], int) or isinstance(record["seed"], bool):
         raise CourseError(f"the seed in {where} is {record['seed']!r}; it must be a whole number.")
-    if not isinstance(record["versions"], dict):
-        raise CourseError(
-            f"the versions in {where} are {record['versions']!r}; they must map a library to its version."
-        )
+    kinds = get_type_hints(LessonResults, localns={"Claim": Any, "Bound": Any})
+    for key in (*required, "environment", "written", "extra"):
+        if key not in ("claims", "bounds") and key in record and not fits(record[key], kinds[key]):
+            raise CourseError(
+                f"{key!r} in {where} is {record[key]!r}; it must be {described(kinds[key])}; run the lesson "
+                "again."
+            )
     if not isinstance(record["claims"], list) or not record["claims"]:
         raise CourseError(f"{where} has no claim; give at least one, the headline first.")
     for index, claim in enumerate(record["claims"]):
@@ -375,7 +374,7 @@ def _number(
     record: dict[str, Any], key: str, where: str, low: float = -math.inf, high: float = math.inf
 ) -> None:
     value = record[key]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value):
         raise CourseError(f"{key!r} in {where} is {value!r}; it must be a finite number.")
     if not low <= value <= high:
         limits = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from posttrain_helpers.errors import CourseError
+
 OUTPUT_VARIABLE = "POSTTRAIN_OUTPUT"
 
 
@@ -26,38 +28,101 @@ def repository_root() -> Path:
 
 
 def output_root() -> Path:
-    """Return the directory for everything that a run writes: `$POSTTRAIN_OUTPUT`, else `trainer_output`."""
+    """Return the directory for everything that a run writes: `$POSTTRAIN_OUTPUT`, else `trainer_output`.
+
+    Raises:
+        CourseError: the variable names something that is no directory.
+    """
     configured = os.environ.get(OUTPUT_VARIABLE)
-    return Path(configured).expanduser().resolve() if configured else repository_root() / "trainer_output"
+    if not configured:
+        return repository_root() / "trainer_output"
+    root = Path(os.path.expanduser(configured)).resolve()
+    if root.exists() and not root.is_dir():
+        raise CourseError(f"{OUTPUT_VARIABLE} names {root}, which is no directory; name one, or unset it.")
+    return root
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
     """Write `text` as UTF-8 to `path` by way of a temporary file in the same directory.
 
     Args:
-        path: the target; missing parent directories are made.
+        path: the target; missing parent directories are made. A device or a pipe is written to as it is.
         text: the whole content.
 
     Returns:
         The path written.
+
+    Raises:
+        OSError: with the path, where the system refuses; nothing of the text is kept.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with naming_file(path):
+        check_file_target(path)
+        if path.exists() and not path.is_file():  # a rename would put a file in the place of the device
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     return path
+
+
+def check_file_target(path: str | Path) -> None:
+    """Check that a path can become a file, before the work whose result it is to hold.
+
+    Raises:
+        CourseError: it is a directory, or lies below a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CourseError(f"{path} is a directory, but a file is to be written; add the name of the file.")
+    if blocking := [parent for parent in path.parents if parent.exists() and not parent.is_dir()]:
+        raise CourseError(f"{path} cannot be written: {blocking[0]} is no directory; choose another path.")
+
+
+@contextmanager
+def naming_file(path: str | Path) -> Iterator[None]:
+    """Name the file in an error of the system that names none, as that of a full disk, or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None or str(error.filename).endswith(".tmp")
+        if error.errno is not None and unnamed:
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_json_atomic(path: str | Path, value: Any) -> Path:
     """Write `value` as indented UTF-8 JSON (NaN is refused: it is not JSON) and return the path."""
     return write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Args:
+        path: the file, in UTF-8.
+        remedy: what to do about a damaged file: the end of the sentence, without its full stop.
+
+    Raises:
+        CourseError: the file holds no JSON, or something else than one object.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers without end
+        reason = "brackets in brackets without end" if isinstance(error, RecursionError) else error
+        raise CourseError(f"{path} is not valid JSON ({reason}); {remedy}.") from error
+    if not isinstance(content, dict):
+        raise CourseError(f"{path} is no JSON object but a {type(content).__name__}; {remedy}.")
+    return content
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.metrics import last_number, lenient_match, numbers_equal
+from posttrain_helpers.plain_text import HANGUL, UNSPACED, plain_text
 
 Completion = str | list[dict[str, Any]]
 
@@ -42,7 +43,9 @@ _LATEX = (
     (re.compile(r"\\([$%])"), r"\1"),
     (re.compile(r"\{,\}"), ","),
 )
-_UNIT = re.compile(r"\s+[A-Za-z ]+$")
+# They multiply a number by ten thousand and the like, so they are no units.
+_MULTIPLIERS = "\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104\u5146\ub9cc\uc5b5\ucc9c"
+_UNIT = re.compile(rf"(?:\s+[A-Za-z ]+|\s*(?![{_MULTIPLIERS}])[{UNSPACED}{HANGUL}]+)$")
 
 
 def exact_answer(
@@ -100,7 +103,7 @@ def equations_right(completions: Sequence[Completion], **kwargs: Any) -> list[fl
     """
     shares = []
     for reply in reply_texts(completions):
-        truths = [_is_true(found) for found in _EQUATION.finditer(reply)]
+        truths = [_is_true(found) for found in _EQUATION.finditer(plain_text(reply))]
         shares.append(sum(truths) / len(truths) if truths else 0.0)
     return shares
 
@@ -199,7 +202,7 @@ def _is_right(reply: str, answer: Any) -> float | None:
     if not _is_number(answer):
         return float(bool(lenient_match(boxed, {"answer": answer})))
     # One number and its unit: a box with several candidates, or with a fraction, holds no final number.
-    return float(numbers_equal(_UNIT.sub("", boxed), answer))
+    return float(numbers_equal(_UNIT.sub("", plain_text(boxed)), answer))
 
 
 def _is_number(value: Any) -> bool:
@@ -207,7 +210,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _has_worked_form(reply: str) -> bool:
-    reply, position = reply.strip(), 0
+    reply, position = plain_text(reply).strip(), 0
     while equation := _EQUATION.match(reply, position):
         end = _END_OF_EQUATION.match(reply, equation.end())
         if end is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -305,6 +306,78 @@ def test_a_defect_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(page, "build_report", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["report"])
+
+
+def test_what_the_machine_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, output_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(profile: str | None) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(output_root / "tiny"))
+
+    monkeypatch.setattr(page, "build_report", fail)
+    assert cli.main(["report"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {output_root / 'tiny'} cannot be read or written: the file system is")
+
+
+@pytest.mark.parametrize("line", ["report", "run 00", "train sft", "evaluate base"])
+def test_an_output_that_is_a_file_is_one_sentence_for_every_command(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    monkeypatch.setenv("POSTTRAIN_OUTPUT", str(tmp_path / "file"))
+    assert cli.main([*line.split(), "--profile", "tiny"]) == 2
+    assert "error: POSTTRAIN_OUTPUT names" in capsys.readouterr().err
+    monkeypatch.setenv("POSTTRAIN_OUTPUT", str(tmp_path / "file" / "below"))
+    assert cli.main([*line.split(), "--profile", "tiny"]) == 2
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_impossible_output_stops_evaluate_before_it_starts(
+    evaluated: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "base", "--output", str(tmp_path)]) == 2
+    assert "is a directory, but a file is to be written" in capsys.readouterr().err
+    assert evaluated == []
+
+
+def shell(arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "posttrain_helpers", *arguments.split()]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", env=buffered, **options)
+
+
+@pytest.mark.parametrize("arguments", ["", "train --help"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE and no such exit code")
+def test_a_reader_who_is_gone_ends_it_quietly(arguments: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = shell(arguments, stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (cli.EXIT_CLOSED_PIPE, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_behind_the_standard_output_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = shell("", stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the standard output cannot be read or written: the disk is full")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437"])
+def test_a_console_that_lacks_a_character_shows_another(encoding: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "POSTTRAIN_OUTPUT": str(tmp_path)}
+    program = (
+        "import sys\n"
+        "from posttrain_helpers import cli\n"
+        "cli._dispatch = lambda argv: print('building … 3 · 4 ☕ 一')\n"
+        "cli.main([])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(encoding).startswith("building ")
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

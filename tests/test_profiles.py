@@ -22,8 +22,9 @@ args: {max_length: 2048}
 def test_default_is_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POSTTRAIN_PROFILE", raising=False)
     assert get_profile().name == "tiny"
-    monkeypatch.setenv("POSTTRAIN_PROFILE", "")
-    assert get_profile().name == "tiny"
+    for nothing in ("", "  "):
+        monkeypatch.setenv("POSTTRAIN_PROFILE", nothing)
+        assert get_profile().name == "tiny"
 
 
 def test_environment_variable_chooses_and_argument_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ def test_a_recipe_of_the_readers_own_can_be_named(change, tmp_path: Path) -> Non
             "args.max_steps",
             "an override looks like 'args.learning_rate=1e-3', but 'args.max_steps' was given",
         ),
+        ("args.max_steps=[2", "the value of the override 'args.max_steps=.2' is not valid YAML"),
+        ("args.max_steps=two", "'sft': args.max_steps must be a whole number, but it is 'two'"),
     ],
 )
 def test_what_no_recipe_knows_is_an_error(text: str, words: str, change) -> None:

@@ -144,6 +144,47 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
         ("quantization=2bit", "quantization must be 4bit, 8bit or null"),
         ("seed=-1", "seed must be a whole number"),
         ("parent=", "lacks 'parent'"),
+        ("args.learning_rate=fast", "args.learning_rate must be a finite number of at least 0, .* 'fast'"),
+        ("args.learning_rate='1e-4'", "args.learning_rate must be a finite number .* '1e-4'"),
+        ("args.learning_rate=.nan", "args.learning_rate must be a finite number"),
+        ("args.learning_rate=-1", "args.learning_rate must be a whole number of at least 0, but it is -1"),
+        ("args.learning_rate=true", "args.learning_rate must be a finite number .* True"),
+        ("args.weight_decay=.inf", "args.weight_decay must be a finite number, but it is inf"),
+        ("args.per_device_train_batch_size=0", "must be a whole number of at least 1, but it is 0"),
+        ("args.per_device_train_batch_size=many", "must be a whole number of at least 1, .* 'many'"),
+        ("args.gradient_accumulation_steps=1.5", "must be a whole number of at least 1, but it is 1.5"),
+        ("args.num_train_epochs=two", "args.num_train_epochs must be a finite number"),
+        ("args.max_length=-5", "args.max_length must be a whole number of at least 1, but it is -5"),
+        ("args.max_steps=[3]", r"args.max_steps must be a whole number, but it is \[3\]"),
+        ("args.packing=maybe", "args.packing must be true or false, but it is 'maybe'"),
+        ("args.eos_token=7", "args.eos_token must be text or null, but it is 7"),
+        ("args.model_init_kwargs=[a]", "args.model_init_kwargs must be keys and values or text or null"),
+        ("args.lr_scheduler_type=cosin", "one of linear, .* 'cosin'. Did you mean 'cosine'"),
+        ("args.save_strategy=no", "one of no, .* False. YAML reads a bare no as false: write"),
+        ("args.seed=abc", "args.seed must be a whole number from 0 to 4294967295, but it is 'abc'"),
+        ("args.seed=99999999999", "args.seed must be a whole number from 0 to 4294967295, .* 99999999999"),
+        ("args.data_seed=-1", "args.data_seed must be a whole number from 0 to 4294967295"),
+        ("seed=99999999999", "seed must be a whole number from 0 to 4294967295, but it is 99999999999"),
+        ("seed=x", "seed must be a whole number from 0"),
+        ("seed=true", "seed must be a whole number from 0 to 4294967295, but it is True"),
+        ("data.seed=[1]", r"data.seed must be a whole number from 0 to 4294967295, but it is \[1\]"),
+        ("data.seed=", "data.seed must be a whole number from 0 to 4294967295, but it is None"),
+        ("data.held_out=7", "data.held_out must be text or a list or null, but it is 7"),
+        ("data.held_out=[7]", "data.held_out must be text or a list or null"),
+        ("data.n_train=all", "data.n_train must be a whole number or null, but it is 'all'"),
+        ("data.source=5", "data.source must be text or null, but it is 5"),
+        ("model=[a]", "model must be text"),
+        ("description={a: b}", "description must be text"),
+        ("lora.r=big", "lora.r must be a whole number, but it is 'big'"),
+        ("lora.bias=some", "lora.bias must be none or all or lora_only, but it is 'some'"),
+        ("args=5", "'args' is a section of settings.* write args.<name>=<value>, such as"),
+        (
+            "data=rows.csv",
+            "'data' is a section of settings.* write data.<name>=<value>, such as data.source=",
+        ),
+        ("args.learning_rate=[1,", "the value of the override 'args.learning_rate=.1,' is not valid YAML"),
+        ("data.columns={prompt: q", "override 'data.columns=.prompt: q' is not valid YAML"),
+        ("data.columns=2024-13-45", "is not valid YAML: month must be in"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
@@ -167,11 +208,61 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
         ("- a\n- b\n", "must hold keys such as method"),
         ("", "must hold keys such as method"),
         (MINIMAL.replace("method: sft", ""), "lacks 'method'"),
+        (MINIMAL.replace("{args: {learning_rate: 5e-4}}", "5"), "profile tiny: keys and values .* but 5 was"),
+        (MINIMAL.replace("tiny: {", "7: {"), "no section for the profile 'tiny'; it has 7, qwen3"),
+        (MINIMAL.replace("{learning_rate: 5e-4}", "{learning_rate: slow}"), "args.learning_rate must be"),
+        (MINIMAL + "description: " + "[" * 20_000, "is not valid YAML: maximum recursion"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(write, text: str, sentence: str) -> None:
     with pytest.raises(CourseError, match=sentence):
         load_recipe(write(text), "tiny")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("description: Übung\n".encode("latin-1"), r"mine.yaml cannot be read as text in UTF-8 .* as UTF-8"),
+        (b"description: \x00\n", "cannot be read as text in UTF-8"),
+    ],
+)
+def test_a_file_in_another_encoding_is_one_sentence(write, content: bytes, sentence: str) -> None:
+    path = write("")
+    path.write_bytes(content)
+    with pytest.raises(CourseError, match=sentence):
+        load_recipe(path, "tiny")
+
+
+def test_a_file_that_powershell_wrote_is_read(write) -> None:
+    path = write("")
+    path.write_bytes(MINIMAL.encode("utf-16"))
+    assert load_recipe(path, "tiny").data["n_train"] == 10
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "args.max_length=null",
+        "args.report_to=[none]",
+        "args.num_train_epochs=2",
+        "args.lr_scheduler_type=cosine",
+        "args.save_strategy='no'",
+        "args.lr_scheduler_kwargs={a: 1}",
+        "lora.init_lora_weights=pissa_niter_4",
+        "args.fsdp=[full_shard]",
+        "lora.target_modules=all-linear",
+        "lora.target_modules=[q_proj]",
+        "data.held_out=entities",
+        "data.held_out=[entities]",
+        "seed=4294967295",
+    ],
+)
+def test_what_the_libraries_take_is_taken(override: str) -> None:
+    load_recipe("sft", "tiny", [override])
+
+
+def test_one_loss_of_dpo_needs_no_list() -> None:
+    assert load_recipe("dpo", "tiny", ["args.loss_type=ipo"]).args["loss_type"] == "ipo"
 
 
 def test_unknown_recipe_names_the_closest() -> None:
@@ -303,6 +394,29 @@ def test_the_identity_of_a_recipe_without_stage_is_what_it_was(write, data: str,
     """Stages on disk record it: another value would train every one of them again."""
     text = f"method: sft\nparent: base\nargs: {{num_train_epochs: 1, learning_rate: 5e-4}}\ndata: {data}\n"
     assert load_recipe(write(text), "tiny").hash == identity
+
+
+# --- the parents of a recipe ---
+
+
+def test_a_recipe_cannot_start_from_what_it_makes(write) -> None:
+    with pytest.raises(CourseError, match="'mine' starts from the stage that it makes: mine <- mine; start"):
+        load_recipe(write(MINIMAL.replace("parent: base", "parent: mine")), "tiny")
+    for override in ("parent=sft", "model=sft"):
+        with pytest.raises(CourseError, match="'sft' starts from the stage that it makes: sft <- sft"):
+            load_recipe("sft", "tiny", [override])
+    assert load_recipe("sft", "tiny", ["model=sft", "stage=sft_longer"]).model == "sft"
+
+
+def test_recipes_cannot_start_from_each_other(write, shipped) -> None:
+    path = write(MINIMAL.replace("parent: base", "parent: other"))
+    write(MINIMAL.replace("parent: base", "parent: mine"), "other.yaml")
+    with pytest.raises(CourseError, match="stage that it makes: mine <- other <- mine"):
+        load_recipe(path, "tiny")
+    shipped("a", "first", MINIMAL.replace("parent: base", "parent: second"))
+    shipped("b", "second", MINIMAL.replace("parent: base", "parent: first"))
+    with pytest.raises(CourseError, match=r"'b' starts from .*: second <- first <- second"):
+        load_recipe("b", "tiny")
 
 
 # --- the data of another recipe ---

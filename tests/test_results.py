@@ -196,6 +196,7 @@ def test_a_broken_lesson_is_refused(output_root: Path, arguments: dict[str, obje
         ("{", "not valid JSON"),
         ("[]", "no JSON object"),
         ('{"lesson": "01_x"}', "lacks 'profile'"),
+        ("[" * 100_000, "brackets in brackets without end"),
     ],
 )
 def test_a_broken_file_is_named(output_root: Path, text: str, words: str) -> None:
@@ -205,6 +206,31 @@ def test_a_broken_file_is_named(output_root: Path, text: str, words: str) -> Non
     with pytest.raises(CourseError, match=words) as caught:
         read_results("tiny")
     assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"profile": None}, "'profile' in .* is None; it must be text"),
+        ({"versions": {"torch": None}}, "'versions' .* must be keys and values"),
+        ({"environment": None}, "'environment' in .* is None; it must be keys and values"),
+        ({"written": 5}, "'written' in .* is 5; it must be text"),
+        ({"extra": []}, "'extra' .* must be keys and values"),
+        ({"seconds": 10**400}, "'seconds' .* must be a finite number"),
+        ({"peak_cpu_mb": "much"}, "'peak_cpu_mb' .* must be a finite number"),
+        ({"lesson": None}, "a lesson's name looks like"),
+        ({"claims": [None]}, "claim 1 of .* is a NoneType"),
+        ({"claims": None}, "has no claim"),
+    ],
+)
+def test_a_file_with_a_broken_field_is_named(
+    output_root: Path, change: dict[str, object], words: str
+) -> None:
+    path = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, **change}), encoding="utf-8")
+    with pytest.raises(CourseError, match=words):
+        read_results("tiny")
 
 
 def test_a_file_under_another_name_is_refused(output_root: Path) -> None:

@@ -7,19 +7,21 @@ model, so a table can be made again without generating anything.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from posttrain_helpers.annotations import described, fits, is_number
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.results import results_directory
 from posttrain_helpers.stages import BASE
-from posttrain_helpers.storage import write_json_atomic
+from posttrain_helpers.storage import read_json, write_json_atomic
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT
 
@@ -178,11 +180,7 @@ def read_record(path: Path) -> EvaluationRecord:
     Raises:
         CourseError: the file is no JSON, breaks the contract, or holds the record of another label.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CourseError(f"{path} is not valid JSON ({error}); {_REMEDY}.") from error
-    record = EvaluationRecord.from_dict(content, str(path))
+    record = EvaluationRecord.from_dict(read_json(path, _REMEDY), str(path))
     if record.label != path.stem:
         raise CourseError(f"{path} holds the record of {record.label!r}; rename it or {_REMEDY}.")
     return record
@@ -252,6 +250,10 @@ def _check_record(content: Any, where: str) -> None:
            "must be a number of at least 0")  # fmt: skip
     peak = content["peak_cpu_mb"]
     _check(peak is None or _is_number(peak, low=0), where, "peak_cpu_mb", peak, "must be a number or null")
+    _check_types(content, EvaluationRecord, ("suites", "retention", "divergence"), where)
+    for key, value in content["settings"].items():
+        kind = dict[str, str | None] if key == "suite_hashes" else str | float | None
+        _check(fits(value, kind), where, key, value, f"must be {described(kind)}")
     if not content["suites"]:
         raise CourseError(f"{where} has no suite; evaluate the model on at least one.")
     for name, suite in content["suites"].items():
@@ -275,6 +277,9 @@ def _check_suite(name: str, suite: Any, where: str) -> None:
         raise CourseError(f"{where} has no item; {_REMEDY}.")
     _check(len(set(suite["ids"])) == len(suite["ids"]), where, "ids", suite["ids"][:3], "must all differ")
     _check(isinstance(suite["scores"], Mapping), where, "scores", suite["scores"], "must be a JSON object")
+    _check_types(suite, SuiteRecord, ("scores",), where)
+    for turn in itertools.chain.from_iterable(suite.get("transcripts") or ()):
+        _check(turn.keys() >= {"role", "content"}, where, "transcripts", turn, "must hold roles and contents")
     _check(suite["measure"] in suite["scores"], where, "measure", suite["measure"],
            f"must be one of the scores {', '.join(suite['scores'])}")  # fmt: skip
     columns = {key: suite[key] for key in types} | dict(suite["scores"])
@@ -289,6 +294,13 @@ def _check_suite(name: str, suite: Any, where: str) -> None:
             value for value in values if not (value is None or isinstance(value, bool) or _is_number(value))
         ]
         _check(not wrong, where, measure, wrong[:1], "must hold finite numbers, yes/no values or null")
+
+
+def _check_types(content: Mapping[str, Any], record: type, apart: Sequence[str], where: str) -> None:
+    """Check the fields that are there against the annotations of a record's class, but for some."""
+    for key, kind in get_type_hints(record).items():
+        if key in content and key not in apart:
+            _check(fits(content[key], kind), where, key, content[key], f"must be {described(kind)}")
 
 
 def _check_retention(retention: Any, where: str) -> None:
@@ -310,6 +322,7 @@ def _check_divergence(divergence: Any, where: str) -> None:
     _check(_is_number(divergence["temperature"], low=0), where, "temperature", divergence["temperature"],
            "must be a number of at least 0")  # fmt: skip
     _check_columns(divergence, ("ids", "kl", "gold"), where, {"kl": -1e-6, "gold": -math.inf})
+    _check(fits(divergence["ids"], list[str]), where, "ids", divergence["ids"][:3], "must be a list of texts")
 
 
 def _check_columns(
@@ -346,5 +359,4 @@ def _check(holds: object, where: str, key: str, found: Any, rule: str) -> None:
 
 
 def _is_number(value: Any, low: float = -math.inf) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= low
+    return is_number(value) and value >= low

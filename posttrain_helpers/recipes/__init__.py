@@ -28,6 +28,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.recipes.files import read_yaml
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
+from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values, data_types
 from posttrain_helpers.runtime import current_runtime, display_path, trainer_defaults
 from posttrain_helpers.storage import output_root
 from posttrain_helpers.suggestions import closest
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _DIRECTORY = Path(__file__).resolve().parent
 # What one profile may not change: a stage is found by this name in every profile.
 _SHARED_ONLY = ("stage",)
+_EXAMPLES = {"data": "data.source=rows.jsonl", "args": "args.learning_rate=1e-3", "lora": "lora.r=8"}
 _RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "max_seq_length": "max_length",
@@ -202,11 +204,10 @@ def load_recipe(
     changes = readers_changes(profile, path.stem, recipe_names())
     _apply_overrides(settings, changes, f"{where}, {OVERRIDES_VARIABLE}")
     _check(settings, where)
-    model = str(settings.get("model") or settings["parent"])
+    _check_parents(settings, path)
+    model = settings.get("model") or settings["parent"]
     seed = settings.get("seed")
     seed = current_runtime(profile).seed if seed is None else seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise CourseError(f"{where}: seed must be a whole number of at least 0, but it is {seed!r}.")
     return Recipe(
         name=path.stem,
         method=settings["method"],
@@ -252,14 +253,13 @@ def _for_profile(document: dict[str, Any], profile: Profile, where: str) -> dict
     A profile without a section of its own borrows that of another one and changes its sizes.
     """
     shared = deepcopy(document)
-    sections = shared.pop("profiles", None) or {}
-    if not isinstance(sections, dict):
-        raise CourseError(f"{where}: profiles must map a profile's name to its settings.")
+    shared.pop("profiles", None)
+    sections = _profile_sections(document, where)
     section = _section_name(sections, profile)
     if sections and section not in sections:
         raise CourseError(
-            f"{where} has no section for the profile {profile.name!r}; it has {', '.join(sections)}: add "
-            "one, or choose one of these."
+            f"{where} has no section for the profile {profile.name!r}; it has "
+            f"{', '.join(map(str, sections))}: add one, or choose one of these."
         )
     known = (*VALUES, *SECTIONS)
     own = sections.get(section) or {}
@@ -286,6 +286,19 @@ def _for_profile(document: dict[str, Any], profile: Profile, where: str) -> dict
     return settings
 
 
+def _profile_sections(document: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    sections = document.get("profiles") or {}
+    if not isinstance(sections, dict):
+        raise CourseError(f"{where}: profiles must map a profile's name to its settings.")
+    for name, section in sections.items():
+        if not isinstance(section or {}, dict):
+            raise CourseError(
+                f"{where}, profile {name}: keys and values such as args and data are expected, but "
+                f"{section!r} was found."
+            )
+    return sections
+
+
 def _section_name(sections: dict[str, Any], profile: Profile) -> str | None:
     return profile.name if profile.name in sections else profile.recipe_section
 
@@ -299,7 +312,7 @@ def _data_of(recipe: Any, profile: Profile, where: str) -> dict[str, Any]:
             f"recipes are {', '.join(names)}."
         )
     document = read_yaml(_DIRECTORY / f"{recipe}.yaml")
-    sections = document.get("profiles") or {}
+    sections = _profile_sections(document, f"recipe {recipe!r}")
     parts = (document, sections.get(_section_name(sections, profile)) or {})
     if any("same_as" in (part.get("data") or {}) for part in parts):
         raise CourseError(
@@ -318,6 +331,11 @@ def _apply_overrides(settings: dict[str, Any], overrides: dict[str, Any], where:
             settings[section][inner] = value
         elif not dot and section in VALUES:
             settings[section] = value
+        elif key in SECTIONS:
+            raise CourseError(
+                f"{where}: {key!r} is a section of settings, and an override changes one of them; write "
+                f"{key}.<name>=<value>, such as {_EXAMPLES[key]}."
+            )
         else:
             known = [*VALUES, *(f"{name}.…" for name in SECTIONS)]
             raise CourseError(
@@ -342,12 +360,43 @@ def _check(settings: dict[str, Any], where: str) -> None:
         raise CourseError(
             f"{where}: quantization must be 4bit, 8bit or null, but it is {settings['quantization']!r}."
         )
-    _check_keys(settings["data"], data_keys(settings["data"].get("source")), "data.", where)
-    _check_keys(settings["args"], _field_names(config_class(settings["method"])), "args.", where)
+    check_values(
+        {key: settings[key] for key in VALUES if settings.get(key) is not None}, VALUE_TYPES, "", where
+    )
+    source, config = settings["data"].get("source"), config_class(settings["method"])
+    _check_keys(settings["data"], data_keys(source), "data.", where)
+    check_values(settings["data"], data_types(source), "data.", where)
+    _check_keys(settings["args"], _field_names(config), "args.", where)
+    check_values(settings["args"], argument_types(config), "args.", where)
     if settings["lora"]:
         from peft import LoraConfig
 
         _check_keys(settings["lora"], _field_names(LoraConfig), "lora.", where)
+        check_values(settings["lora"], argument_types(LoraConfig), "lora.", where)
+
+
+def _check_parents(settings: dict[str, Any], path: Path) -> None:
+    """Refuse a recipe that starts, itself or through its parents, from the stage that it makes."""
+    line = [_stage_name(settings, path.stem)]
+    while (parent := settings.get("model") or settings.get("parent")) not in line:
+        file = _recipe_file(parent, path.parent)
+        if file is None:
+            return
+        line.append(parent)
+        settings = read_yaml(file)
+    raise CourseError(
+        f"recipe {path.stem!r} starts from the stage that it makes: {' <- '.join((*line, parent))}; start "
+        "from 'base' or another stage, or give what it makes another name by stage=..."
+    )
+
+
+def _recipe_file(stage: Any, directory: Path) -> Path | None:
+    """Return the recipe that makes a stage, shipped or beside another recipe, None where there is none."""
+    if not isinstance(stage, str):
+        return None
+    shipped = stage_recipes().get(stage)
+    own = directory / f"{stage}.yaml"
+    return _DIRECTORY / f"{shipped}.yaml" if shipped else own if own.is_file() else None
 
 
 def _rewards(settings: dict[str, Any], profile: Profile, where: str) -> tuple[str, ...]:

@@ -23,11 +23,33 @@ def _loader() -> type:
     return Loader
 
 
-def parsed_yaml(text: str) -> Any:
-    """Return what a YAML text says, with numbers as YAML 1.2 writes them."""
+def parsed_yaml(text: str | bytes, where: str) -> Any:
+    """Return what a YAML text says, with numbers as YAML 1.2 writes them.
+
+    Args:
+        text: the text, or the bytes of a file in UTF-8 or UTF-16.
+        where: what to call it in an error.
+
+    Raises:
+        CourseError: it is not valid YAML, or in another encoding; the sentence names the line.
+    """
     import yaml
 
-    return yaml.load(text, Loader=_loader())
+    try:
+        return yaml.load(text, Loader=_loader())
+    except yaml.reader.ReaderError as error:
+        raise CourseError(
+            f"{where} cannot be read as text in UTF-8 ({error.reason} at character {error.position + 1}); "
+            "save it as UTF-8."
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise CourseError(
+            f"{where} is not valid YAML{place}: {getattr(error, 'problem', error)}; correct that line."
+        ) from error
+    except (ValueError, RecursionError) as error:  # a date that is none, brackets in brackets without end
+        raise CourseError(f"{where} is not valid YAML: {error}; correct it.") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -36,16 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         CourseError: it is not valid YAML, or holds something else than keys and values.
     """
-    import yaml
-
-    try:
-        document = parsed_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise CourseError(
-            f"{path} is not valid YAML{place}: {getattr(error, 'problem', error)}; correct that line."
-        ) from error
+    document = parsed_yaml(path.read_bytes(), str(path))
     if not isinstance(document, dict):
         raise CourseError(
             f"{path} must hold keys such as method, data and args; found {type(document).__name__}."

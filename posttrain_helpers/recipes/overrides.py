@@ -22,7 +22,7 @@ def parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dic
         overrides: such a dictionary, or texts "key=value" whose value is read as YAML.
 
     Raises:
-        CourseError: a text without key or equals sign.
+        CourseError: a text without key or equals sign, or whose value is no YAML.
     """
     if overrides is None:
         return {}
@@ -33,7 +33,7 @@ def parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dic
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise CourseError(f"an override looks like 'args.learning_rate=1e-3', but {text!r} was given.")
-        parsed[key.strip()] = parsed_yaml(value)
+        parsed[key.strip()] = parsed_yaml(value, f"the value of the override {text!r}")
     return parsed
 
 

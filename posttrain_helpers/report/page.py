@@ -62,7 +62,7 @@ def build_report(profile: str | None = None) -> Path:
 
     Raises:
         CourseError: when neither a lesson of this profile has been run nor a model evaluated, or a file
-            breaks its contract.
+            breaks its contract or is no picture.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -160,10 +160,15 @@ def _embedded(path: Path) -> dict[str, Any]:
     from PIL import Image
 
     data, buffer = path.read_bytes(), io.BytesIO()
-    with Image.open(path) as image:
-        width, height = image.size
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            canvas = Image.new("RGBA", image.size, "white")
+            canvas.alpha_composite(image.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+        raise CourseError(
+            f"{path} ({len(data)} bytes) is no picture that can be read; delete it and run its lesson again."
+        ) from error
     canvas.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     smaller = min(data, buffer.getvalue(), key=len)
     return {"data": base64.b64encode(smaller).decode("ascii"), "width": width, "height": height}

@@ -252,3 +252,16 @@ def test_a_broken_record_is_named(output_root: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(CourseError, match=r"base\.json is not valid JSON"):
         build_report("tiny")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_picture_is_named(output_root: Path, share: float) -> None:
+    from matplotlib.figure import Figure
+
+    write_lesson(output_root, "01_supervised_fine_tuning", [claim()])
+    path = save_figure(Figure(figsize=(2, 2)), "01_supervised_fine_tuning", "loss", "tiny")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CourseError, match=r"__loss\.png \(\d+ bytes\) is no picture .* run its lesson again"):
+        build_report("tiny")
+    assert not (output_root / "tiny" / "report.html").exists()

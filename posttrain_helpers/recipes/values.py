@@ -1,0 +1,107 @@
+"""Whether the values of a recipe are of the types that the libraries declare, and in the ranges that matter.
+
+The types are those of the config classes' fields and of the parameters of the built-in data sources, so a new
+argument of a library is checked without a change here. TRL itself accepts `learning_rate="fast"` and fails
+with a traceback in the optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from posttrain_helpers.annotations import described, enumerated, fits, is_number
+from posttrain_helpers.data import built_in_function, is_built_in
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.suggestions import closest
+
+_LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+VALUE_TYPES = {"description": str, "model": str, "seed": int}
+
+_DATA_TYPES = {
+    **dict.fromkeys(("source", "adapter", "split", "subset", "revision", "answer_format"), str),
+    **dict.fromkeys(("max_samples", "held_out_samples", "length_groups", "max_length"), int),
+    "seed": int,
+    "system_prompt": str,
+    "columns": dict[str, Any],
+    "held_out": str | list[str],
+}
+# What the libraries take beyond what they declare.
+_ALSO_TAKEN = {"loss_type": str, "fsdp": bool | list[str]}
+_LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
+    **dict.fromkeys(("learning_rate", "num_train_epochs", "seed", "data_seed"), 0),
+}
+_MOST = dict.fromkeys(("seed", "data_seed"), _LARGEST_SEED)
+
+
+def argument_types(config: type) -> dict[str, Any]:
+    """Return the declared type of each field of a config class."""
+    types = get_type_hints(config)
+    return {key: kind | _ALSO_TAKEN[key] if key in _ALSO_TAKEN else kind for key, kind in types.items()}
+
+
+def data_types(source: object) -> dict[str, Any]:
+    """Return the type of each key of a data section with this source.
+
+    Raises:
+        CourseError: a built-in source that does not exist.
+    """
+    own = get_type_hints(built_in_function(source)) if is_built_in(source) else {}
+    # Of a source's own settings null means "not set"; the seed is never left open.
+    return {
+        key: kind if key == "seed" else kind | None
+        for key, kind in {**_DATA_TYPES, **own}.items()
+        if key != "return"
+    }
+
+
+def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str, where: str) -> None:
+    """Check values against their declared types, and against the ranges that matter.
+
+    Args:
+        found: the values by key; keys without a type are not looked at.
+        types: annotations by key.
+        prefix: what to write before a key, such as "args.".
+        where: what to call the recipe in an error.
+
+    Raises:
+        CourseError: the sentence names the key, what it must be, and what it is.
+    """
+    for key, value in found.items():
+        if key not in types:
+            continue
+        kind, least, most = types[key], _LEAST.get(key, -math.inf), _MOST.get(key, math.inf)
+        if not fits(value, kind):
+            raise CourseError(
+                f"{where}: {prefix}{key} must be {described(kind)}{_range(least, most)}, but it is "
+                f"{_shown(value)}.{_advice(value, kind)}"
+            )
+        if is_number(value) and not least <= value <= most:
+            raise CourseError(
+                f"{where}: {prefix}{key} must be {described(type(value))}{_range(least, most)}, but it is "
+                f"{_shown(value)}."
+            )
+
+
+def _range(least: float, most: float) -> str:
+    if most < math.inf:
+        return f" from {least} to {most}"
+    return f" of at least {least}" if least > -math.inf else ""
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]} …"
+
+
+def _advice(value: Any, kind: Any) -> str:
+    """Return what most often leads to such a value."""
+    choices = [str(choice) for choice in enumerated(kind)]
+    if isinstance(value, bool) and (word := "yes" if value else "no") in choices:
+        return f" YAML reads a bare {word} as {str(value).lower()}: write '\"{word}\"'."
+    if isinstance(value, str) and choices:
+        return f" {closest(value, choices).capitalize()}".rstrip()
+    return ""
