@@ -245,7 +245,7 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         f"{label}: on these {result.n} held-out prompts{clusters} {result.up} up, {result.down} down, "
         f"{result.same} same; difference {result.difference:+{digits}} "
         f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
-        f"{_format_p(result.p, result.p_at_floor)})."
+        f"{format_p(result.p, result.p_at_floor)})."
     )
     reading = verdict(result, expected_margin)
     if reading in ("improved", "worse"):
@@ -382,9 +382,9 @@ class Claim:
         if not self._reaches_at_least:
             failures.append(f"needs at least {self.at_least:g}, but found {self.after:.4g}")
         if failures:
-            p = _format_p(self.p, self.p_at_floor)
+            p = format_p(self.p, self.p_at_floor)
             if self.adjusted_p is not None:
-                p += f", corrected {_format_p(self.adjusted_p, self.p_at_floor)}"
+                p += f", corrected {format_p(self.adjusted_p, self.p_at_floor)}"
             raise AssertionError(
                 f"The claim {self.name!r} {' and '.join(failures)}: "
                 f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
@@ -437,17 +437,16 @@ class Bound:
             self.at_most is None or self.value <= self.at_most
         )
 
+    @property
+    def limits(self) -> str:
+        """The limits for readers, such as "at least 0.05 and at most 0.25"."""
+        limits = (("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{words} {limit:g}" for words, limit in limits if limit is not None)
+
     def check(self) -> Bound:
         """Return the bound when it held, else raise an AssertionError with the value and the limits."""
         if not self.held:
-            limits = [
-                f"{words} {limit:g}"
-                for words, limit in (("at least", self.at_least), ("at most", self.at_most))
-                if limit is not None
-            ]
-            raise AssertionError(
-                f"The bound {self.name!r} must be {' and '.join(limits)}, but is {self.value:.4g}."
-            )
+            raise AssertionError(f"The bound {self.name!r} must be {self.limits}, but is {self.value:.4g}.")
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -521,7 +520,8 @@ def _finite(value: Any, what: str) -> float:
     return float(value)
 
 
-def _format_p(p: float, at_floor: bool) -> str:
+def format_p(p: float, at_floor: bool = False) -> str:
+    """Return a p-value for readers: `p = 0.031`, `p < 0.0001`, or `p <= 0.0002` at a test's floor."""
     return "p < 0.0001" if p < 1e-4 else f"p {'<=' if at_floor else '='} {p:.2g}"
 
 

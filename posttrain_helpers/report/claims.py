@@ -6,13 +6,13 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.report.formats import duration, lesson_title, signed, words
+from posttrain_helpers.report.formats import duration, lesson_title, number, signed, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from posttrain_helpers.results import LessonResults
-    from posttrain_helpers.statistics import Claim
+    from posttrain_helpers.statistics import Bound, Claim
 
 _EXPECTED_COLOUR = "#2563b0"
 _UNEXPECTED_COLOUR = "#b3261e"
@@ -71,8 +71,22 @@ def claim_groups(lessons: list[LessonResults]) -> list[tuple[Axis, list[tuple[st
 
 
 def as_expected(claim: Claim) -> bool:
-    """Return whether a claim's verdict is the one that the lesson announced."""
-    return claim.verdict == claim.expected
+    """Return whether a claim holds: its verdict and its lowest score are what the lesson announced."""
+    return claim.held
+
+
+def fresh_seeds(lesson: str, claim: Claim | Bound) -> str:
+    """Return on how many fresh seeds a claim held, and how far its values lie apart; empty if never run."""
+    from posttrain_helpers.seeds import spread
+
+    table = spread(lesson)
+    if claim.name not in table.index:
+        return ""
+    row = table.loc[claim.name]
+    return (
+        f"held on {row['held']:.0f} of {row['seeds']:.0f} fresh seeds: "
+        f"{number(row['lowest'])} to {number(row['highest'])}"
+    )
 
 
 def headline_cards(lessons: list[LessonResults]) -> list[dict[str, Any]]:

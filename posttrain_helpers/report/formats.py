@@ -50,11 +50,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def p_value(p: float) -> str:
-    """Return a p-value for readers, such as `p = 0.031`, or `p < 0.0001`."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
-
-
 def words(name: str) -> str:
     """Return a name of code for readers: `no_difference_shown` becomes `no difference shown`."""
     return {"non_inferior": "non-inferior"}.get(name, name.replace("_", " "))

@@ -23,6 +23,7 @@ from posttrain_helpers.report.claims import (
     cost_plot,
     environments,
     forest_plot,
+    fresh_seeds,
     headline_cards,
     lesson_costs,
 )
@@ -32,7 +33,6 @@ from posttrain_helpers.report.formats import (
     lesson_title,
     moment,
     number,
-    p_value,
     signed,
     tick_label,
     words,
@@ -45,6 +45,7 @@ from posttrain_helpers.results import (
     results_directory,
     write_png,
 )
+from posttrain_helpers.statistics import format_p
 from posttrain_helpers.storage import write_text_atomic
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
 
@@ -96,7 +97,9 @@ def build_report(profile: str | None = None) -> Path:
         listed=listed,
         counted=counted,
     )
-    templates.globals.update(as_expected=as_expected, interval=interval, p_value=p_value)
+    templates.globals.update(
+        as_expected=as_expected, fresh_seeds=fresh_seeds, interval=interval, format_p=format_p
+    )
     evaluation = None if board is None else board_view(board)
     page = templates.get_template("page.html").render(
         profile=name,
@@ -123,6 +126,7 @@ def _lessons_view(lessons: list[LessonResults], profile: str) -> dict[str, Any]:
         "cards": headline_cards(lessons),
         "groups": claim_groups(lessons),
         "claims": claims,
+        "bounds": [(result.lesson, bound) for result in lessons for bound in result.bounds],
         "surprises": [(lesson, claim) for lesson, claim in claims if not as_expected(claim)],
         "total_time": duration(sum(result.seconds for result in lessons)),
         "costs": lesson_costs(lessons) if lessons else [],

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 from lesson_records import claim, write_lesson
 
+from posttrain_helpers import seeds
 from posttrain_helpers.report.claims import (
     Axis,
+    as_expected,
     claim_groups,
     environments,
     forest_plot,
+    fresh_seeds,
     headline_cards,
     lesson_costs,
 )
+from posttrain_helpers.report.page import build_report
 from posttrain_helpers.results import read_results
+
+LESSON = "00_meet_the_base_model"
+
+
+def seed_table(path: Path) -> None:
+    """Write what ten seeds gave: a claim that held on nine of them."""
+    runs = {str(seed): {"held": seed != 103, "value": seed / 1000} for seed in range(100, 110)}
+    table = {LESSON: {"seeds": list(range(100, 110)), "claims": [{"name": claim()["name"], "runs": runs}]}}
+    path.write_text(json.dumps(table), encoding="utf-8")
+
+
+def test_claims_and_bounds_stand_beside_their_fresh_seeds(
+    output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeds, "seeds_path", lambda: tmp_path / "seeds.json")
+    bound = {"name": "a share", "value": 0.3, "at_least": 0.05, "at_most": 0.25}
+    write_lesson(output_root, LESSON, [claim()], bounds=[bound])
+    assert "fresh seeds:" not in build_report("tiny").read_text(encoding="utf-8")
+    seed_table(tmp_path / "seeds.json")
+    (result,) = read_results("tiny")
+    assert fresh_seeds(LESSON, result.headline) == "held on 9 of 10 fresh seeds: 0.100 to 0.109"
+    assert fresh_seeds(LESSON, result.bounds[0]) == ""
+    page = build_report("tiny").read_text(encoding="utf-8")
+    assert page.count("held on 9 of 10 fresh seeds: 0.100 to 0.109") == 2  # headline and list
+    assert "0.300, not at least 0.05 and at most 0.25" in page
+
+
+def test_a_claim_below_its_lowest_score_is_not_as_expected(output_root: Path) -> None:
+    write_lesson(output_root, LESSON, [claim(at_least=0.95), claim(at_least=0.9)])
+    (result,) = read_results("tiny")
+    assert [as_expected(row) for row in result.claims] == [False, True]
+    page = build_report("tiny").read_text(encoding="utf-8")
+    assert "improved, expected: improved and at least 0.950" in page
 
 
 def test_an_axis_holds_zero_and_every_interval(output_root: Path) -> None:

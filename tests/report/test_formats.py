@@ -10,11 +10,11 @@ from posttrain_helpers.report.formats import (
     lesson_title,
     moment,
     number,
-    p_value,
     signed,
     tick_label,
     words,
 )
+from posttrain_helpers.statistics import format_p
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,11 @@ def test_words_for_readers() -> None:
         "3 min 20 s",
         "2 h 5 min",
     ]
-    assert [p_value(value) for value in (1e-9, 0.031)] == ["p < 0.0001", "p = 0.031"]
+    assert [format_p(1e-9), format_p(0.031), format_p(0.0002, at_floor=True)] == [
+        "p < 0.0001",
+        "p = 0.031",
+        "p <= 0.0002",
+    ]
     assert interval(-0.5, 12.345) == "−0.500 to 12.3"
     assert [tick_label(value) for value in (-0.5, 0.0, 2000.0)] == ["−0.5", "0", "2000"]
     assert words("non_inferior") == "non-inferior"
