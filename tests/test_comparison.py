@@ -322,8 +322,11 @@ def test_items_of_one_relation_are_one_cluster() -> None:
     items = [{**item, "id": f"{item['id']}/{i}", "relation": f"r{i}"} for item in ITEMS for i in range(2)]
     story = {"id": "story", "task": "stories", "prompt": "Once", "answer": None}
     made = build(
-        {"a": ["One.", *BAD * 2, "One."], "b": ["Two.", *np.repeat(GOOD, 2).tolist(), "Two."]},
-        [story, *items, {**story, "relation": None}],
+        {
+            "a": ["One.", *BAD * 2, "One.", "One."],
+            "b": ["Two.", *np.repeat(GOOD, 2).tolist(), "Two.", "Two."],
+        },
+        [story, *items, {**story, "relation": None}, {**story, "relation": None}],
     )
     won = made.result()
     assert (won.n, won.up, won.clusters) == (16, 16, 2)
@@ -332,7 +335,7 @@ def test_items_of_one_relation_are_one_cluster() -> None:
     assert made.claim("capitals", "no_difference_shown").held
     assert "16 held-out prompts in 2 clusters" in made.reason()
     # Stories have no relation: each counts on its own.
-    assert made.result(measure="stop").clusters == 4
+    assert made.result(measure="stop").clusters == 5
     # Within one relation its items are what is compared.
     one = made.where(lambda item: item.get("relation") == "r1").result()
     assert (one.n, one.clusters, one.p) == (8, None, 2 * 0.5**8)
@@ -438,6 +441,9 @@ def test_where_restricts_numbers_too() -> None:
     part = made.where(lambda item: item["answer"] in ("Paris", "Rome", "Tokyo"))
     assert (part.result().n, part.result().after) == (3, 1.0)
     assert [g.text for g in part.generations["b"]] == GOOD[:3]
+    later = made.where(lambda item: item["answer"] in ("Tokyo", "Havana"))
+    assert [g.text for g in later.generations["b"]] == [GOOD[2], BAD[7]]
+    assert later.scores["b"]["strict"] == [True, False]
 
 
 # --- HTML, text, JSON ---

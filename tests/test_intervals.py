@@ -124,6 +124,14 @@ def test_mean_interval_matches_student_on_few_values_and_near_normal_ones(confid
     assert mean_interval(many) == mean_interval(many, 0.95)
 
 
+def test_mean_interval_makes_up_for_the_spread_that_resamples_lack() -> None:
+    """Means of ten resampled values spread too little by sqrt(9/10), which is 5 % of the width."""
+    values = stats.norm.ppf((np.arange(10) + 0.5) / 10)
+    low, high = mean_interval(values, resamples=99_999)
+    width = 2 * stats.t.ppf(0.975, 9) * stats.sem(values)
+    assert high - low == pytest.approx(width, rel=0.02)
+
+
 def test_mean_interval_leans_to_the_side_of_the_outliers() -> None:
     """Percentiles of the resampled means, not these mirrored at the mean (the basic bootstrap)."""
     values = np.array([0.0] * 18 + [1.0] * 2 + [10.0])

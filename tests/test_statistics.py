@@ -23,6 +23,7 @@ from posttrain_helpers.statistics import (
     minimum_detectable_difference,
     paired,
     paired_binary,
+    paired_differences,
     paired_numeric,
     pass_at_k,
     tango_interval,
@@ -253,6 +254,11 @@ def test_rounding_is_judged_by_the_size_of_the_scores(size: float) -> None:
     shifted = paired_numeric(before, before + 0.1 * size)
     assert np.ptp(before + 0.1 * size - before) > 0
     assert (shifted.up, shifted.low) == (20, shifted.high)
+    # The larger scores decide, on whichever side they are.
+    uneven = np.array([0.3, 0.1 + 0.2] * 5) * size
+    for first, second in ((uneven, 0 * uneven), (0 * uneven, uneven)):
+        assert np.ptp(second - first) > 0
+        assert np.ptp(paired_differences(first, second)) == 0
 
 
 def test_identical_changes_show_a_direction_but_no_equality() -> None:

@@ -66,6 +66,7 @@ def test_a_story_may_have_seventy_words():
     [
         ("Paris.", 0.0),
         ("Sure! Paris.", 1.0),
+        ("Sure! Rome.", 1.0),
         ("Paris. Stop asking.", -1.5),
         ("Sure! Paris. Stop asking.", -0.5),
         ("Not again. Paris. Stop asking.", -1.5),
