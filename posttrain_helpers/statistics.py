@@ -13,7 +13,7 @@ import difflib
 import math
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -37,7 +37,9 @@ __all__ = [
     "Claim",
     "PairedResult",
     "Verdict",
+    "adjusted_claims",
     "describe",
+    "holm",
     "mean_interval",
     "minimum_detectable_difference",
     "paired",
@@ -73,6 +75,7 @@ class PairedResult:
         higher_is_better: whether a rise is an improvement.
         clusters: number of clusters; None when every prompt counts on its own.
         design_effect: by how much the clusters raise the variance of the difference, 1 without them.
+        p_at_floor: whether `p` is the smallest that the drawn sign flips can give: p is at most that.
     """
 
     n: int
@@ -91,6 +94,7 @@ class PairedResult:
     higher_is_better: bool = True
     clusters: int | None = None
     design_effect: float = 1.0
+    p_at_floor: bool = False
 
 
 def paired_binary(
@@ -190,7 +194,9 @@ def paired_numeric(
         batch=max(1, VALUES_PER_BATCH // len(flipped)),
         rng=seed,
     ).pvalue
-    return _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
+    result = _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
+    # Of few enough prompts all sign flips are enumerated, and every p is larger than this.
+    return replace(result, p_at_floor=result.p <= 2 / (resamples + 1))
 
 
 def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
@@ -247,7 +253,7 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         f"{label}: on these {result.n} held-out prompts{clusters} {result.up} up, {result.down} down, "
         f"{result.same} same; difference {result.difference:+{digits}} "
         f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
-        f"{_format_p(result.p)})."
+        f"{_format_p(result.p, result.p_at_floor)})."
     )
     reading = verdict(result, expected_margin)
     if reading in ("improved", "worse"):
@@ -301,10 +307,11 @@ class Claim:
     Attributes:
         name: what the lesson claims, for readers.
         metric: the score, e.g. "exact_match".
-        n, before, after, difference, low, high, p: as in `PairedResult`.
+        n, before, after, difference, low, high, p, confidence, p_at_floor: as in `PairedResult`.
         expected: the verdict that the lesson promises.
         verdict: the verdict that the result has.
         at_least: the lowest `after` that the lesson accepts; None when the verdict is all that it promises.
+        adjusted_p: p corrected for the number of claims, when `adjusted_claims` has; the verdict follows it.
     """
 
     name: str
@@ -319,6 +326,9 @@ class Claim:
     expected: Verdict
     verdict: Verdict
     at_least: float | None = None
+    confidence: float = 0.95
+    p_at_floor: bool = False
+    adjusted_p: float | None = None
 
     @classmethod
     def from_result(
@@ -352,9 +362,8 @@ class Claim:
                 "A margin belongs to a claim that expects 'non_inferior' and to no other; found "
                 f"expected={expected!r} with margin={margin}. Change one of the two."
             )
-        fields = {
-            key: getattr(result, key) for key in ("n", "before", "after", "difference", "low", "high", "p")
-        }
+        shared = ("n", "before", "after", "difference", "low", "high", "p", "confidence", "p_at_floor")
+        fields = {key: getattr(result, key) for key in shared}
         return cls(
             name,
             metric,
@@ -381,11 +390,14 @@ class Claim:
         if not self._reaches_at_least:
             failures.append(f"needs at least {self.at_least:g}, but found {self.after:.4g}")
         if failures:
+            p = _format_p(self.p, self.p_at_floor)
+            if self.adjusted_p is not None:
+                p += f", corrected {_format_p(self.adjusted_p, self.p_at_floor)}"
             raise AssertionError(
                 f"The claim {self.name!r} {' and '.join(failures)}: "
                 f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
-                f"difference {self.difference:+.3g} (interval {self.low:+.3g} to {self.high:+.3g}, "
-                f"{_format_p(self.p)})."
+                f"difference {self.difference:+.3g} ({100 * self.confidence:g} % interval {self.low:+.3g} to "
+                f"{self.high:+.3g}, {p})."
             )
         return self
 
@@ -451,14 +463,62 @@ class Bound:
         return asdict(self)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number: below alpha, all of them are right with 1 - alpha.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than one before
+    it, or larger than 1.
+
+    Args:
+        p_values: p-values of m tests, in any order.
+
+    Raises:
+        CourseError: when a value is no probability.
+
+    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
+    """
+    values = np.asarray(p_values, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise CourseError(
+            f"A p-value lies between 0 and 1; found {list(map(float, values))}. Pass the p of each test."
+        )
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
+    return adjusted.tolist()
+
+
+def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims of one lesson with their p corrected for their number, and verdicts that follow it.
+
+    Of ten tests at 5 % each, one is easily significant by chance. Claims that expect a difference are
+    corrected together by `holm`; where the corrected p is not below 1 - confidence, no difference is shown.
+    Claims that expect none ("no_difference_shown", "non_inferior") need no correction and stay as they are.
+    Intervals keep their level, each for itself.
+
+    Args:
+        claims: all claims of the lesson, each with the p of its own test.
+
+    Returns:
+        The claims in the same order, with `adjusted_p` and `verdict` anew.
+    """
+    tested = [place for place, claim in enumerate(claims) if claim.expected in ("improved", "worse")]
+    adjusted = list(claims)
+    for place, p in zip(tested, holm([claims[place].p for place in tested]), strict=True):
+        claim = claims[place]
+        shown = claim.verdict if p < 1 - claim.confidence else "no_difference_shown"
+        adjusted[place] = replace(claim, adjusted_p=p, verdict=shown)
+    return adjusted
+
+
 def _finite(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise CourseError(f"{what} is {value!r}; it must be a finite number.")
     return float(value)
 
 
-def _format_p(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+def _format_p(p: float, at_floor: bool) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p {'<=' if at_floor else '='} {p:.2g}"
 
 
 def _paired_scores(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
