@@ -264,6 +264,7 @@ def _measure(path: Path, seed: int) -> None:
     root = _root(seed)
     shortened = root / "notebooks" / path.name
     shortened.parent.mkdir(parents=True, exist_ok=True)
+    source = _source(path)  # before the run, during which somebody may edit the notebook
     nbformat.write(_without_probes(path), shortened)
     metrics, mark = _metrics_path(path.stem, seed), _mark(path.stem, seed)
     for stale in (mark, metrics):
@@ -277,7 +278,7 @@ def _measure(path: Path, seed: int) -> None:
             f"lesson {path.stem} ended without writing {metrics}; it must call write_results(...) in a cell "
             f"that is not tagged {PROBE_TAG!r}."
         )
-    mark.write_text(_source(path), encoding="utf-8")
+    mark.write_text(source, encoding="utf-8")
 
 
 @contextmanager

@@ -276,6 +276,24 @@ def test_what_was_measured_is_not_run_again_unless_its_code_changed(
     assert runs == [(LESSON, 1)] * 2
 
 
+def test_a_notebook_that_was_edited_while_it_ran_is_run_again(
+    directory: Path, runs: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_toy(directory, ("x = 1", []))
+    works = lessons.execute
+
+    def execute(source: Path, *rest: object) -> Path:
+        target = works(source, *rest)
+        write_toy(directory, ("x = 2", []))
+        return target
+
+    monkeypatch.setattr(lessons, "execute", execute)
+    run_seeds([], [1])
+    assert "x = 2" in path.read_text(encoding="utf-8")
+    run_seeds([], [1])
+    assert runs == [(LESSON, 1)] * 2
+
+
 def test_fresh_runs_again_what_is_there(directory: Path, runs: list[tuple[str, int]]) -> None:
     write_toy(directory)
     run_seeds([], [1, 2])
