@@ -238,6 +238,25 @@ def test_cells_tagged_probe_are_left_out(directory: Path, runs: list[tuple[str, 
     assert path.read_bytes() == before
 
 
+def missing_names(path: Path, directory: Path) -> str:
+    """Return what ruff says of names that only cells tagged probe define."""
+    shortened = directory / path.name
+    nbformat.write(seeds._without_probes(path), shortened)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--select", "F821", shortened]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("path", lessons.discover(), ids=lambda path: path.stem)
+def test_no_lesson_needs_a_name_from_a_probe(path: Path, tmp_path: Path) -> None:
+    assert missing_names(path, tmp_path) == ""
+
+
+def test_a_name_from_a_probe_is_noticed(directory: Path, tmp_path: Path) -> None:
+    path = write_toy(directory, ("x = 1", ["probe"]), ("print(x)", []))
+    assert "Undefined name `x`" in missing_names(path, tmp_path)
+    assert missing_names(write_toy(directory, ("x = 1", []), ("print(x)", [])), tmp_path) == ""
+
+
 def test_lessons_measure_in_the_directory_of_their_seed_and_assert_nothing(
     directory: Path, output_root: Path, runs: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
