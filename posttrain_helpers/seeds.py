@@ -107,10 +107,9 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
             f"({number + 1} of {len(pending)}, about {left / 60:.0f} min left)",
             flush=True,
         )
-    table = _read_table()
-    for path in chosen:
-        table[path.stem] = _collected(path.stem, seeds)
-    write_json_atomic(seeds_path(), table)
+    collected = {path.stem: _collected(path.stem, seeds) for path in chosen}
+    # Read as late as possible: another call may have written its lessons meanwhile.
+    write_json_atomic(seeds_path(), _read_table() | collected)
     for path in chosen:
         print(f"\n{path.stem}\n{spread(path.stem).to_string()}")
     return seeds_path()
