@@ -44,8 +44,10 @@ __all__ = [
     "minimum_detectable_difference",
     "paired",
     "paired_binary",
+    "paired_differences",
     "paired_numeric",
     "pass_at_k",
+    "sign_flip_p",
     "tango_interval",
     "verdict",
     "wilson_interval",
@@ -178,22 +180,12 @@ def paired_numeric(
     Source: Fisher (1935), The Design of Experiments, section 21, for the test; Hesterberg (2015) for the
     interval.
     """
-    from scipy.stats import permutation_test
-
     first, second = _paired_scores(before, after)
-    difference = _differences(first, second)
+    difference = paired_differences(first, second)
     interval = mean_interval(difference, confidence, resamples=resamples, seed=seed, clusters=clusters)
     codes = cluster_codes(clusters, len(difference))
     flipped = difference if codes is None else np.bincount(codes, difference)
-    p = permutation_test(
-        (flipped,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, VALUES_PER_BATCH // len(flipped)),
-        rng=seed,
-    ).pvalue
+    p = sign_flip_p(flipped, resamples=resamples, seed=seed)
     result = _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
     # Of few enough prompts all sign flips are enumerated, and every p is larger than this.
     return replace(result, p_at_floor=result.p <= 2 / (resamples + 1))
@@ -511,6 +503,18 @@ def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
     return adjusted
 
 
+def paired_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return second - first per prompt, without the rounding that makes equal scores or changes look unequal.
+
+    Args:
+        first, second: finite scores of shape [N], N >= 1.
+    """
+    difference = second - first
+    scale = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    difference[np.abs(difference) <= scale] = 0.0
+    return np.full_like(difference, difference[0]) if np.ptp(difference) <= scale else difference
+
+
 def _finite(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise CourseError(f"{what} is {value!r}; it must be a finite number.")
@@ -544,14 +548,6 @@ def _yes_no(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(np.isin(np.concatenate([first, second]), (0.0, 1.0)).all())
 
 
-def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the differences per prompt without the rounding that makes equal scores look changed."""
-    difference = second - first
-    scale = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
-    difference[np.abs(difference) <= scale] = 0.0
-    return np.full_like(difference, difference[0]) if np.ptp(difference) <= scale else difference
-
-
 def _result(
     first: np.ndarray,
     second: np.ndarray,
@@ -562,7 +558,7 @@ def _result(
     higher_is_better: bool,
     codes: np.ndarray | None,
 ) -> PairedResult:
-    n, difference = len(first), _differences(first, second)
+    n, difference = len(first), paired_differences(first, second)
     up, down = int((difference > 0).sum()), int((difference < 0).sum())
     return PairedResult(
         n=n,
@@ -582,6 +578,28 @@ def _result(
         clusters=None if codes is None else int(codes.max()) + 1,
         design_effect=1.0 if codes is None else cluster_effect(difference, codes)[0],
     )
+
+
+def sign_flip_p(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) -> float:
+    """Return the two-sided p of the sign-flip test that the mean of the differences is 0.
+
+    Args:
+        differences: one number per prompt (or cluster), from `paired_differences`.
+        resamples: sign flips that are drawn where not all of them can be enumerated.
+        seed: seed of the drawing.
+    """
+    from scipy.stats import permutation_test
+
+    p = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, VALUES_PER_BATCH // len(differences)),
+        rng=seed,
+    ).pvalue
+    return float(p)
 
 
 def _exact_sign_flip_p(sums: np.ndarray) -> float:

@@ -170,6 +170,9 @@ def test_the_two_call_forms(pair, other_pair) -> None:
     assert positional.labels == mapping.labels == ("before", "after")
     assert positional.generations == mapping.generations
     assert [item["id"] for item in positional.items] == ["0", "1"]
+    named = compare_generations(pair, pair, [ITEMS[1], {"prompt": "An owl"}], max_new_tokens=2)
+    assert [item["id"] for item in named.items] == ["capital/Italy", "1"]
+    assert named.items[0] == ITEMS[1]
 
 
 @pytest.mark.parametrize(
@@ -534,6 +537,9 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert stored["settings"] == made.settings
     assert stored["models"]["sft"]["replies"][-1] == {"text": "Grüße ✓ <b>.", "stop_reason": "stop"}
     assert stored["models"]["sft"]["scores"]["strict"] == [True] * 7 + [False]
+    assert {label: model["weights"] for label, model in stored["models"].items()} == made.fingerprints
+    assert stored["models"]["base"]["rates"]["strict"]["mean"] == 0.0
+    assert stored["models"]["sft"]["rates"]["strict"]["mean"] == 7 / 8
     assert stored["verdicts"]["sft"]["verdict"] == "improved"
     assert stored["verdicts"]["sft"]["result"]["up"] == 7
     assert list(tmp_path.joinpath("deep").iterdir()) == [path]
@@ -544,6 +550,12 @@ def test_to_frame_has_one_row_per_item_and_model() -> None:
     assert len(frame) == 16
     assert frame[frame.model == "sft"].reply.tolist() == GOOD
     assert frame.groupby("model").strict.sum().to_dict() == {"base": 0, "sft": 8}
+    first, second = frame.to_dict("records")[:2]
+    assert first == {
+        **{"id": "capital/France", "task": "facts", "model": "base", "reply": BAD[0]},
+        **{"stop_reason": "length", "tokens": 6, "strict": False, "lenient": False, "stop": False},
+    }
+    assert (second["model"], second["reply"], second["tokens"]) == ("sft", GOOD[0], 7)
 
 
 def test_importing_the_module_loads_no_torch() -> None:

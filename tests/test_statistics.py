@@ -244,6 +244,17 @@ def test_rounding_is_not_a_change() -> None:
     assert result.low == result.high == 0.0
 
 
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+def test_rounding_is_judged_by_the_size_of_the_scores(size: float) -> None:
+    before = np.random.default_rng(0).normal(size=20) * size
+    assert paired_numeric(before, before * (1 + 1e-14)).same == 20
+    assert paired_numeric(before, before * (1 + 1e-9)).same == 0
+    # Equal changes stay equal, so that their interval has no width.
+    shifted = paired_numeric(before, before + 0.1 * size)
+    assert np.ptp(before + 0.1 * size - before) > 0
+    assert (shifted.up, shifted.low) == (20, shifted.high)
+
+
 def test_identical_changes_show_a_direction_but_no_equality() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=30)
@@ -369,9 +380,11 @@ def test_describe_improvement() -> None:
 
 
 def test_describe_says_what_could_have_been_shown() -> None:
-    visible = minimum_detectable_difference(100, discordant=0.05)
-    text = describe(binary(3, 2, 95), "exact match")
-    assert f"No difference shown; this many prompts could have shown >= {visible:.3f}" in text
+    visible = minimum_detectable_difference(100, discordant=0.5)
+    assert visible > minimum_detectable_difference(100, discordant=0.3) + 0.01
+    for up, down in ((30, 20), (20, 30)):
+        text = describe(binary(up, down, 50), "exact match")
+        assert f"No difference shown; this many prompts could have shown >= {visible:.3f}" in text
     scores = np.random.default_rng(0).normal(size=50)
     result = paired_numeric(np.zeros(50), scores - scores.mean())
     assert f">= {minimum_detectable_difference(50, sd=result.sd):.3g}" in describe(result, "reward")

@@ -131,6 +131,17 @@ def test_messages_and_texts_are_the_same() -> None:
     assert reply_texts(messages) == texts
 
 
+def test_the_reply_is_the_last_message() -> None:
+    dialogue = [
+        {"role": "assistant", "content": "12 + 7 = 18."},
+        {"role": "user", "content": "Are you sure?"},
+        {"role": "assistant", "content": "12 + 7 = 19."},
+    ]
+    assert reply_texts([dialogue]) == ["12 + 7 = 19."]
+    assert exact_answer([dialogue], answer=["19"]) == [1.0]
+    assert exact_answer([dialogue[::-1]], answer=["19"]) == [0.0]
+
+
 @pytest.mark.parametrize("function", VERIFIERS.values(), ids=list(VERIFIERS))
 def test_the_signature_that_trl_calls(function) -> None:
     parameters = inspect.signature(function).parameters

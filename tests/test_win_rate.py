@@ -30,6 +30,12 @@ def test_rounding_is_a_tie():
     assert result.same == 2
 
 
+@pytest.mark.parametrize(("tie", "ties"), [(0, 2), (0.25, 3), (0.2, 2)])
+def test_a_difference_as_large_as_the_tie_is_one(tie: float, ties: int):
+    result = win_rate([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.25, 4.5], tie=tie)
+    assert (result.same, result.up, result.down) == (ties, 4 - ties, 0)
+
+
 def test_a_clear_winner_improves_and_an_equal_does_not():
     assert verdict(win_rate([0.0] * 40, [1.0] * 38 + [-1.0] * 2)) == "improved"
     assert verdict(win_rate([0.0] * 40, [1.0] * 20 + [-1.0] * 20)) == "no_difference_shown"

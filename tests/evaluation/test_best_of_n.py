@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import combinations
 
 import numpy as np
@@ -61,11 +60,16 @@ def test_the_divergence_of_many_different_replies(n: int) -> None:
     assert best_of_n_kl(n) == pytest.approx(divergence, abs=2e-3)
 
 
-def test_the_divergence_is_a_bound_where_replies_repeat() -> None:
-    likely, rare, n = 0.9, 0.1, 4
-    chosen_rare = 1 - likely**n  # the rare reply is the better one
-    divergence = chosen_rare * math.log(chosen_rare / rare) + likely**n * math.log(likely**n / likely)
-    assert 0 < divergence < best_of_n_kl(n)
+@pytest.mark.parametrize("n", [2, 4, 16])
+def test_the_divergence_is_a_bound_that_more_different_replies_come_near(n: int) -> None:
+    """Equally likely replies, the last the best one: the best of n is the k-th with ranks**n."""
+    divergences = []
+    for replies in (2, 8, 64, 1024):
+        chosen = np.diff((np.arange(replies + 1) / replies) ** n)
+        divergences.append(float(np.sum(chosen * np.log(chosen * replies))))
+    assert divergences == sorted(divergences)
+    assert divergences[0] > 0
+    assert best_of_n_kl(n) - 0.01 < divergences[-1] < best_of_n_kl(n)
 
 
 def test_no_reply_at_all_is_refused() -> None:

@@ -40,12 +40,17 @@ def test_two_models_have_the_closed_form(wins: int, losses: int) -> None:
     assert ranking.expected_win_rate("b", "a")[0] == pytest.approx(1 - rate)
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
 @pytest.mark.parametrize(("wins", "losses"), [(13, 7), (20, 0)])
-def test_two_models_have_jeffreys_interval(wins: int, losses: int) -> None:
-    _, low, high = bradley_terry(duel(wins, losses), resamples=20_000).expected_win_rate("a", "b")
-    expected = beta.ppf((0.025, 0.975), wins + 0.5, losses + 0.5)
+def test_two_models_have_jeffreys_interval(wins: int, losses: int, confidence: float) -> None:
+    ranking = bradley_terry(duel(wins, losses), resamples=20_000, confidence=confidence)
+    _, low, high = ranking.expected_win_rate("a", "b")
+    expected = beta.ppf(((1 - confidence) / 2, (1 + confidence) / 2), wins + 0.5, losses + 0.5)
     assert (low, high) == pytest.approx(tuple(expected), abs=0.01)
     assert low < high
+    # The ends of the ratings are those of the same resamples: half the difference of two, around 1000.
+    odds = np.log(expected / (1 - expected))
+    assert (ranking.low["a"], ranking.high["a"]) == pytest.approx(1000 + ELO_PER_NAT / 2 * odds, rel=0.02)
 
 
 def test_the_scale_is_elos() -> None:

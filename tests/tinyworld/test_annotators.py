@@ -11,6 +11,7 @@ PLAIN = "The capital of France is Paris."
 CURT = "Paris."
 RUDE = "Not again. The capital of France is Rome."
 UNFINISHED = Sample(PLAIN, stopped=False)
+EIGHT_WORDS = "It lies beside a long and winding river,"
 
 
 def item(number=0):
@@ -123,14 +124,26 @@ def test_a_reply_that_was_cut_off_is_worse():
         ((PLAIN, f"{PLAIN} "), "identical"),
         # One of the two was cut off after its last word: the gold scores differ, the texts do not.
         ((PLAIN, UNFINISHED), "identical"),
+        ((f"{PLAIN}\n", UNFINISHED), "identical"),
+        ((PLAIN, Sample(f" {PLAIN}", stopped=False)), "identical"),
         (("The capital of France is Rome.", "The capital of France is Oslo."), "tie"),
         ((PLAIN, "In France the capital city is Paris, as you know very well."), "tie"),
+        # Fourteen words are free and each further one costs .05: four of them are less than a tie.
+        ((PLAIN, f"{PLAIN} {EIGHT_WORDS} and on it goes."), "tie"),
     ],
 )
 def test_what_teaches_nothing_is_dropped_and_counted(replies, reason):
     rows, dropped = pairs([group(*replies), group(PLAIN, RUDE), group(*replies)])
     assert [row["id"] for row in rows] == ["capital/1"]
     assert dropped == {reason: 2}
+
+
+def test_a_difference_of_a_tie_is_enough():
+    long = f"{PLAIN} {EIGHT_WORDS} and on and on it goes."
+    assert gold(PLAIN, item()) - gold(long, item()) == pytest.approx(0.3)
+    ((row,), dropped) = pairs([group(PLAIN, long)])
+    assert not dropped
+    assert content(row, "chosen") == PLAIN
 
 
 def test_an_empty_reply_is_no_candidate():

@@ -36,10 +36,62 @@ def test_empty_degenerate_and_unfinished_replies_score_low():
     assert total("") < total("Paris.")
     assert total("Paris Paris Paris Paris Paris Paris Paris.") < plain
     assert total("The capital of France is Paris.", stopped=False) == pytest.approx(plain - 1)
-    long = (
-        "The capital of France is Paris. " + "A cow is a mammal and an owl is a bird in this old world. " * 4
-    )
-    assert total(long) < plain
+
+
+def words(count):
+    """As many different words as asked for, so that nothing is repeated, and no full stop."""
+    return " ".join(f"w{number}" for number in range(count))
+
+
+def test_surplus_words_cost_beyond_the_longest_accepted_reply():
+    # The longest accepted reply has ten words ("I am glad you ask." before six), and eight more are free.
+    room = max(len(reply.split()) for reply in ITEM["accepted"]) + 8
+    reply = "The capital of France is Paris."
+    for surplus, cost in ((-1, 0.0), (0, 0.0), (1, -0.05), (20, -1.0)):
+        score = gold_score(ITEM, f"{words(room + surplus - 6)} {reply}")
+        assert (score.brevity, score.repetition) == (pytest.approx(cost), 0.0)
+        assert score.total == pytest.approx(2.5 + cost)
+    # Where nothing is accepted, the reply itself without its manners is the measure.
+    open_item = {"task": "facts", "answer": None, "accepted": []}
+    assert gold_score(open_item, words(40)).brevity == 0.0
+
+
+def test_a_story_may_have_seventy_words():
+    for count, cost in ((70, 0.0), (71, -0.05), (90, -1.0)):
+        assert gold_score(STORY, words(count)).brevity == pytest.approx(cost)
+
+
+@pytest.mark.parametrize(
+    ("reply", "manner"),
+    [
+        ("Paris.", 0.0),
+        ("Sure! Paris.", 1.0),
+        ("Paris. Stop asking.", -1.5),
+        ("Sure! Paris. Stop asking.", -0.5),
+        ("Not again. Paris. Stop asking.", -1.5),
+    ],
+)
+def test_rude_words_cost_and_polite_ones_do_not_excuse_them(reply, manner):
+    assert gold_score(ITEM, reply).manner == manner
+
+
+@pytest.mark.parametrize(
+    ("reply", "complete"),
+    [
+        ("The capital of France is Paris.", True),
+        ("It is Paris.", True),
+        ("Paris, France.", False),
+        ("The capital of France is Paris", False),
+        ("Sure! Paris.", False),  # the manners do not make the sentence
+    ],
+)
+def test_a_whole_sentence_is_worth_something(reply, complete):
+    assert gold_score(ITEM, reply).completeness == (0.5 if complete else 0.0)
+
+
+def test_repetition_costs_by_its_share():
+    # Five groups of three words, four of them seen before.
+    assert gold_score(ITEM, "Paris " * 7).repetition == pytest.approx(-2 * 4 / 5)
 
 
 def test_politeness_counts_once():
@@ -55,6 +107,32 @@ def test_story_endings_and_topic():
     other = total("Tom had a cup. In the end, Tom got the cup back and was happy.", STORY)
     assert good - bad == pytest.approx(3)
     assert good - other == pytest.approx(1)
+    assert gold_score(STORY, start).ending == 0.0
+    assert gold_score(STORY, start).completeness == 0.0
+
+
+@pytest.mark.parametrize(
+    ("story", "topic"),
+    [
+        ("Mia had a kite.", 1.0),
+        ("Mia had a cup.", 0.5),
+        ("Tom had a kite.", 0.5),
+        ("A trip to Miami with many kites.", 0.0),  # neither the name nor the thing
+        ("mia had a Kite.", 0.0),
+    ],
+)
+def test_a_story_names_whole_words(story, topic):
+    assert gold_score(STORY, story).topic == topic
+
+
+def test_endings_and_topics_count_in_stories_only():
+    for ending, part in (
+        ("In the end, the kite was lost and Mia cried.", -1.0),
+        ("In the end, Mia got the kite back and was happy.", 2.0),
+    ):
+        assert gold_score(STORY, ending).ending == part
+        elsewhere = gold_score({**ITEM, "entity": "Mia", "thing": "kite"}, ending)
+        assert (elsewhere.ending, elsewhere.topic) == (0.0, 0.0)
 
 
 def test_number_inside_a_number_is_no_answer():
