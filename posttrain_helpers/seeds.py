@@ -7,7 +7,8 @@ one table of claims and seeds to `docs/seeds.json`. A lesson shows that table be
 asserts what held on at least nine of ten seeds (`check_claims`).
 
 Each seed has an output directory of its own below `trainer_output/seeds`, so that its stages serve the next
-lesson. A seed that is there already is not run again, unless the notebook has changed or `--fresh` is given.
+lesson. A seed that is there already is not run again, unless the code that it ran has changed or `--fresh` is
+given.
 Two calls with different seeds may run side by side, each on its own core; a last call with all seeds collects
 what they measured.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
+    from nbformat import NotebookNode
 
     from posttrain_helpers.runtime import Runtime
 
@@ -40,6 +43,8 @@ PROFILE = "tiny"
 ESTABLISHED_SHARE = 0.9
 FEWEST_SEEDS = 10
 PROBE_TAG = "probe"
+
+_SEED_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def seeds_path() -> Path:
@@ -55,13 +60,14 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or (last and int(last) < int(first)):
+        found = _SEED_RANGE.fullmatch(part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
             raise CourseError(
                 "--seeds takes whole numbers and ranges such as 100-109 or 1,5,20-22, but "
                 f"{text!r} was given."
             )
-        seeds.update(range(int(first), int(last or first) + 1))
+        seeds.update(range(first, last + 1))
     return sorted(seeds)
 
 
@@ -77,7 +83,7 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
         The path of the table.
 
     Raises:
-        CourseError: an unknown lesson, or one that fails.
+        CourseError: an unknown lesson, one that fails or writes no results, or two claims of one name.
     """
     from posttrain_helpers.lessons import select
 
@@ -88,7 +94,10 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
     seconds: dict[str, list[float]] = {}
     for number, (seed, path) in enumerate(pending):
         started = time.time()
-        _measure(path, seed)
+        try:
+            _measure(path, seed)
+        except CourseError as error:
+            raise CourseError(f"With seed {seed}: {error}") from error
         seconds.setdefault(path.stem, []).append(time.time() - started)
         left = _time_left(seconds, [waiting.stem for _, waiting in pending[number + 1 :]])
         held = sum(row["held"] for row in _rows(_read_metrics(path.stem, seed)))
@@ -98,10 +107,9 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
             f"({number + 1} of {len(pending)}, about {left / 60:.0f} min left)",
             flush=True,
         )
-    table = _read_table()
-    for path in chosen:
-        table[path.stem] = _collected(path.stem, seeds)
-    write_json_atomic(seeds_path(), table)
+    collected = {path.stem: _collected(path.stem, seeds) for path in chosen}
+    # Read as late as possible: another call may have written its lessons meanwhile.
+    write_json_atomic(seeds_path(), _read_table() | collected)
     for path in chosen:
         print(f"\n{path.stem}\n{spread(path.stem).to_string()}")
     return seeds_path()
@@ -218,37 +226,58 @@ def _read_metrics(lesson: str, seed: int) -> dict[str, Any]:
     return json.loads(_metrics_path(lesson, seed).read_text(encoding="utf-8"))
 
 
-def _source(path: Path) -> str:
-    from posttrain_helpers.freshness import read_notebook, source_hash
+def _without_probes(path: Path) -> NotebookNode:
+    from posttrain_helpers.freshness import read_notebook
 
-    return source_hash(read_notebook(path))
+    notebook = read_notebook(path)
+    notebook.cells = [cell for cell in notebook.cells if PROBE_TAG not in cell.metadata.get("tags", [])]
+    return notebook
+
+
+def _source(path: Path) -> str:
+    """Return the hash of the code that a seed runs: neither prose nor probes change what it measures."""
+    from posttrain_helpers.freshness import source_hash
+
+    notebook = _without_probes(path)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return source_hash(notebook)
+
+
+def _mark(lesson: str, seed: int) -> Path:
+    """Return the file that says which source was run to its end."""
+    return _metrics_path(lesson, seed).with_suffix(".source")
 
 
 def _measured(path: Path, seed: int) -> bool:
     """Say whether a lesson was run to its end with a seed, as the notebook is now."""
-    mark = _metrics_path(path.stem, seed).with_suffix(".source")
-    return mark.is_file() and mark.read_text(encoding="utf-8") == _source(path)
+    mark = _mark(path.stem, seed)
+    complete = mark.is_file() and _metrics_path(path.stem, seed).is_file()
+    return complete and mark.read_text(encoding="utf-8") == _source(path)
 
 
 def _measure(path: Path, seed: int) -> None:
     import nbformat
 
-    from posttrain_helpers.freshness import read_notebook
     from posttrain_helpers.lessons import execute
 
-    notebook = read_notebook(path)
-    notebook.cells = [cell for cell in notebook.cells if PROBE_TAG not in cell.metadata.get("tags", [])]
     root = _root(seed)
     shortened = root / "notebooks" / path.name
     shortened.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, shortened)
-    mark = _metrics_path(path.stem, seed).with_suffix(".source")
-    mark.unlink(missing_ok=True)
+    source = _source(path)  # before the run, during which somebody may edit the notebook
+    nbformat.write(_without_probes(path), shortened)
+    metrics, mark = _metrics_path(path.stem, seed), _mark(path.stem, seed)
+    for stale in (mark, metrics):
+        stale.unlink(missing_ok=True)
     with _environment({OUTPUT_VARIABLE: str(root), MEASURE_VARIABLE: "1"}):
         execute(
             shortened, root / PROFILE / "notebooks" / path.name, PROFILE, {"PROFILE": PROFILE, "SEED": seed}
         )
-    mark.write_text(_source(path), encoding="utf-8")
+    if not metrics.is_file():
+        raise CourseError(
+            f"lesson {path.stem} ended without writing {metrics}; it must call write_results(...) in a cell "
+            f"that is not tagged {PROBE_TAG!r}."
+        )
+    mark.write_text(source, encoding="utf-8")
 
 
 @contextmanager
@@ -275,6 +304,13 @@ def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for values in record.get("bounds", ()):
         bound = Bound(**values)
         rows.append({"name": bound.name, "held": bound.held, "value": bound.value})
+    names = [row["name"] for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise CourseError(
+                f"Lesson {record['lesson']} has two claims or bounds named {name!r}; rename one, for the "
+                "table tells them apart by name."
+            )
     return rows
 
 
