@@ -75,6 +75,9 @@ class Comparison:
     def result(self, label: str | None = None, measure: str | None = None) -> statistics.PairedResult | None:
         """Compare one model with the first one.
 
+        Items with a "relation" form clusters, as a model tends to know a relation or not; any other item
+        counts on its own.
+
         Args:
             label: the model; None is the last one.
             measure: "strict", "lenient", "stop" or the name of an own score; None is the comparison's own.
@@ -93,7 +96,12 @@ class Comparison:
         )
         if not before or (len(before) == 1 and not {*before, *after} <= {0, 1}):
             return None
-        return statistics.paired(before, after)
+        clusters = [
+            ("item", index) if item.get("relation") is None else ("relation", str(item["relation"]))
+            for index, (item, value) in enumerate(zip(self.items, self.scores[label][measure], strict=True))
+            if value is not None
+        ]
+        return statistics.paired(before, after, clusters=clusters)
 
     def same_weights(self, label: str | None = None) -> bool:
         """Return whether a model (None: the last one) has exactly the weights of the first one."""

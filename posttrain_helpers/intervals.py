@@ -1,9 +1,13 @@
-"""Intervals of a rate, a paired difference and a mean, and what a number of prompts can show at all."""
+"""Intervals of a rate, a paired difference and a mean, and what a number of prompts can show at all.
+
+Prompts of one cluster, such as the questions about one relation, are answered alike, so they tell less about
+other clusters than as many prompts of different ones: `cluster_effect` says how much less.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -40,7 +44,15 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return float(interval.low), float(interval.high)
 
 
-def tango_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def tango_interval(
+    up: int,
+    down: int,
+    n: int,
+    confidence: float = 0.95,
+    *,
+    design_effect: float = 1.0,
+    degrees: float = math.inf,
+) -> tuple[float, float]:
     """Return the ends of the score interval of `after - before`, two rates on the same prompts.
 
     Where no prompt changes, Wald's interval has width 0, as if a handful of prompts proved two models equal.
@@ -52,15 +64,17 @@ def tango_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tupl
         down: prompts that succeed before and fail after.
         n: all prompts, changed or not.
         confidence: level of the interval, as a share.
+        design_effect, degrees: for clustered prompts, from `cluster_effect`.
 
     Raises:
         CourseError: when the counts do not fit together.
 
     Source: Tango (1998), Statistics in Medicine 17, 891-908: the differences that the score test does not
-    reject, with the maximum-likelihood estimate of the rate of `down` under each difference.
+    reject, with the maximum-likelihood estimate of the rate of `down` under each difference. Clusters divide
+    the counts by the design effect, as in Rao and Scott (1992), Biometrics 48, 577-585.
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
+    from scipy.stats import t
 
     check_share("confidence", confidence)
     if n < 1 or up < 0 or down < 0 or up + down > n:
@@ -68,7 +82,8 @@ def tango_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tupl
             f"The prompts that changed must be among the n prompts; found up={up}, down={down}, n={n}. "
             "Pass counts, not rates."
         )
-    critical = norm.isf((1 - confidence) / 2) ** 2
+    # Dividing every count by the design effect divides the statistic by it.
+    critical = design_effect * t.isf((1 - confidence) / 2, degrees) ** 2
 
     def excess(difference: float) -> float:
         # Squared numerator of the score statistic minus its critical value: negative inside the interval.
@@ -86,22 +101,29 @@ def tango_interval(up: int, down: int, n: int, confidence: float = 0.95) -> tupl
 
 
 def mean_interval(
-    values: Sequence[float], confidence: float = 0.95, *, resamples: int = 9999, seed: int = 0
+    values: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    resamples: int = 9999,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Return the ends of the interval of a mean: expanded percentile bootstrap, Student's t below 8 values.
 
     The plain percentile and BCa intervals cover too rarely on few values; the expanded one takes wider
     quantiles of the same resamples. Equal values give an interval without width, which says nothing about
-    other values.
+    other values. Clustered values have Student's t with the error and the degrees of freedom of
+    `cluster_effect`: resampling a few dozen clusters covers less often.
 
     Args:
         values: one number per prompt, at least 2.
         confidence: level of the interval, as a share.
         resamples: number of bootstrap resamples.
         seed: seed of the resampling.
+        clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Raises:
-        CourseError: when there are fewer than two values.
+        CourseError: when there are fewer than two values, or not one cluster for each.
 
     Source: Hesterberg (2015), The American Statistician 69, 371-386 (arXiv:1411.5279).
     """
@@ -114,8 +136,14 @@ def mean_interval(
         raise CourseError(
             f"An interval of a mean needs at least 2 prompts; found {n}. Compare on more prompts."
         )
+    codes = cluster_codes(clusters, n)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
+    if codes is not None:
+        effect, degrees = cluster_effect(values, codes)
+        error = math.sqrt(effect * values.var(ddof=1) / n)
+        half = float(t.isf((1 - confidence) / 2, degrees)) * error
+        return float(values.mean()) - half, float(values.mean()) + half
     if n < _FEWEST_FOR_BOOTSTRAP:
         interval = ttest_1samp(values, 0.0).confidence_interval(confidence)
     else:
@@ -132,6 +160,63 @@ def mean_interval(
             rng=seed,
         ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def cluster_codes(clusters: Sequence[Hashable] | None, n: int) -> np.ndarray | None:
+    """Return the number of each prompt's cluster, 0, 1, ...; None where there is nothing to correct.
+
+    That is so when each prompt is its own cluster, and when all prompts share one: then nothing is known of
+    others, and the result is about this cluster.
+
+    Args:
+        clusters: the label of every prompt's cluster; None for independent prompts.
+        n: number of prompts.
+
+    Raises:
+        CourseError: when there is not one label for each prompt.
+    """
+    if clusters is None:
+        return None
+    if len(clusters) != n:
+        raise CourseError(
+            f"Every prompt belongs to one cluster; found {n} prompts and {len(clusters)} clusters. Pass one "
+            "label for each prompt, in the same order."
+        )
+    numbers: dict[Hashable, int] = {}
+    codes = np.array([numbers.setdefault(label, len(numbers)) for label in clusters])
+    return codes if 1 < len(numbers) < n else None
+
+
+def cluster_effect(values: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
+    """Return by how much clusters raise the variance of a mean, and the degrees of freedom that are left.
+
+    The variance is estimated between clusters, with the correction that makes it unbiased for independent
+    values (CR2). The degrees of freedom depend on the sizes: 28 clusters of very unequal size leave about 19.
+
+    Args:
+        values: one number per prompt, shape [N].
+        codes: the cluster of each, from `cluster_codes`, shape [N].
+
+    Returns:
+        The design effect, at least 1 (clusters that differ less than independent values would do so by
+        chance), and the degrees of freedom of Student's t.
+
+    Source: Bell and McCaffrey (2002), Survey Methodology 28, 169-181, for a mean with independent values as
+    working model; Kish (1965), Survey Sampling, for the design effect.
+    """
+    share = np.bincount(codes) / len(values)
+    kept = 1 - share
+    # Of the clusters' adjusted sums of residuals when the values are independent, scaled to a trace of 1.
+    covariance = (np.diag(share) - np.outer(share, share)) / np.sqrt(np.outer(kept, kept))
+    degrees = 1 / (covariance**2).sum()
+    between = (np.bincount(codes, values - values.mean()) ** 2 / kept).sum() / len(values)
+    variance = values.var(ddof=1)
+    return max(1.0, float(between / variance)) if variance else 1.0, float(degrees)
+
+
+def can_be_significant(n: int, confidence: float) -> bool:
+    """Return whether `n` independent prompts that all change alike are significant (5 at 95 % are not)."""
+    return 2 * 0.5**n < 1 - confidence
 
 
 def minimum_detectable_difference(
@@ -167,7 +252,7 @@ def minimum_detectable_difference(
             f"found n={n}, discordant={discordant}, sd={sd}. Take them from a PairedResult."
         )
     alpha = 1 - confidence
-    if 2 * 0.5**n >= alpha:
+    if not can_be_significant(n, confidence):
         return None
     if sd is not None:
         return float((t.isf(alpha / 2, n - 1) + t.ppf(power, n - 1)) * sd / math.sqrt(n))

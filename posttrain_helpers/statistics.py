@@ -1,9 +1,10 @@
 """Paired comparisons, verdicts and claims: what a before/after number is worth.
 
 Two models answer the same held-out prompts, so every comparison is paired per prompt: `paired_binary` for
-yes/no scores, `paired_numeric` for others, `paired` to choose between them. `verdict` reads a result,
-`describe` puts it into words, and `Claim` is what a lesson stores. What it promises of a single number is a
-`Bound`.
+yes/no scores, `paired_numeric` for others, `paired` to choose between them. Prompts that are answered alike,
+such as the questions about one relation, form clusters, and then whole clusters are compared. `verdict` reads
+a result, `describe` puts it into words, and `Claim` is what a lesson stores. What it promises of a single
+number is a `Bound`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any, Literal
@@ -21,6 +22,9 @@ import numpy as np
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
     VALUES_PER_BATCH,
+    can_be_significant,
+    cluster_codes,
+    cluster_effect,
     mean_interval,
     minimum_detectable_difference,
     tango_interval,
@@ -67,6 +71,8 @@ class PairedResult:
         sd: standard deviation of the differences per prompt.
         confidence: level of the interval, as a share.
         higher_is_better: whether a rise is an improvement.
+        clusters: number of clusters; None when every prompt counts on its own.
+        design_effect: by how much the clusters raise the variance of the difference, 1 without them.
     """
 
     n: int
@@ -83,18 +89,29 @@ class PairedResult:
     sd: float
     confidence: float = 0.95
     higher_is_better: bool = True
+    clusters: int | None = None
+    design_effect: float = 1.0
 
 
 def paired_binary(
-    before: Sequence[bool], after: Sequence[bool], *, confidence: float = 0.95, higher_is_better: bool = True
+    before: Sequence[bool],
+    after: Sequence[bool],
+    *,
+    confidence: float = 0.95,
+    higher_is_better: bool = True,
+    clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult:
     """Compare two success rates on the same prompts: exact McNemar test and `tango_interval`.
+
+    With clusters the test flips the signs of whole clusters, all combinations of them; when every prompt is a
+    cluster of its own, that is McNemar's.
 
     Args:
         before: success per prompt of the first model, True/False or 1/0.
         after: success per prompt of the second model, in the same order.
         confidence: level of the interval, as a share.
         higher_is_better: whether more successes are an improvement.
+        clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Returns:
         The result; `before`, `after`, `difference` and the interval are shares.
@@ -112,9 +129,15 @@ def paired_binary(
             "Yes/no scores must be True/False or 1/0; found other numbers. Use paired_numeric for those."
         )
     up, down = int((second > first).sum()), int((second < first).sum())
-    interval = tango_interval(up, down, len(first), confidence)
-    p = binomtest(up, up + down, 0.5).pvalue if up + down else 1.0
-    return _result(first, second, interval, p, "binary", confidence, higher_is_better)
+    codes = cluster_codes(clusters, len(first))
+    if codes is None:
+        interval = tango_interval(up, down, len(first), confidence)
+        p = binomtest(up, up + down, 0.5).pvalue if up + down else 1.0
+    else:
+        effect, degrees = cluster_effect(second - first, codes)
+        interval = tango_interval(up, down, len(first), confidence, design_effect=effect, degrees=degrees)
+        p = _exact_sign_flip_p(np.bincount(codes, second - first).astype(int))
+    return _result(first, second, interval, p, "binary", confidence, higher_is_better, codes)
 
 
 def paired_numeric(
@@ -125,11 +148,13 @@ def paired_numeric(
     higher_is_better: bool = True,
     resamples: int = 9999,
     seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult:
     """Compare two mean scores on the same prompts: sign-flip permutation test and a bootstrap interval.
 
     The prompt is the unit: where it has several samples, pass their mean. Below 8 prompts the interval is
-    Student's, and it has no width when every prompt changes by the same amount (see `mean_interval`).
+    Student's, and it has no width when every prompt changes by the same amount (see `mean_interval`). With
+    clusters the test flips the signs of whole clusters.
 
     Args:
         before: score per prompt of the first model.
@@ -138,6 +163,7 @@ def paired_numeric(
         higher_is_better: whether a higher score is an improvement (False for a loss).
         resamples: bootstrap resamples, and sign flips where not all of them can be enumerated.
         seed: seed of the resampling.
+        clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Returns:
         The result, in the unit of the scores.
@@ -152,17 +178,19 @@ def paired_numeric(
 
     first, second = _paired_scores(before, after)
     difference = _differences(first, second)
-    interval = mean_interval(difference, confidence, resamples=resamples, seed=seed)
+    interval = mean_interval(difference, confidence, resamples=resamples, seed=seed, clusters=clusters)
+    codes = cluster_codes(clusters, len(difference))
+    flipped = difference if codes is None else np.bincount(codes, difference)
     p = permutation_test(
-        (difference,),
+        (flipped,),
         np.mean,
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, VALUES_PER_BATCH // len(difference)),
+        batch=max(1, VALUES_PER_BATCH // len(flipped)),
         rng=seed,
     ).pvalue
-    return _result(first, second, interval, p, "numeric", confidence, higher_is_better)
+    return _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
 
 
 def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
@@ -214,8 +242,9 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         expected_margin: as in `verdict`.
     """
     digits = ".3f" if result.kind == "binary" else ".3g"
+    clusters = "" if result.clusters is None else f" in {result.clusters} clusters"
     facts = (
-        f"{label}: on these {result.n} held-out prompts {result.up} up, {result.down} down, "
+        f"{label}: on these {result.n} held-out prompts{clusters} {result.up} up, {result.down} down, "
         f"{result.same} same; difference {result.difference:+{digits}} "
         f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
         f"{_format_p(result.p)})."
@@ -231,12 +260,15 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         return f"{facts} No difference shown: every prompt changed alike, so the interval has no width."
     if (result.low > 0 or result.high < 0) != (result.p < 1 - result.confidence):
         return f"{facts} No difference shown: interval and test disagree, so more prompts are needed."
+    if not can_be_significant(result.clusters or result.n, result.confidence):
+        few = f"{result.n} prompts" if result.clusters is None else f"{result.clusters} clusters"
+        return f"{facts} No difference shown; {few} are too few to show any."
     churn = (
         {"discordant": (result.up + result.down) / result.n} if result.kind == "binary" else {"sd": result.sd}
     )
-    visible = minimum_detectable_difference(result.n, confidence=result.confidence, **churn)
-    if visible is None:
-        return f"{facts} No difference shown; {result.n} prompts are too few to show any."
+    # Clustered prompts are worth fewer independent ones, but never less than one for each cluster.
+    worth = max(result.clusters or 0, int(result.n / result.design_effect))
+    visible = minimum_detectable_difference(worth, confidence=result.confidence, **churn)
     return (
         f"{facts} No difference shown; this many prompts could have shown >= {visible:{digits}} (80 % power)."
     )
@@ -468,6 +500,7 @@ def _result(
     kind: Literal["binary", "numeric"],
     confidence: float,
     higher_is_better: bool,
+    codes: np.ndarray | None,
 ) -> PairedResult:
     n, difference = len(first), _differences(first, second)
     up, down = int((difference > 0).sum()), int((difference < 0).sum())
@@ -486,4 +519,17 @@ def _result(
         sd=float(difference.std(ddof=1)) if n > 1 else 0.0,
         confidence=confidence,
         higher_is_better=higher_is_better,
+        clusters=None if codes is None else int(codes.max()) + 1,
+        design_effect=1.0 if codes is None else cluster_effect(difference, codes)[0],
     )
+
+
+def _exact_sign_flip_p(sums: np.ndarray) -> float:
+    """Return the share of all sign combinations of whole numbers whose total is as far from 0 as theirs."""
+    sizes = np.abs(sums[sums != 0])
+    # The chance of every possible total, one cluster after the other: half of it moves up, half down.
+    chances = np.ones(1)
+    for size in sizes:
+        chances = (np.pad(chances, (2 * size, 0)) + np.pad(chances, (0, 2 * size))) / 2
+    totals = np.arange(len(chances)) - sizes.sum()
+    return float(chances[np.abs(totals) >= abs(sums.sum())].sum())

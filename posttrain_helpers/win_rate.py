@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics import PairedResult, paired_numeric
@@ -11,13 +11,20 @@ from posttrain_helpers.statistics import PairedResult, paired_numeric
 TIE = 1e-9
 
 
-def win_rate(before: Sequence[float], after: Sequence[float], tie: float = TIE) -> PairedResult:
+def win_rate(
+    before: Sequence[float],
+    after: Sequence[float],
+    tie: float = TIE,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+) -> PairedResult:
     """Compare two models by who scores higher on each prompt; a tie counts half for both.
 
     Args:
         before: score per prompt of the first model, length N.
         after: score per prompt of the second model on the same prompts.
         tie: scores that differ by no more than this are a tie.
+        clusters: the cluster of every prompt, as in `paired_numeric`.
 
     Returns:
         A paired result whose `after` is the win rate of the second model and whose `before` is 0.5, the win
@@ -34,4 +41,4 @@ def win_rate(before: Sequence[float], after: Sequence[float], tie: float = TIE) 
         )
     differences = [second - first for first, second in zip(before, after, strict=True)]
     outcomes = [0.5 if abs(difference) <= tie else float(difference > 0) for difference in differences]
-    return paired_numeric([0.5] * len(outcomes), outcomes)
+    return paired_numeric([0.5] * len(outcomes), outcomes, clusters=clusters)

@@ -315,6 +315,26 @@ def test_a_claim_of_a_comparison_takes_measure_margin_and_lowest_score() -> None
     assert made.claim("no worse", "non_inferior", measure="lenient", margin=0.1).held
 
 
+def test_items_of_one_relation_are_one_cluster() -> None:
+    items = [{**item, "id": f"{item['id']}/{i}", "relation": f"r{i}"} for item in ITEMS for i in range(2)]
+    story = {"id": "story", "task": "stories", "prompt": "Once", "answer": None}
+    made = build(
+        {"a": ["One.", *BAD * 2, "One."], "b": ["Two.", *np.repeat(GOOD, 2).tolist(), "Two."]},
+        [story, *items, {**story, "relation": None}],
+    )
+    won = made.result()
+    assert (won.n, won.up, won.clusters) == (16, 16, 2)
+    assert won.p == 2 * 0.5**2
+    assert made.verdicts == {"b": "no_difference_shown"}
+    assert made.claim("capitals", "no_difference_shown").held
+    assert "16 held-out prompts in 2 clusters" in made.reason()
+    # Stories have no relation: each counts on its own.
+    assert made.result(measure="stop").clusters == 4
+    # Within one relation its items are what is compared.
+    one = made.where(lambda item: item.get("relation") == "r1").result()
+    assert (one.n, one.clusters, one.p) == (8, None, 2 * 0.5**8)
+
+
 def test_worse_and_unchanged() -> None:
     assert build({"a": GOOD, "b": BAD}).verdicts == {"b": "worse"}
     assert build({"a": GOOD, "b": GOOD}).verdicts == {"b": "no_difference_shown"}

@@ -10,6 +10,8 @@ from scipy import stats
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
+    cluster_codes,
+    cluster_effect,
     mean_interval,
     minimum_detectable_difference,
     tango_interval,
@@ -129,6 +131,102 @@ def test_mean_interval_covers(n: int) -> None:
     rng = np.random.default_rng(n)
     ends = np.array([mean_interval(rng.normal(size=n), resamples=999, seed=seed) for seed in range(400)])
     assert 0.92 <= ((ends[:, 0] <= 0) & (ends[:, 1] >= 0)).mean() <= 0.98
+
+
+def test_clusters_are_numbered_unless_there_is_nothing_to_correct() -> None:
+    assert cluster_codes(["b", "a", "b", ("x", 1)], 4).tolist() == [0, 1, 0, 2]
+    for clusters in (None, ["a", "b", "c"], ["a"] * 3):
+        assert cluster_codes(clusters, 3) is None
+    with pytest.raises(CourseError, match="found 3 prompts and 4 clusters"):
+        cluster_codes(list("abca"), 3)
+
+
+def test_clusters_of_equal_size_have_the_error_of_their_means() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(12, 1)) + rng.normal(size=(12, 5))).ravel()
+    labels = np.repeat(np.arange(12), 5)
+    effect, degrees = cluster_effect(values, labels)
+    assert degrees == pytest.approx(11)
+    means = values.reshape(12, 5).mean(1)
+    assert effect == pytest.approx((means.var(ddof=1) / 12) / (values.var(ddof=1) / 60))
+    assert effect > 2
+    for confidence in (0.95, 0.8):
+        student = stats.t.interval(confidence, 11, means.mean(), stats.sem(means))
+        assert mean_interval(values, confidence, clusters=labels) == pytest.approx(student)
+
+
+def test_clusters_of_unequal_size_leave_fewer_degrees_of_freedom() -> None:
+    """Against the formula with matrices: the spectrum of the adjusted residual makers."""
+    sizes = [1, 2, 3, 10, 30]
+    labels, n = np.repeat(np.arange(5), sizes), sum(sizes)
+    values = np.random.default_rng(1).normal(size=n) + labels
+    residual_maker = np.eye(n) - 1 / n
+    columns = []
+    variance = 0.0
+    for cluster in range(5):
+        own = labels == cluster
+        eigenvalues, vectors = np.linalg.eigh(residual_maker[np.ix_(own, own)])
+        adjust = vectors @ np.diag(eigenvalues**-0.5) @ vectors.T
+        columns.append(residual_maker[:, own] @ adjust @ np.ones(sizes[cluster]) / n)
+        variance += (np.ones(sizes[cluster]) @ adjust @ (values - values.mean())[own] / n) ** 2
+    spectrum = np.linalg.eigvalsh(np.stack(columns) @ np.stack(columns).T)
+    effect, degrees = cluster_effect(values, labels)
+    assert degrees == pytest.approx(spectrum.sum() ** 2 / (spectrum**2).sum())
+    assert degrees < 3
+    assert effect * values.var(ddof=1) / n == pytest.approx(variance)
+
+
+def test_clusters_never_make_an_interval_narrower() -> None:
+    # Every cluster holds one 0 and one 1: between clusters there is no variance at all.
+    effect, degrees = cluster_effect(np.array([0.0, 1.0] * 6), np.repeat(np.arange(6), 2))
+    assert effect == 1.0
+    assert degrees == pytest.approx(5)
+    assert cluster_effect(np.ones(6), np.array([0, 0, 1, 1, 2, 2]))[0] == 1.0
+    assert mean_interval([0.5] * 6, clusters=[0, 0, 1, 1, 2, 2]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 0.8])
+def test_mean_interval_covers_with_clusters_of_unequal_size(shared: float) -> None:
+    """As many relations as there are, of 1 to 28 prompts; `shared` is the variance between relations."""
+    sizes = [
+        2,
+        2,
+        3,
+        3,
+        3,
+        6,
+        7,
+        8,
+        8,
+        9,
+        10,
+        11,
+        12,
+        12,
+        13,
+        13,
+        14,
+        15,
+        15,
+        17,
+        18,
+        21,
+        22,
+        25,
+        26,
+        29,
+        31,
+        34,
+    ]
+    labels = np.repeat(np.arange(28), sizes)
+    rng = np.random.default_rng(4)
+    ends = []
+    for _ in range(1000):
+        relation = rng.normal(scale=math.sqrt(shared), size=28)[labels]
+        values = relation + rng.normal(scale=math.sqrt(1 - shared), size=len(labels))
+        ends.append(mean_interval(values, clusters=labels))
+    low, high = np.array(ends).T
+    assert 0.93 <= ((low <= 0) & (high >= 0)).mean() <= 0.985
 
 
 def test_mean_interval_guards() -> None:

@@ -78,9 +78,14 @@ def test_p_underflow_stays_positive_and_json_safe() -> None:
 
 
 def test_results_hold_plain_python_numbers() -> None:
-    for result in (binary(3, 1, 6), paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9])):
+    for result in (
+        binary(3, 1, 6),
+        paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9]),
+        binary(3, 1, 6, clusters=[0, 1] * 5),
+        paired_numeric([0.1, 0.2, 0.4], [0.3, 0.1, 0.9], clusters=[0, 1, 1]),
+    ):
         for value in dataclasses.asdict(result).values():
-            assert type(value) in (int, float, str, bool)
+            assert type(value) in (int, float, str, bool, type(None))
 
 
 @pytest.mark.parametrize("compare", [paired_binary, paired_numeric, paired])
@@ -127,6 +132,105 @@ def test_sign_flip_p_follows_the_t_test_on_many_prompts() -> None:
     result = paired_numeric(before, after)
     assert result.p == pytest.approx(stats.ttest_rel(after, before).pvalue, abs=0.02)
     assert result.difference == pytest.approx((after - before).mean())
+
+
+def test_prompts_that_repeat_a_cluster_are_worth_one() -> None:
+    up, down, same = 9, 1, 5
+    alone = binary(up, down, same)
+    before, after = [0] * up + [1] * down + [1] * same, [1] * up + [0] * down + [1] * same
+    labels = list(range(len(before))) * 4
+    fourfold = paired_binary(before * 4, after * 4, clusters=labels)
+    assert (fourfold.n, fourfold.up, fourfold.down, fourfold.clusters) == (60, 36, 4, 15)
+    assert (fourfold.before, fourfold.difference) == (alone.before, alone.difference)
+    assert fourfold.p == pytest.approx(alone.p)  # McNemar's, of 10 changed clusters
+    assert fourfold.p > 1000 * paired_binary(before * 4, after * 4).p
+    assert fourfold.design_effect == pytest.approx(4 * (59 / 60) / (14 / 15))
+    # Student's t with 14 degrees of freedom instead of the normal distribution: a little wider than alone.
+    assert 1 < (fourfold.high - fourfold.low) / (alone.high - alone.low) < 1.15
+    scores = np.array([0.3, 0.9, -0.4, 0.7, 0.2, 1.1, 0.05])
+    graded = paired_numeric(np.zeros(28), np.tile(scores, 4), clusters=list("abcdefg") * 4)
+    expected = paired_numeric(np.zeros(7), scores)
+    assert (graded.p, graded.low, graded.high) == pytest.approx((expected.p, expected.low, expected.high))
+
+
+def test_clusters_of_one_prompt_and_one_cluster_of_all_change_nothing() -> None:
+    before, after = [0, 1, 0, 0, 1, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1, 0]
+    scores = np.random.default_rng(0).normal(size=8)
+    for clusters in (list("abcdefgh"), ["a"] * 8, None):
+        assert paired_binary(before, after, clusters=clusters) == paired_binary(before, after)
+        assert paired(before, scores, clusters=clusters) == paired_numeric(before, scores)
+        assert paired(before, scores, clusters=clusters).clusters is None
+
+
+def test_the_cluster_test_counts_every_combination_of_signs() -> None:
+    before = np.zeros(14, dtype=int)
+    after = np.array([1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1])
+    before[[5, 6]] = 1
+    labels = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4, 5, 5]
+    sums = np.bincount(labels, after - before)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1).T
+    expected = (np.abs(signs @ sums) >= abs(sums.sum())).mean()
+    assert 0.05 < expected < 0.5
+    assert paired_binary(before, after, clusters=labels).p == pytest.approx(expected)
+    # Scores that are not all 0 or 1 have the same test, drawn at random where there are too many clusters.
+    graded = paired_numeric(before / 2, after / 2, clusters=labels)
+    assert graded.p == pytest.approx(expected)
+    assert graded.clusters == 6
+
+
+def test_clusters_that_do_not_change_leave_an_interval_with_width() -> None:
+    result = paired_binary([1] * 300, [1] * 300, clusters=[i % 28 for i in range(300)])
+    t2 = stats.t.ppf(0.975, 27) ** 2
+    assert result.p == 1.0
+    assert (result.low, result.high) == pytest.approx((-t2 / (300 + t2), t2 / (300 + t2)), rel=1e-3)
+    assert result.design_effect == 1.0
+    assert verdict(result, 0.03) == "non_inferior"
+
+
+@pytest.mark.parametrize("kind", ["binary", "numeric"])
+def test_equal_models_differ_as_rarely_in_clusters_as_promised(kind: str) -> None:
+    """Whole relations turn out better or worse by chance; prompts taken one by one call that an effect."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(28), np.arange(1, 29))
+    wrong, wrong_alone, inside = [], [], []
+    for _ in range(120):
+        tilt = rng.normal(0, 0.25, size=28)[labels]
+        if kind == "binary":
+            before, after = rng.random((2, len(labels))) < np.array([0.5 - tilt / 2, 0.5 + tilt / 2])
+            alone = paired_binary(before, after)
+            result = paired_binary(before, after, clusters=labels)
+        else:
+            before, after = np.zeros(len(labels)), tilt + rng.normal(0, 0.4, size=len(labels))
+            alone = paired_numeric(before, after, resamples=199)
+            result = paired_numeric(before, after, clusters=labels, resamples=499)
+        wrong.append(verdict(result) != "no_difference_shown")
+        wrong_alone.append(verdict(alone) != "no_difference_shown")
+        inside.append(result.low <= 0 <= result.high)
+    assert np.mean(wrong) <= 0.08
+    assert np.mean(wrong_alone) > 0.25
+    assert 0.91 <= np.mean(inside) <= 0.985
+
+
+def test_describe_names_the_clusters_and_what_they_could_have_shown() -> None:
+    labels = [i // 10 for i in range(100)]
+    won = paired_binary([0] * 100, [1] * 60 + [0] * 40, clusters=labels)
+    assert "on these 100 held-out prompts in 10 clusters 60 up, 0 down" in describe(won, "exact match")
+    # All prompts of a cluster change alike: a hundred prompts are worth ten.
+    mixed = paired_binary([0] * 30 + [1] * 70, [1] * 30 + [0] * 20 + [1] * 50, clusters=labels)
+    assert mixed.design_effect == pytest.approx(10, rel=0.15)
+    visible = minimum_detectable_difference(10, discordant=0.5)
+    assert f"could have shown >= {visible:.3f}" in describe(mixed, "exact match")
+    few = paired_binary([0] * 100, [1] * 100, clusters=[i // 20 for i in range(100)])
+    assert few.p == 2 * 0.5**5
+    assert verdict(few) == "no_difference_shown"
+    few = paired_binary([0] * 50 + [1] * 50, [1] * 50 + [0] * 50, clusters=[i // 20 for i in range(100)])
+    assert describe(few, "exact match").endswith("5 clusters are too few to show any.")
+
+
+@pytest.mark.parametrize("compare", [paired_binary, paired_numeric, paired])
+def test_every_prompt_needs_a_cluster(compare) -> None:
+    with pytest.raises(CourseError, match="found 3 prompts and 2 clusters"):
+        compare([1, 0, 1], [1, 1, 0], clusters=["a", "b"])
 
 
 def test_rounding_is_not_a_change() -> None:

@@ -35,6 +35,15 @@ def test_a_clear_winner_improves_and_an_equal_does_not():
     assert verdict(win_rate([0.0] * 40, [1.0] * 20 + [-1.0] * 20)) == "no_difference_shown"
 
 
+def test_wins_in_one_cluster_are_worth_one():
+    before, after, labels = [0.0] * 40, [1.0] * 30 + [-1.0] * 10, [i // 5 for i in range(40)]
+    assert verdict(win_rate(before, after)) == "improved"
+    clustered = win_rate(before, after, clusters=labels)
+    assert (clustered.up, clustered.down, clustered.clusters) == (30, 10, 8)
+    assert clustered.p == pytest.approx(2 * (1 + 8 + 28) / 2**8)  # at most two of eight relations lost
+    assert verdict(clustered) == "no_difference_shown"
+
+
 @pytest.mark.parametrize(("before", "after"), [([1.0], [1.0, 2.0]), ([1.0, None], [1.0, 2.0])])
 def test_missing_scores_are_refused(before, after):
     with pytest.raises(CourseError, match="one score per prompt"):
