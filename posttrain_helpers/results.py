@@ -33,6 +33,8 @@ _LESSON_NAME = re.compile(r"\d\d_[a-z0-9_]+")
 _FIGURE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _CLAIM_TEXTS = ("name", "metric", "expected", "verdict")
 _CLAIM_NUMBERS = ("before", "after", "difference", "low", "high", "p")
+# Files of earlier versions lack them.
+_CLAIM_OPTIONS = ("at_least", "confidence", "p_at_floor")
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,7 @@ def _checked_claim(claim: Any, where: str) -> None:
     from posttrain_helpers.statistics import VERDICTS
 
     names = (*_CLAIM_TEXTS, "n", *_CLAIM_NUMBERS)
-    _checked_fields(claim, names, ("at_least",), _CLAIM_TEXTS, "Claim.from_result(...)", where)
+    _checked_fields(claim, names, _CLAIM_OPTIONS, _CLAIM_TEXTS, "Claim.from_result(...)", where)
     for key in ("expected", "verdict"):
         if claim[key] not in VERDICTS:
             raise CourseError(
@@ -300,6 +302,10 @@ def _checked_claim(claim: Any, where: str) -> None:
         )
     if claim.get("at_least") is not None:
         _number(claim, "at_least", where)
+    if "confidence" in claim:
+        _number(claim, "confidence", where, low=0.0, high=1.0)
+    if not isinstance(claim.get("p_at_floor", False), bool):
+        raise CourseError(f"'p_at_floor' in {where} is {claim['p_at_floor']!r}; it must be true or false.")
 
 
 def _checked_bound(bound: Any, where: str) -> None:

@@ -13,7 +13,7 @@ import difflib
 import math
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -73,6 +73,7 @@ class PairedResult:
         higher_is_better: whether a rise is an improvement.
         clusters: number of clusters; None when every prompt counts on its own.
         design_effect: by how much the clusters raise the variance of the difference, 1 without them.
+        p_at_floor: whether `p` is the smallest that the drawn sign flips can give: p is at most that.
     """
 
     n: int
@@ -91,6 +92,7 @@ class PairedResult:
     higher_is_better: bool = True
     clusters: int | None = None
     design_effect: float = 1.0
+    p_at_floor: bool = False
 
 
 def paired_binary(
@@ -190,7 +192,9 @@ def paired_numeric(
         batch=max(1, VALUES_PER_BATCH // len(flipped)),
         rng=seed,
     ).pvalue
-    return _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
+    result = _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
+    # Of few enough prompts all sign flips are enumerated, and every p is larger than this.
+    return replace(result, p_at_floor=result.p <= 2 / (resamples + 1))
 
 
 def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
@@ -247,7 +251,7 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         f"{label}: on these {result.n} held-out prompts{clusters} {result.up} up, {result.down} down, "
         f"{result.same} same; difference {result.difference:+{digits}} "
         f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
-        f"{_format_p(result.p)})."
+        f"{_format_p(result.p, result.p_at_floor)})."
     )
     reading = verdict(result, expected_margin)
     if reading in ("improved", "worse"):
@@ -301,7 +305,7 @@ class Claim:
     Attributes:
         name: what the lesson claims, for readers.
         metric: the score, e.g. "exact_match".
-        n, before, after, difference, low, high, p: as in `PairedResult`.
+        n, before, after, difference, low, high, p, confidence, p_at_floor: as in `PairedResult`.
         expected: the verdict that the lesson promises.
         verdict: the verdict that the result has.
         at_least: the lowest `after` that the lesson accepts; None when the verdict is all that it promises.
@@ -319,6 +323,8 @@ class Claim:
     expected: Verdict
     verdict: Verdict
     at_least: float | None = None
+    confidence: float = 0.95
+    p_at_floor: bool = False
 
     @classmethod
     def from_result(
@@ -352,9 +358,8 @@ class Claim:
                 "A margin belongs to a claim that expects 'non_inferior' and to no other; found "
                 f"expected={expected!r} with margin={margin}. Change one of the two."
             )
-        fields = {
-            key: getattr(result, key) for key in ("n", "before", "after", "difference", "low", "high", "p")
-        }
+        shared = ("n", "before", "after", "difference", "low", "high", "p", "confidence", "p_at_floor")
+        fields = {key: getattr(result, key) for key in shared}
         return cls(
             name,
             metric,
@@ -384,8 +389,8 @@ class Claim:
             raise AssertionError(
                 f"The claim {self.name!r} {' and '.join(failures)}: "
                 f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
-                f"difference {self.difference:+.3g} (interval {self.low:+.3g} to {self.high:+.3g}, "
-                f"{_format_p(self.p)})."
+                f"difference {self.difference:+.3g} ({100 * self.confidence:g} % interval {self.low:+.3g} to "
+                f"{self.high:+.3g}, {_format_p(self.p, self.p_at_floor)})."
             )
         return self
 
@@ -457,8 +462,8 @@ def _finite(value: Any, what: str) -> float:
     return float(value)
 
 
-def _format_p(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+def _format_p(p: float, at_floor: bool) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p {'<=' if at_floor else '='} {p:.2g}"
 
 
 def _paired_scores(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

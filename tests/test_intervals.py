@@ -21,11 +21,14 @@ from posttrain_helpers.intervals import (
 Z2 = stats.norm.ppf(0.975) ** 2
 
 
-def test_wilson_closed_form() -> None:
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
+def test_wilson_closed_form(confidence: float) -> None:
     k, n = 7, 20
-    centre = (k + Z2 / 2) / (n + Z2)
-    half = math.sqrt(Z2) / (n + Z2) * math.sqrt(k * (n - k) / n + Z2 / 4)
-    assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half))
+    z = stats.norm.ppf((1 + confidence) / 2)
+    centre = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
+    assert wilson_interval(k, n, confidence) == pytest.approx((centre - half, centre + half))
+    assert wilson_interval(k, n) == wilson_interval(k, n, 0.95)
     assert wilson_interval(0, 10) == pytest.approx((0.0, Z2 / (10 + Z2)))
 
 
@@ -110,13 +113,22 @@ def test_an_exact_rejection_implies_that_the_score_interval_excludes_zero() -> N
                 assert low > 0 or high < 0
 
 
-def test_mean_interval_matches_student_on_few_values_and_near_normal_ones() -> None:
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
+def test_mean_interval_matches_student_on_few_values_and_near_normal_ones(confidence: float) -> None:
     few = np.array([0.3, 1.2, -0.4, 0.9, 0.1])
-    student = stats.t.interval(0.95, len(few) - 1, few.mean(), stats.sem(few))
-    assert mean_interval(few) == pytest.approx(student)
+    student = stats.t.interval(confidence, len(few) - 1, few.mean(), stats.sem(few))
+    assert mean_interval(few, confidence) == pytest.approx(student)
     many = np.random.default_rng(3).normal(size=40)
-    student = stats.t.interval(0.95, len(many) - 1, many.mean(), stats.sem(many))
-    assert mean_interval(many) == pytest.approx(student, abs=0.06 * many.std())
+    student = stats.t.interval(confidence, len(many) - 1, many.mean(), stats.sem(many))
+    assert mean_interval(many, confidence) == pytest.approx(student, abs=0.06 * many.std())
+    assert mean_interval(many) == mean_interval(many, 0.95)
+
+
+def test_mean_interval_leans_to_the_side_of_the_outliers() -> None:
+    """Percentiles of the resampled means, not these mirrored at the mean (the basic bootstrap)."""
+    values = np.array([0.0] * 18 + [1.0] * 2 + [10.0])
+    low, high = mean_interval(values)
+    assert high - values.mean() > 1.3 * (values.mean() - low)
 
 
 def test_mean_interval_is_seeded() -> None:
@@ -236,10 +248,11 @@ def test_mean_interval_guards() -> None:
 
 
 def test_detectable_rate_without_churn_is_a_binomial_tail() -> None:
-    """With all changes one way, six are needed, so the power is P(Binomial(n, d) >= 6)."""
+    """With all changes one way, six are needed (four at 80 %): the power is P(Binomial(n, d) >= 6)."""
     for n in (8, 50, 200):
-        difference = minimum_detectable_difference(n)
-        assert stats.binom.sf(5, n, difference) == pytest.approx(0.8, abs=1e-3)
+        for confidence, needed in ((0.8, 4), (0.95, 6), (0.99, 8)):
+            difference = minimum_detectable_difference(n, confidence=confidence)
+            assert stats.binom.sf(needed - 1, n, difference) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_detectable_rate_with_churn_has_the_promised_power() -> None:
@@ -254,11 +267,13 @@ def test_detectable_rate_with_churn_has_the_promised_power() -> None:
     assert difference > minimum_detectable_difference(n)
 
 
-def test_detectable_mean_has_the_promised_power() -> None:
+@pytest.mark.parametrize(("confidence", "wanted"), [(0.95, 0.8), (0.8, 0.8), (0.99, 0.8), (0.95, 0.5)])
+def test_detectable_mean_has_the_promised_power(confidence: float, wanted: float) -> None:
     n, sd = 30, 0.4
-    difference = minimum_detectable_difference(n, sd=sd)
-    power = stats.nct.sf(stats.t.isf(0.025, n - 1), n - 1, difference / sd * math.sqrt(n))
-    assert power == pytest.approx(0.8, abs=0.01)
+    difference = minimum_detectable_difference(n, sd=sd, confidence=confidence, power=wanted)
+    critical = stats.t.isf((1 - confidence) / 2, n - 1)
+    power = stats.nct.sf(critical, n - 1, difference / sd * math.sqrt(n))
+    assert power == pytest.approx(wanted, abs=0.01)
 
 
 def test_detectable_difference_shrinks_with_prompts_and_grows_with_power() -> None:
@@ -270,6 +285,8 @@ def test_detectable_difference_shrinks_with_prompts_and_grows_with_power() -> No
 def test_five_prompts_can_show_nothing() -> None:
     assert minimum_detectable_difference(5) is None
     assert minimum_detectable_difference(5, sd=1.0) is None
+    assert minimum_detectable_difference(5, confidence=0.9) is not None
+    assert minimum_detectable_difference(6, confidence=0.99) is None
     assert minimum_detectable_difference(6) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)
 
 

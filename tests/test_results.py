@@ -107,6 +107,8 @@ def test_no_results_are_an_empty_list(output_root: Path) -> None:
         (claim(name=""), "'name'"),
         (claim(note="x"), "unknown field 'note'"),
         (claim(at_least="0.9"), "'at_least'.*finite number"),
+        (claim(confidence=95), "'confidence'.*between 0 and 1"),
+        (claim(p_at_floor="yes"), "'p_at_floor'.*true or false"),
         ({key: value for key, value in claim().items() if key != "low"}, "lacks 'low'"),
         (claim(before=object()), "object, which JSON cannot hold"),
     ],

@@ -17,6 +17,7 @@ from posttrain_helpers.statistics import (
     Claim,
     PairedResult,
     describe,
+    mean_interval,
     minimum_detectable_difference,
     paired,
     paired_binary,
@@ -250,6 +251,14 @@ def test_identical_changes_show_a_direction_but_no_equality() -> None:
     assert verdict(paired_numeric(scores, scores + 0.1)) == "improved"
 
 
+def test_the_interval_of_many_prompts_has_the_confidence_asked_for() -> None:
+    scores = np.random.default_rng(0).normal(size=60)
+    ends = {c: mean_interval(scores, c) for c in (0.5, 0.8, 0.99)}
+    for confidence, (low, high) in ends.items():
+        result = paired_numeric(np.zeros(60), scores, confidence=confidence)
+        assert (result.low, result.high) == (low, high)
+
+
 def test_one_prompt_has_no_mean_interval() -> None:
     with pytest.raises(CourseError, match="at least 2 prompts"):
         paired_numeric([0.2], [0.7])
@@ -282,6 +291,71 @@ def test_the_margin_asks_another_question() -> None:
 def test_a_margin_is_positive(margin: float) -> None:
     with pytest.raises(CourseError, match="margin must be greater than 0"):
         verdict(binary(1, 1, 1), margin)
+
+
+def test_a_verdict_needs_the_interval_and_the_test() -> None:
+    # Every prompt rose, so p = 2/2^7, but one of them by so much that the mean is uncertain.
+    rises = np.array([0.44, 0.07, 0.62, 0.24, 2.37, 0.05, 1.04])
+    for changes, better in ((rises, True), (-rises, True), (-rises, False)):
+        result = paired_numeric(np.zeros(7), changes, higher_is_better=better)
+        assert result.p == pytest.approx(2 * 0.5**7)
+        assert result.low < 0 < result.high
+        assert verdict(result) == "no_difference_shown"
+        assert "interval and test disagree" in describe(result, "reward")
+    # Nor does the interval alone make one worse.
+    assert binary(0, 5, 15).high < 0
+    assert verdict(binary(0, 5, 15)) == "no_difference_shown"
+
+
+def test_another_confidence_changes_interval_test_and_words() -> None:
+    four = binary(4, 0, 16, confidence=0.8)
+    assert (four.low, four.high) == tango_interval(4, 0, 20, 0.8)
+    assert (four.low, four.high) != tango_interval(4, 0, 20)
+    assert four.p == 0.125
+    assert verdict(four) == "improved"  # p is below 1 - 0.8
+    assert verdict(binary(4, 0, 16)) == "no_difference_shown"
+    assert verdict(binary(0, 6, 14, confidence=0.99)) == "no_difference_shown"
+    assert "(80 % interval" in describe(four, "exact match")
+    scores = np.random.default_rng(0).normal(size=7)
+    few = paired_numeric(np.zeros(7), scores, confidence=0.8)
+    student = stats.t.interval(0.8, 6, scores.mean(), stats.sem(scores))
+    assert (few.low, few.high, few.confidence) == pytest.approx((*student, 0.8))
+    unclear = binary(3, 2, 95, confidence=0.8)
+    visible = minimum_detectable_difference(100, discordant=0.05, confidence=0.8)
+    assert visible < minimum_detectable_difference(100, discordant=0.05) - 0.005
+    assert f"could have shown >= {visible:.3f}" in describe(unclear, "exact match")
+    # Four prompts are enough at 80 %, and 95 % would need six.
+    assert "could have shown" in describe(binary(2, 1, 1, confidence=0.8), "exact match")
+    labels = [0] * 5 + [1] * 9 + [2] * 3 + [3] * 8
+    before, after = [0] * 25, [1] * 9 + [0] * 16
+    wide = paired_binary(before, after, clusters=labels, confidence=0.99)
+    narrow = paired_binary(before, after, clusters=labels, confidence=0.8)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_a_p_that_cannot_be_smaller_is_written_as_a_bound() -> None:
+    before = np.random.default_rng(0).normal(size=30)
+    clear = paired_numeric(before, before + np.linspace(0.5, 1, 30))
+    assert clear.p == pytest.approx(2 / 10_000)
+    assert clear.p_at_floor
+    assert "p <= 0.0002)" in describe(clear, "reward")
+    coarse = paired_numeric(before, before + np.linspace(0.5, 1, 30), resamples=999)
+    assert "p <= 0.002)" in describe(coarse, "reward")
+    claim = Claim.from_result("rises", "reward", coarse, "worse")
+    assert claim.p_at_floor
+    with pytest.raises(AssertionError, match=r"95 % interval .*, p <= 0\.002\)"):
+        claim.check()
+    # Enumerated flips have no floor but their number: 2/2^10 is exact.
+    exact = paired_numeric(before[:10], before[:10] + np.linspace(0.5, 1, 10))
+    assert exact.p == pytest.approx(2 * 0.5**10)
+    assert not exact.p_at_floor
+    assert "p = 0.002)" in describe(exact, "reward")
+    unclear = paired_numeric(before, before[::-1])
+    assert not unclear.p_at_floor
+    # As many clusters as can be enumerated.
+    clustered = paired_numeric(np.zeros(30), np.linspace(0.5, 1, 30), clusters=[i // 3 for i in range(30)])
+    assert clustered.p == pytest.approx(2 * 0.5**10)
+    assert not clustered.p_at_floor
 
 
 def test_describe_improvement() -> None:
@@ -330,7 +404,7 @@ def test_claim_has_the_fields_of_the_results_file() -> None:
     claim = Claim.from_result("held-out entities answered", "exact_match", binary(20, 0, 30), "improved")
     assert list(claim.to_dict()) == [
         *("name", "metric", "n", "before", "after", "difference", "low", "high", "p", "expected", "verdict"),
-        "at_least",
+        *("at_least", "confidence", "p_at_floor"),
     ]
     assert claim.verdict == "improved"
     assert claim.check() is claim

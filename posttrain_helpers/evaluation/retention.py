@@ -139,6 +139,5 @@ def compare(
             before, after, higher_is_better=higher_is_better, resamples=_MANY_RESAMPLES
         )
     result = statistics.paired_numeric(before, after, higher_is_better=higher_is_better, resamples=_RESAMPLES)
-    return replace(
-        result, p=float(pairwise_tests({"before": before, "after": after}, adjust=None)["p"].iloc[0])
-    )
+    p = float(pairwise_tests({"before": before, "after": after}, adjust=None)["p"].iloc[0])
+    return replace(result, p=p, p_at_floor=False)
