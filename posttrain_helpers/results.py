@@ -34,7 +34,7 @@ _FIGURE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _CLAIM_TEXTS = ("name", "metric", "expected", "verdict")
 _CLAIM_NUMBERS = ("before", "after", "difference", "low", "high", "p")
 # Files of earlier versions lack them.
-_CLAIM_OPTIONS = ("at_least", "confidence", "p_at_floor")
+_CLAIM_OPTIONS = ("at_least", "confidence", "p_at_floor", "adjusted_p")
 
 
 @dataclass(frozen=True)
@@ -302,6 +302,8 @@ def _checked_claim(claim: Any, where: str) -> None:
         )
     if claim.get("at_least") is not None:
         _number(claim, "at_least", where)
+    if claim.get("adjusted_p") is not None:
+        _number(claim, "adjusted_p", where, low=0.0, high=1.0)
     if "confidence" in claim:
         _number(claim, "confidence", where, low=0.0, high=1.0)
     if not isinstance(claim.get("p_at_floor", False), bool):

@@ -37,7 +37,9 @@ __all__ = [
     "Claim",
     "PairedResult",
     "Verdict",
+    "adjusted_claims",
     "describe",
+    "holm",
     "mean_interval",
     "minimum_detectable_difference",
     "paired",
@@ -309,6 +311,7 @@ class Claim:
         expected: the verdict that the lesson promises.
         verdict: the verdict that the result has.
         at_least: the lowest `after` that the lesson accepts; None when the verdict is all that it promises.
+        adjusted_p: p corrected for the number of claims, when `adjusted_claims` has; the verdict follows it.
     """
 
     name: str
@@ -325,6 +328,7 @@ class Claim:
     at_least: float | None = None
     confidence: float = 0.95
     p_at_floor: bool = False
+    adjusted_p: float | None = None
 
     @classmethod
     def from_result(
@@ -386,11 +390,14 @@ class Claim:
         if not self._reaches_at_least:
             failures.append(f"needs at least {self.at_least:g}, but found {self.after:.4g}")
         if failures:
+            p = _format_p(self.p, self.p_at_floor)
+            if self.adjusted_p is not None:
+                p += f", corrected {_format_p(self.adjusted_p, self.p_at_floor)}"
             raise AssertionError(
                 f"The claim {self.name!r} {' and '.join(failures)}: "
                 f"{self.metric} {self.before:.3g} -> {self.after:.3g} on {self.n} held-out prompts, "
                 f"difference {self.difference:+.3g} ({100 * self.confidence:g} % interval {self.low:+.3g} to "
-                f"{self.high:+.3g}, {_format_p(self.p, self.p_at_floor)})."
+                f"{self.high:+.3g}, {p})."
             )
         return self
 
@@ -454,6 +461,54 @@ class Bound:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold."""
         return asdict(self)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number: below alpha, all of them are right with 1 - alpha.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than one before
+    it, or larger than 1.
+
+    Args:
+        p_values: p-values of m tests, in any order.
+
+    Raises:
+        CourseError: when a value is no probability.
+
+    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
+    """
+    values = np.asarray(p_values, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise CourseError(
+            f"A p-value lies between 0 and 1; found {list(map(float, values))}. Pass the p of each test."
+        )
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
+    return adjusted.tolist()
+
+
+def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims of one lesson with their p corrected for their number, and verdicts that follow it.
+
+    Of ten tests at 5 % each, one is easily significant by chance. Claims that expect a difference are
+    corrected together by `holm`; where the corrected p is not below 1 - confidence, no difference is shown.
+    Claims that expect none ("no_difference_shown", "non_inferior") need no correction and stay as they are.
+    Intervals keep their level, each for itself.
+
+    Args:
+        claims: all claims of the lesson, each with the p of its own test.
+
+    Returns:
+        The claims in the same order, with `adjusted_p` and `verdict` anew.
+    """
+    tested = [place for place, claim in enumerate(claims) if claim.expected in ("improved", "worse")]
+    adjusted = list(claims)
+    for place, p in zip(tested, holm([claims[place].p for place in tested]), strict=True):
+        claim = claims[place]
+        shown = claim.verdict if p < 1 - claim.confidence else "no_difference_shown"
+        adjusted[place] = replace(claim, adjusted_p=p, verdict=shown)
+    return adjusted
 
 
 def _finite(value: Any, what: str) -> float:

@@ -13,7 +13,7 @@ import pytest
 from posttrain_helpers import results
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.results import lesson_figures, read_results, save_figure, write_results
-from posttrain_helpers.statistics import Bound, Claim, paired_binary
+from posttrain_helpers.statistics import Bound, Claim, adjusted_claims, paired_binary
 
 LESSON = "01_supervised_fine_tuning"
 RUNTIME = SimpleNamespace(
@@ -75,7 +75,7 @@ def test_the_clock_starts_at_setup_and_one_monitor_is_enough(output_root: Path) 
 
 def test_a_computed_claim_is_read_back_as_it_was(output_root: Path) -> None:
     result = paired_binary([False] * 12 + [True] * 2, [True] * 14)
-    computed = Claim.from_result("answers", "exact_match", result, "improved")
+    (computed,) = adjusted_claims([Claim.from_result("answers", "exact_match", result, "improved")])
     write_results(LESSON, RUNTIME, [computed], seconds=1.0)
     write_results("00_meet_the_base_model", RUNTIME, [claim()], seconds=2.0)
     first, second = read_results("tiny")
@@ -107,6 +107,7 @@ def test_no_results_are_an_empty_list(output_root: Path) -> None:
         (claim(name=""), "'name'"),
         (claim(note="x"), "unknown field 'note'"),
         (claim(at_least="0.9"), "'at_least'.*finite number"),
+        (claim(adjusted_p=2.0), "'adjusted_p'.*between 0 and 1"),
         (claim(confidence=95), "'confidence'.*between 0 and 1"),
         (claim(p_at_floor="yes"), "'p_at_floor'.*true or false"),
         ({key: value for key, value in claim().items() if key != "low"}, "lacks 'low'"),

@@ -16,7 +16,9 @@ from posttrain_helpers.statistics import (
     Bound,
     Claim,
     PairedResult,
+    adjusted_claims,
     describe,
+    holm,
     mean_interval,
     minimum_detectable_difference,
     paired,
@@ -404,7 +406,7 @@ def test_claim_has_the_fields_of_the_results_file() -> None:
     claim = Claim.from_result("held-out entities answered", "exact_match", binary(20, 0, 30), "improved")
     assert list(claim.to_dict()) == [
         *("name", "metric", "n", "before", "after", "difference", "low", "high", "p", "expected", "verdict"),
-        *("at_least", "confidence", "p_at_floor"),
+        *("at_least", "confidence", "p_at_floor", "adjusted_p"),
     ]
     assert claim.verdict == "improved"
     assert claim.check() is claim
@@ -514,3 +516,83 @@ def test_claim_refuses_an_unknown_verdict() -> None:
 def test_wilson_is_reachable_from_here() -> None:
     low, high = wilson_interval(1, 10)
     assert low < 0.1 < high
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: .005 * 4 = .02, .01 * 3 = .03, .03 * 2 = .06, .04 * 1 = .04 -> .06, never below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_rejects_what_a_published_table_rejects() -> None:
+    # SISA (quantitativeskills.com), help page on Bonferroni: of these seven, Holm rejects the first three.
+    adjusted = holm([0.00001, 0.00099, 0.003, 0.0145, 0.016, 0.06, 0.13])
+    assert [p < 0.05 for p in adjusted] == [True] * 3 + [False] * 4
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
+def test_holm_refuses_what_is_no_probability(bad: float) -> None:
+    with pytest.raises(CourseError, match="between 0 and 1"):
+        holm([0.5, bad])
+
+
+def claim_of(up: int, down: int, expected: str, **options: object) -> Claim:
+    return Claim.from_result(
+        f"{up} up", "exact_match", binary(up, down, 80), expected, options.pop("margin", None), **options
+    )
+
+
+def test_claims_of_a_lesson_are_corrected_together() -> None:
+    claims = [
+        claim_of(7, 0, "improved"),  # p = 2/2^7 = .0156, times 2, but not below the one before
+        claim_of(20, 0, "improved"),  # tiny, times 4
+        claim_of(10, 1, "improved"),  # p = 24/2^11 = .0117, times 3
+        claim_of(0, 6, "worse"),  # p = 2/2^6 = .0313, times 1, likewise
+    ]
+    raw = [claim.p for claim in claims]
+    assert [claim.held for claim in claims] == [True] * 4
+    adjusted = adjusted_claims(claims)
+    assert [claim.p for claim in adjusted] == raw
+    assert [claim.adjusted_p for claim in adjusted] == holm(raw)
+    assert adjusted[1].adjusted_p == 4 * raw[1]
+    assert [claim.adjusted_p for claim in adjusted if claim.name != "20 up"] == [3 * raw[2]] * 3
+    assert [claim.held for claim in adjusted] == [True] * 4
+    seven = adjusted_claims(
+        [*claims, claim_of(6, 0, "improved"), claim_of(0, 7, "worse"), claim_of(3, 2, "worse")]
+    )
+    assert [claim.verdict for claim in seven] == [
+        *("no_difference_shown", "improved", "no_difference_shown"),
+        *["no_difference_shown"] * 4,
+    ]
+    assert [claim.name for claim in seven[:4]] == [claim.name for claim in claims]
+    with pytest.raises(AssertionError, match=r"'7 up' expects 'improved', .* p = 0\.016, corrected p = 0\.0"):
+        seven[0].check()
+    # The p of the test stays, so that correcting once more corrects nothing twice.
+    assert adjusted_claims(adjusted) == adjusted
+    assert adjusted_claims([]) == []
+
+
+def test_claims_that_expect_no_difference_are_not_corrected() -> None:
+    kept = claim_of(1, 0, "non_inferior", margin=0.1)
+    # A difference that nobody expected is not hidden by the number of the other claims.
+    surprise = claim_of(6, 0, "no_difference_shown")
+    assert surprise.verdict == "improved"
+    adjusted = adjusted_claims([kept, surprise, claim_of(7, 0, "improved"), claim_of(0, 7, "worse")])
+    assert adjusted[:2] == [kept, surprise]
+    assert [claim.adjusted_p for claim in adjusted[2:]] == [0.03125] * 2
+    assert all(claim.held for claim in adjusted[2:])
+
+
+def test_the_corrected_verdict_keeps_level_floor_and_equal_weights() -> None:
+    before = np.random.default_rng(0).normal(size=30)
+    result = paired_numeric(before, before + np.linspace(0.5, 1, 30), resamples=199)
+    claims = [Claim.from_result(name, "reward", result, "improved", at_least=99.0) for name in "abcdef"]
+    first = adjusted_claims(claims)[0]
+    assert (first.adjusted_p, first.verdict) == (pytest.approx(0.06), "no_difference_shown")
+    with pytest.raises(AssertionError, match=r"needs at least 99, .*p <= 0\.01, corrected p <= 0\.06"):
+        first.check()
+    at_80 = [dataclasses.replace(claim, confidence=0.8) for claim in claims]
+    assert adjusted_claims(at_80)[0].verdict == "improved"
+    equal = dataclasses.replace(claims[0], verdict="no_difference_shown")
+    assert adjusted_claims([equal])[0].verdict == "no_difference_shown"

@@ -15,7 +15,7 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import check_share, mean_interval, wilson_interval
-from posttrain_helpers.statistics import paired_binary, paired_numeric
+from posttrain_helpers.statistics import holm, paired_binary, paired_numeric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,31 +157,6 @@ def adjust_p_values(p_values: Sequence[float], adjust: str | None) -> list[float
     if adjust not in ("holm", None):
         raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
     return holm(p_values) if adjust else list(p_values)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number: below alpha, all of them are right with 1 - alpha.
-
-    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than one before
-    it, or larger than 1.
-
-    Args:
-        p_values: p-values of m tests, in any order.
-
-    Raises:
-        CourseError: when a value is no probability.
-
-    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
-    """
-    values = np.asarray(p_values, dtype=float)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise CourseError(
-            f"A p-value lies between 0 and 1; found {list(map(float, values))}. Pass the p of each test."
-        )
-    order = np.argsort(values)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
-    return adjusted.tolist()
 
 
 def all_yes_no(scores: Mapping[str, np.ndarray]) -> bool:

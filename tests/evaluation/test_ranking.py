@@ -1,4 +1,4 @@
-"""Ranks with ties: Holm against a published table, the tests against scipy, the error rate by simulation."""
+"""Ranks with ties: by hand, the tests against scipy, the error rate by simulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.ranking import holm, pairwise_tests, significant_ranks
+from posttrain_helpers.evaluation.ranking import pairwise_tests, significant_ranks
 from posttrain_helpers.intervals import mean_interval, wilson_interval
 from posttrain_helpers.statistics import paired_binary, paired_numeric, verdict
 
@@ -19,25 +19,6 @@ def normal_scores(means: list[float], n: int, seed: int = 0) -> dict[str, np.nda
     rng = np.random.default_rng(seed)
     item = rng.normal(size=n)
     return {f"m{i}": mean + item + rng.normal(size=n) for i, mean in enumerate(means)}
-
-
-def test_holm_by_hand() -> None:
-    # Sorted: .005 * 4 = .02, .01 * 3 = .03, .03 * 2 = .06, .04 * 1 = .04 -> .06, never below the one before.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_holm_rejects_what_a_published_table_rejects() -> None:
-    # SISA (quantitativeskills.com), help page on Bonferroni: of these seven, Holm rejects the first three.
-    adjusted = holm([0.00001, 0.00099, 0.003, 0.0145, 0.016, 0.06, 0.13])
-    assert [p < 0.05 for p in adjusted] == [True] * 3 + [False] * 4
-
-
-@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
-def test_holm_refuses_what_is_no_probability(bad: float) -> None:
-    with pytest.raises(CourseError, match="between 0 and 1"):
-        holm([0.5, bad])
 
 
 def test_yes_no_ranks_by_hand() -> None:
