@@ -65,6 +65,18 @@ def needs_markers(tokenizer: PreTrainedTokenizerBase) -> bool:
     return False
 
 
+def mark_replies(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Give the tokenizer's chat template markers if it needs them and can have them.
+
+    Returns:
+        Whether the template was changed.
+    """
+    template = marked_template(tokenizer) if needs_markers(tokenizer) else None
+    if template is not None:
+        tokenizer.chat_template = template
+    return template is not None
+
+
 def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the tokenizer's chat template with generation markers around each reply and its end token.
 

@@ -109,6 +109,12 @@ def load_model_and_tokenizer(
     return model, tokenizer
 
 
+def with_all_weights_trained(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model of which training changes every weight; one with an adapter has it merged before."""
+    merged = _merged(model)
+    return model if merged is model else merged.requires_grad_(True)
+
+
 def describe_model(model: PreTrainedModel, name: str) -> str:
     """Return one line: name, number of parameters (those that train, if not all do), dtype and device."""
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.chat_markers import marked_template, needs_markers
+from posttrain_helpers.chat_markers import mark_replies
 from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.errors import CourseError
 
@@ -138,10 +138,8 @@ def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _mark_replies(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    if not needs_markers(tokenizer) or (template := marked_template(tokenizer)) is None:
-        return []
-    tokenizer.chat_template = template
-    return ["its chat template marks replies now, for SFT; what it renders stays the same"]
+    sentence = "its chat template marks replies now, for SFT; what it renders stays the same"
+    return [sentence] if mark_replies(tokenizer) else []
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -208,7 +208,7 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
     from transformers import set_seed
 
     from posttrain_helpers.data import load_data
-    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.models import load_model_and_tokenizer, with_all_weights_trained
     from posttrain_helpers.training import METHODS, make_trainer, train
 
     target = stage_path(recipe.stage, recipe.profile)
@@ -229,6 +229,8 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
             profile=recipe.profile,
             verbose=False,
         )
+        if recipe.lora is None:
+            model = with_all_weights_trained(model)
         rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
         trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
         trainer.add_callback(progress.callback())
@@ -417,7 +419,10 @@ def _follows(trainer: Trainer, recipe: Recipe) -> bool:
     from posttrain_helpers.training import METHODS, config_class
 
     expected = config_class(recipe.method)(**{**METHODS[recipe.method].arguments, **recipe.args})
-    same = all(getattr(trainer.args, key) == getattr(expected, key) for key in recipe.own_args)
+    keys = {*recipe.own_args, "learning_rate", "num_train_epochs", "max_steps"}
+    if recipe.method == "ppo":  # it computes this one from the others
+        keys -= {"max_steps"} - set(recipe.own_args)
+    same = all(getattr(trainer.args, key) == getattr(expected, key) for key in keys)
     return same and trainer.state.global_step == trainer.state.max_steps
 
 

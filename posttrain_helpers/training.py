@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.chat_markers import mark_replies, needs_markers
 from posttrain_helpers.cpu_trainer import skip_untrained_positions
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import has_score_head
@@ -349,7 +350,7 @@ def _refusals_of_the_template() -> Iterator[None]:
 
 
 def _missing_package(error: Exception) -> CourseError:
-    found = " ".join(str(error).split())
+    found = " ".join(str(error).split()).rstrip(".")
     return CourseError(
         f"an argument asks for a package that is not installed: {found}; install it (`pip install ...`), or "
         "change the argument: args.report_to, args.optim, args.use_liger_kernel and args.deepspeed are the "
@@ -378,23 +379,19 @@ def _check_head(recipe: Recipe, method: Method, model: PreTrainedModel) -> None:
 
 
 def _check_template(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a template that cannot mark replies: TRL needs the markers, or must know the template."""
+    """Let the chat template mark replies, and refuse one that cannot."""
     if not getattr(config, "assistant_only_loss", False):
         return
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-
     if not tokenizer.chat_template:
         raise CourseError(
             "the tokenizer has no chat template, so replies cannot be told from questions; load it with "
             "load_model_and_tokenizer(), which gives it one."
         )
-    if has_generation_markers(tokenizer.chat_template):
-        return
-    try:
-        get_training_chat_template(processing_class=tokenizer)
-    except ValueError as error:
+    mark_replies(tokenizer)
+    if needs_markers(tokenizer):
         raise CourseError(
-            "the chat template has no {% generation %} markers and TRL does not know it, so "
-            "assistant_only_loss cannot tell replies from questions; add the markers, or set "
-            "tokenizer.chat_template = tinyworld.tokenizer.chat_template()."
-        ) from error
+            "the chat template has no {% generation %} markers and TRL does not know it, and it renders a "
+            "reply in another way once more turns follow, so assistant_only_loss cannot tell replies from "
+            "questions; add the markers, or set tokenizer.chat_template = "
+            "tinyworld.tokenizer.chat_template()."
+        )

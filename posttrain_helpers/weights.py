@@ -99,14 +99,15 @@ def unsound_weight(model: Module, largest: float = float("inf")) -> str | None:
     """Return what is wrong with the first parameter that holds NaN, infinity or a number beyond `largest`.
 
     Args:
-        model: quantized parameters, which are whole numbers, are not looked at.
+        model: its quantized parameters, of 8 bits and less, are not looked at.
         largest: a finite number may be as large as this.
 
     Returns:
         A part of a sentence, or None.
     """
     for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or parameter.numel() == 0:
+        readable = parameter.is_floating_point() and parameter.itemsize > 1 and not parameter.is_meta
+        if not readable or parameter.numel() == 0:
             continue
         low, high = (bound.item() for bound in parameter.detach().aminmax())
         extreme = max(low, high, key=abs)

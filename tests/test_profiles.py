@@ -271,9 +271,10 @@ def test_any_model_can_be_trained_under_any_profile(
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    line = f"train sft --profile qwen3 model={random_model_dir} data.source={source} data.held_out_samples=2"
-    assert cli.main([*line.split(), "args.max_steps=1", "args.per_device_train_batch_size=2"]) == 0
-    assert f"building stage 'sft' from '{random_model_dir}' (asked for)" in capsys.readouterr().out
-    manifest = json.loads((output_root / "qwen3/stages/sft/manifest.json").read_text(encoding="utf-8"))
+    line = f"train sft --profile qwen3 --name mine model={random_model_dir} data.source={source}"
+    small = ["data.held_out_samples=2", "args.max_steps=1", "args.per_device_train_batch_size=2"]
+    assert cli.main([*line.split(), *small]) == 0
+    assert f"building stage 'mine' from '{random_model_dir}' (it does not" in capsys.readouterr().out
+    manifest = json.loads((output_root / "qwen3/stages/mine/manifest.json").read_text(encoding="utf-8"))
     assert manifest["model"] == str(random_model_dir)
     assert manifest["profile"] == "qwen3"

@@ -243,6 +243,19 @@ def test_an_adapter_stage_finds_its_parent_by_name(course: dict, base_dir: Path,
     assert type(model).__name__.startswith("Peft")
 
 
+def test_every_weight_is_trained_on_an_adapter_as_parent(
+    course: dict, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    course["overrides"] = {"lora.r": 2, "lora.target_modules": "all-linear"}
+    load_stage("sft")
+    build_stage(replace(recipe, stage="full", model="sft"))
+    assert (stage_path("full") / "model.safetensors").is_file()
+    before, after = (dict(loaded(name)[0].named_parameters()) for name in ("base", "full"))
+    assert not any(torch.equal(weight, after[name]) for name, weight in before.items() if weight.dim() > 1)
+
+
 # --- stages with a name of their own, reward models ---
 
 SFT = """
@@ -574,8 +587,9 @@ def test_the_manifest_says_who_made_a_stage(built: Path, recipe: Recipe) -> None
     assert maker_of("sft") == "recipe"
     save_stage(trained(recipe), "other_name", recipe)
     assert maker_of("other_name") == "reader"
-    save_stage(trained(recipe, learning_rate=0.5), "by_hand", recipe)
-    assert maker_of("by_hand") == "reader"
+    for changed in ({"learning_rate": 0.5}, {"max_steps": 1}):
+        save_stage(trained(recipe, **changed), "sft", recipe)
+        assert maker_of("sft") == "reader"
     model, tokenizer = loaded("sft")
     save_stage(model, "only_a_model", recipe, tokenizer=tokenizer)
     assert maker_of("only_a_model") == "reader"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -127,6 +128,11 @@ def test_a_value_that_the_config_refuses(pair) -> None:
 def test_template_without_markers(pair) -> None:
     model, tokenizer = pair
     tokenizer.chat_template = WITHOUT_MARKERS
+    trainer = make_trainer(recipe(), model, tokenizer, rows())
+    labels = trainer.train_dataset[0]["labels"]
+    assert {-100, tokenizer.eos_token_id} < set(labels)
+    # Earlier replies look otherwise than the last one.
+    tokenizer.chat_template = "{{ messages|length }}" + WITHOUT_MARKERS
     with pytest.raises(CourseError, match=r"no {% generation %} markers and TRL does not know it"):
         make_trainer(recipe(), model, tokenizer, rows())
     make_trainer(recipe(args__assistant_only_loss=False), model, tokenizer, rows())
@@ -429,7 +435,7 @@ def test_the_rewards_of_the_recipe_are_taken(policy, monkeypatch: pytest.MonkeyP
         make_trainer(recipe_, model, tokenizer, impossible)
     monkeypatch.setattr(training, "reward_functions", lambda names, profile: [many_words])
     trainer = make_trainer(*policy("grpo"), verbose=False)
-    assert trainer.reward_funcs == [many_words]
+    assert [inspect.unwrap(function) for function in trainer.reward_funcs] == [many_words]
 
 
 def test_rewards_where_they_do_not_belong(pair, policy) -> None:
