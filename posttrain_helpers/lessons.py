@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.freshness import cell_name, read_notebook, record
+from posttrain_helpers.seeds import check_seed
 from posttrain_helpers.storage import naming_file, output_root, repository_root
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def run_lessons(
     from posttrain_helpers.profiles import changes_in_force, get_profile
 
     lessons = select(names, directory)
+    if seed is not None:
+        check_seed(seed)  # now, not in the first cell
     profile = COMMITTED_PROFILE if inplace and profile is None else get_profile(profile).name
     if inplace and (profile != COMMITTED_PROFILE or seed):
         raise CourseError(

@@ -24,7 +24,9 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory_readings import memory_limit
+from posttrain_helpers.missing_names import explain_missing_names
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
+from posttrain_helpers.seeds import check_seed
 from posttrain_helpers.storage import repository_root
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -84,6 +86,8 @@ def setup(
 ) -> Runtime:
     """Prepare this process for a lesson and print the environment card.
 
+    In a notebook a NameError says from now on which cell has to be run first.
+
     Args:
         profile: a profile's name; None reads `POSTTRAIN_PROFILE` and falls back to "tiny". The choice holds
             for the whole process and the processes that it starts.
@@ -99,8 +103,7 @@ def setup(
     """
     global _current
     profile = get_profile(profile)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise CourseError(f"the seed must be a whole number from 0 to 2**32 - 1, but it is {seed!r}.")
+    check_seed(seed)
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise CourseError(f"threads must be a whole number of at least 1, but it is {threads!r}.")
     os.environ[PROFILE_VARIABLE] = profile.name
@@ -114,6 +117,7 @@ def setup(
     torch.set_num_threads(runtime.threads)
     set_seed(seed)
     _current = runtime
+    explain_missing_names()
     print(runtime)
     return runtime
 
