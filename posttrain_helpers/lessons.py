@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.freshness import cell_name, read_notebook, record
+from posttrain_helpers.runtime import check_seed
 from posttrain_helpers.storage import naming_file, output_root, repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
 
@@ -99,6 +100,8 @@ def run_lessons(
     from posttrain_helpers.results import results_directory
 
     lessons = select(names, directory)
+    if seed is not None:
+        check_seed(seed)  # now, not in the first cell
     profile = COMMITTED_PROFILE if inplace and profile is None else get_profile(profile).name
     if inplace and (profile != COMMITTED_PROFILE or seed):
         raise CourseError(

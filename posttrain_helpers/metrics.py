@@ -84,8 +84,8 @@ def lenient_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     """Return whether the reply holds the answer, whatever stands around it.
 
     A number must be the *last* number of the reply, compared by value: 9 is not found in "19", and 72 is
-    found in "72.0", "72." and "$72". Words must occur as whole words, in any case (see `holds_words`). A
-    reply that lists many candidates, or denies the right one, passes too: read this score beside
+    found in "72.0", "72." and "$72". Words must occur as whole words, in any case, as `holds_words` finds
+    them. A reply that lists many candidates, or denies the right one, passes too: read this score beside
     `strict_match`.
 
     Args:

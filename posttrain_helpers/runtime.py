@@ -24,6 +24,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory_readings import memory_limit
+from posttrain_helpers.missing_names import explain_missing_names
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.storage import repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, USES, reported_split
@@ -31,6 +32,7 @@ from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, USES, reported_spl
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # Beyond this a model of a few million parameters spends more time handing work out than doing it.
 MOST_THREADS = 8
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 
 _current: Runtime | None = None
 _offline_by_setup = False
@@ -88,6 +90,8 @@ def setup(
 ) -> Runtime:
     """Prepare this process for a lesson and print the environment card.
 
+    In a notebook a NameError says from now on which cell has to be run first.
+
     Args:
         profile: a profile's name; None reads `POSTTRAIN_PROFILE` and falls back to "tiny". The choice holds
             for the whole process and the processes that it starts.
@@ -103,8 +107,7 @@ def setup(
     """
     global _current
     profile = get_profile(profile)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise CourseError(f"the seed must be a whole number from 0 to 2**32 - 1, but it is {seed!r}.")
+    check_seed(seed)
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise CourseError(f"threads must be a whole number of at least 1, but it is {threads!r}.")
     os.environ[PROFILE_VARIABLE] = profile.name
@@ -118,6 +121,7 @@ def setup(
     torch.set_num_threads(runtime.threads)
     set_seed(seed)
     _current = runtime
+    explain_missing_names()
     print(runtime)
     return runtime
 
@@ -150,6 +154,16 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
 
     native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return {**defaults, "bf16": native_bf16, "fp16": not native_bf16}
+
+
+def check_seed(seed: object) -> None:
+    """Check that Python, NumPy and torch take a seed.
+
+    Raises:
+        CourseError: it is no whole number from 0 to `LARGEST_SEED`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise CourseError(f"the seed must be a whole number from 0 to {LARGEST_SEED}, but it is {seed!r}.")
 
 
 @contextmanager

@@ -380,6 +380,17 @@ def test_a_console_that_lacks_a_character_shows_another(encoding: str, tmp_path:
     assert done.stdout.decode(encoding).startswith("building ")
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_nothing_takes_is_refused_before_a_kernel_starts(
+    output_root: Path, seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "00", "--seed", seed]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: the seed must be a whole number from 0 to 4294967295, but it is {seed}.\n"
+    assert captured.out == ""
+    assert not output_root.exists()
+
+
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(profile: str | None) -> None:
         raise KeyboardInterrupt

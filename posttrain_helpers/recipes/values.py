@@ -14,9 +14,9 @@ from typing import Any, get_type_hints
 from posttrain_helpers.annotations import described, enumerated, fits, is_number
 from posttrain_helpers.data import built_in_function, is_built_in
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.runtime import LARGEST_SEED
 from posttrain_helpers.suggestions import closest
 
-_LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 VALUE_TYPES = {"description": str, "model": str, "seed": int}
 
 _DATA_TYPES = {
@@ -34,7 +34,7 @@ _LEAST = {
     **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
     **dict.fromkeys(("learning_rate", "num_train_epochs", "seed", "data_seed"), 0),
 }
-_MOST = dict.fromkeys(("seed", "data_seed"), _LARGEST_SEED)
+_MOST = dict.fromkeys(("seed", "data_seed"), LARGEST_SEED)
 
 
 def argument_types(config: type) -> dict[str, Any]:
