@@ -21,7 +21,6 @@ VALUE_TYPES = {"description": str, "model": str, "seed": int}
 
 _DATA_TYPES = {
     **dict.fromkeys(("source", "adapter", "split", "subset", "revision", "answer_format"), str),
-    **dict.fromkeys(("max_samples", "held_out_samples", "length_groups", "max_length"), int),
     "seed": int,
     "system_prompt": str,
     "columns": dict[str, Any],
@@ -44,18 +43,16 @@ def argument_types(config: type) -> dict[str, Any]:
 
 
 def data_types(source: object) -> dict[str, Any]:
-    """Return the type of each key of a data section with this source.
+    """Return the type of each key of a data section with this source, but for those that hold a number.
+
+    `load_data` checks the numbers, because it knows which are allowed; it takes the seed as it is.
 
     Raises:
         CourseError: a built-in source that does not exist.
     """
     own = get_type_hints(built_in_function(source)) if is_built_in(source) else {}
-    # Of a source's own settings null means "not set"; the seed is never left open.
-    return {
-        key: kind if key == "seed" else kind | None
-        for key, kind in {**_DATA_TYPES, **own}.items()
-        if key != "return"
-    }
+    own = {key: kind for key, kind in own.items() if kind not in (int, float) and key != "return"}
+    return {**own, **_DATA_TYPES}
 
 
 def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str, where: str) -> None:
