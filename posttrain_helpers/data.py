@@ -16,7 +16,6 @@ Keys of the data section for such a source: `source`, `adapter` or `columns`, `s
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -146,32 +145,13 @@ def load_data(
             f"the method {recipe.method!r} learns from pairs of replies, but the source {source!r} holds "
             "conversations; set data.source to one with chosen and rejected replies."
         )
-    if size := positive_count(recipe.data, "length_groups"):
+    if size := recipe.data.get("length_groups"):
         train = in_length_groups(train, size)
     if verbose:
         reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
         print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
         _warn_about_lengths(recipe)
     return train, held_out
-
-
-def positive_count(data: dict[str, Any], key: str, least: int = 1) -> int | None:
-    """Return a count from a data section, checked to be a whole number of at least `least`."""
-    value = data.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise CourseError(f"data.{key} must be a whole number of at least {least}, but it is {value!r}.")
-    return value
-
-
-def real_number(data: dict[str, Any], key: str, above: float = 0.0) -> float | None:
-    """Return a number from a data section, checked to be finite and greater than `above`."""
-    value = data.get(key)
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not above < value < math.inf
-    ):
-        bound = f" above {above:g}" if above > -math.inf else ""
-        raise CourseError(f"data.{key} must be a number{bound}, but it is {value!r}.")
-    return value
 
 
 # Module and function of each source. The function's parameters are the keys of the data section that its
@@ -184,17 +164,6 @@ BUILT_IN = {
     "tinyworld/prompts": ("prompts", "build_prompt_data"),
     "tinyworld/word_problems": ("prompts", "build_word_problem_data"),
 }
-_LEAST_COUNTS = {
-    "n_train": 1,
-    "n_prompts": 0,
-    "samples": 2,
-    "identity": 0,
-    "steps": 1,
-    "largest": 3,
-    "comparisons": 1,
-}
-# What a number must be greater than; a bias may have either sign.
-_NUMBERS_ABOVE = {"label_temperature": 0.0, "sampling_temperature": 0.0, "position_bias": -math.inf}
 
 
 def built_in_function(source: str) -> Callable[..., tuple]:
@@ -220,13 +189,10 @@ def _built_in(
     wanted = list(signature(function).parameters)
     if missing := [f"data.{key}" for key in wanted if settings.get(key) is None]:
         raise CourseError(f"the source {source!r} needs {', '.join(missing)}; set it in the recipe.")
-    for key in wanted:
-        if key in _LEAST_COUNTS:
-            positive_count(data, key, _LEAST_COUNTS[key])
-        elif key in _NUMBERS_ABOVE:
-            real_number(data, key, _NUMBERS_ABOVE[key])
     rows, suites, *counted = function(**{key: settings[key] for key in wanted})
-    names = data.get("held_out", list(suites))
+    names = data.get("held_out")
+    if names is None:
+        names = list(suites)
     names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in suites:
@@ -250,8 +216,7 @@ def _public(
     source: str, data: dict[str, Any], seed: int, kind: str, special: Collection[str]
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     adapter, answer_format = find_adapter(source, data), data.get("answer_format")
-    most, held_out_count = positive_count(data, "max_samples"), positive_count(data, "held_out_samples")
-    positive_count(data, "max_length")
+    most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
     limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
     if answer_format is not None and kind != "prompts":
         raise CourseError(

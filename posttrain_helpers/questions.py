@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data import is_built_in, load_data, positive_count
+from posttrain_helpers.data import is_built_in, load_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def load_questions(
 
     rows, suites = build_sft_data(_EXAMPLES, recipe.seed)
     questions = [item for item in suites["entities"] if item["relation"] not in _OF_THIS_COURSE]
-    count = positive_count(recipe.data, "held_out_samples")
+    count = recipe.data.get("held_out_samples")
     if count is not None and count < len(questions):
         questions = random.Random(recipe.seed).sample(questions, count)
     if verbose:

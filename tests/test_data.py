@@ -68,6 +68,8 @@ def test_without_held_out_every_suite_is_taken() -> None:
     recipe = load_recipe("sft", "tiny", {"data.n_train": 7})
     del recipe.data["held_out"]
     assert len(load_data(recipe)[1]) == 2
+    recipe.data["held_out"] = None
+    assert len(load_data(recipe)[1]) == 2
     recipe.data["held_out"] = "stories"
     assert len(load_data(recipe)[1]) == 1
 
@@ -449,12 +451,12 @@ def test_preferences_of_the_tiny_world(world_preferences, capsys: pytest.Capture
         ({"samples": 2.5}, "data.samples must be a whole number of at least 2, but it is 2.5"),
         ({"identity": -1}, "data.identity must be a whole number of at least 0, but it is -1"),
         ({"identity": True}, "data.identity must be a whole number"),
-        ({"label_temperature": 0}, "data.label_temperature must be a number above 0, but it is 0"),
+        ({"label_temperature": 0}, "data.label_temperature must be a finite number above 0, but it is 0"),
         ({"label_temperature": "hot"}, "data.label_temperature must be .* but it is 'hot'"),
-        ({"sampling_temperature": -0.5}, "data.sampling_temperature must be a number above 0"),
-        ({"sampling_temperature": float("nan")}, "data.sampling_temperature must be a number above 0"),
-        ({"sampling_temperature": float("inf")}, "data.sampling_temperature must be a number above 0"),
-        ({"sampling_temperature": True}, "data.sampling_temperature must be a number above 0"),
+        ({"sampling_temperature": -0.5}, "data.sampling_temperature must be a finite number above 0"),
+        ({"sampling_temperature": float("nan")}, "data.sampling_temperature must be a finite number above 0"),
+        ({"sampling_temperature": float("inf")}, "data.sampling_temperature must be a finite number above 0"),
+        ({"sampling_temperature": True}, "data.sampling_temperature must be a finite number above 0"),
         ({"held_out": "identiy"}, "suite 'identiy' does not exist; did you mean 'identity'"),
         ({"n_train": 5}, "the key data.n_train does not exist"),
         ({"profile": "tiny"}, "the key data.profile does not exist"),

@@ -8,7 +8,6 @@ from typing import Any
 
 from posttrain_helpers.conversations import text_key
 from posttrain_helpers.datasources.texts import control_tokens, is_unicode, texts_in
-from posttrain_helpers.errors import CourseError
 
 Row = dict[str, Any]
 _PARTS = ("messages", "prompt", "chosen", "rejected", "completion")
@@ -42,21 +41,16 @@ def _before_reply(messages: list[Row]) -> list[Row]:
     return messages[: users[-1] + 1] if users else []
 
 
-def set_system_prompt(rows: list[Row], text: object, dropped: Counter[str]) -> list[Row]:
+def set_system_prompt(rows: list[Row], text: str | None, dropped: Counter[str]) -> list[Row]:
     """Give every row the same system turn; rows that differed in their own only become duplicates.
 
     Args:
         rows: usable ones of any form; what comes first is `messages` or `prompt`.
         text: the system turn; empty takes it away, None leaves the rows as they are.
         dropped: counts the duplicates.
-
-    Raises:
-        CourseError: it is no text.
     """
     if text is None:
         return rows
-    if not isinstance(text, str):
-        raise CourseError(f"data.system_prompt must be a text, but it is {text!r}.")
     turn = [{"role": "system", "content": text.strip()}] if text.strip() else []
     changed = []
     for row in rows:

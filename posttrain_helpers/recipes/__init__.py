@@ -365,9 +365,9 @@ def _check(settings: dict[str, Any], where: str) -> None:
     )
     source, config = settings["data"].get("source"), config_class(settings["method"])
     _check_keys(settings["data"], data_keys(source), "data.", where)
-    # Null means "not set" there; only the seed is never left open.
-    given = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
-    check_values(given, data_types(source), "data.", where)
+    # Null means "not set" for all of the data but the seed, which is never left open.
+    data = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
+    check_values(data, data_types(source), "data.", where)
     _check_keys(settings["args"], _field_names(config), "args.", where)
     check_values(settings["args"], argument_types(config), "args.", where)
     if settings["lora"]:

@@ -32,7 +32,13 @@ _LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
     **dict.fromkeys(("learning_rate", "num_train_epochs", "seed", "data_seed"), 0),
+    **dict.fromkeys(("max_samples", "held_out_samples", "length_groups"), 1),
+    **dict.fromkeys(("n_train", "steps", "comparisons"), 1),
+    **dict.fromkeys(("n_prompts", "identity"), 0),
+    "samples": 2,
+    "largest": 3,
 }
+_ABOVE = dict.fromkeys(("label_temperature", "sampling_temperature"), 0)
 _MOST = dict.fromkeys(("seed", "data_seed"), LARGEST_SEED)
 
 
@@ -51,8 +57,7 @@ def data_types(source: object) -> dict[str, Any]:
         CourseError: a built-in source that does not exist.
     """
     own = get_type_hints(built_in_function(source)) if is_built_in(source) else {}
-    own = {key: kind for key, kind in own.items() if kind not in (int, float) and key != "return"}
-    return {**own, **_DATA_TYPES}
+    return {key: kind for key, kind in {**_DATA_TYPES, **own}.items() if key != "return"}
 
 
 def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str, where: str) -> None:
@@ -70,23 +75,30 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
     for key, value in found.items():
         if key not in types:
             continue
-        kind, least, most = types[key], _LEAST.get(key, -math.inf), _MOST.get(key, math.inf)
-        if not fits(value, kind):
+        kind = types[key]
+        if not fits(value, kind) or (is_number(value) and not _is_in_range(key, value)):
             raise CourseError(
-                f"{where}: {prefix}{key} must be {described(kind)}{_range(least, most)}, but it is "
-                f"{_shown(value)}.{_advice(value, kind)}"
-            )
-        if is_number(value) and not least <= value <= most:
-            raise CourseError(
-                f"{where}: {prefix}{key} must be {described(type(value))}{_range(least, most)}, but it is "
-                f"{_shown(value)}."
+                f"{where}: {prefix}{key} must be {_wanted(key, kind)}, but it is {_shown(value)}."
+                f"{_advice(value, kind)}"
             )
 
 
-def _range(least: float, most: float) -> str:
-    if most < math.inf:
-        return f" from {least} to {most}"
-    return f" of at least {least}" if least > -math.inf else ""
+def _is_in_range(key: str, value: float) -> bool:
+    least, most = _LEAST.get(key, -math.inf), _MOST.get(key, math.inf)
+    return least <= value <= most and value > _ABOVE.get(key, -math.inf)
+
+
+def _wanted(key: str, kind: Any) -> str:
+    """Return the type and the range of a key in words."""
+    if key in _MOST:
+        bounds = f" from {_LEAST[key]} to {_MOST[key]}"
+    elif key in _LEAST:
+        bounds = f" of at least {_LEAST[key]}"
+    else:
+        bounds = f" above {_ABOVE[key]}" if key in _ABOVE else ""
+    if bounds and fits(None, kind):  # the bounds are those of a number
+        return f"{described(kind).removesuffix(' or null')}{bounds}, or null"
+    return f"{described(kind)}{bounds}"
 
 
 def _shown(value: Any) -> str:

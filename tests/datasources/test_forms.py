@@ -8,7 +8,6 @@ import pytest
 from public_schemas import SYSTEM, TALK, reply, user
 
 from posttrain_helpers.datasources.forms import as_form, set_system_prompt, with_clean_texts
-from posttrain_helpers.errors import CourseError
 
 NEW = {"role": "system", "content": "Be brief."}
 ROWS = [
@@ -52,12 +51,6 @@ def test_rows_that_become_equal_are_dropped_and_counted() -> None:
         {"prompt": [SYSTEM, user("a")], "completion": [reply("b")], "label": False},
     ]
     assert len(set_system_prompt(labels, "x", Counter())) == 2
-
-
-@pytest.mark.parametrize("text", [3, ["Be brief."], NEW])
-def test_a_system_prompt_is_a_text(text: Any) -> None:
-    with pytest.raises(CourseError, match=r"data\.system_prompt must be a text, but it is"):
-        set_system_prompt(ROWS, text, Counter())
 
 
 def test_prompts_of_conversations_end_with_the_last_question() -> None:

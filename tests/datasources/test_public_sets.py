@@ -245,7 +245,10 @@ def test_a_mapping_from_the_command_line(tmp_path: Path) -> None:
             {},
             r"no column 'messages' .* found the columns q, a\..* Map the columns with data.columns={prompt",
         ),
-        ({"system_prompt": 3, "columns": {"prompt": "q", "reply": "a"}}, "data.system_prompt must be a text"),
+        (
+            {"system_prompt": 3, "columns": {"prompt": "q", "reply": "a"}},
+            "data.system_prompt must be text, but it is 3",
+        ),
         ({"max_length": 0}, "data.max_length must be a whole number of at least 1, but it is 0"),
         ({"system": "Be brief."}, "the key data.system does not exist; did you mean 'system_prompt'"),
     ],
