@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.weights import loading_errors
 
 if TYPE_CHECKING:
     import torch
@@ -96,9 +97,9 @@ def read_config(model: PreTrainedConfig | Mapping[str, Any] | str | Path) -> Pre
         if not (directory / "config.json").is_file():
             raise CourseError(f"{directory} holds no config.json; give a model's directory or its config.")
         return AutoConfig.from_pretrained(directory)
-    except (KeyError, ValueError, OSError) as error:
-        if isinstance(error, CourseError):
-            raise
+    except CourseError:
+        raise
+    except loading_errors() as error:
         raise CourseError(
             f"the model config cannot be read ({_first_line(error)}); give the config.json of a model that "
             "this version of transformers knows."
@@ -144,7 +145,7 @@ def empty_model(
         with init_empty_weights(include_buffers=True):
             model = auto.from_config(config, dtype=dtype)
             model.tie_weights()
-    except (ValueError, ImportError) as error:
+    except (ImportError, *loading_errors()) as error:
         raise CourseError(
             f"transformers has no {head} model for a {type(config).__name__} ({_first_line(error)}); give "
             "the config of a text model."

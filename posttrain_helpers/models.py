@@ -17,7 +17,8 @@ from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.runtime import current_runtime, display_path
-from posttrain_helpers.weights import check_weights, read_object, unsound_weight, weight_files
+from posttrain_helpers.storage import read_json
+from posttrain_helpers.weights import check_weights, loading_errors, unsound_weight, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 HEADS = ("language", "reward")
 _SCORE_WEIGHT = "score.weight"
-_AGAIN = "save or download the model again."
+_AGAIN = "save or download the model again"
 
 
 def load_model_and_tokenizer(
@@ -152,7 +153,7 @@ def head_of(directory: Path) -> str:
     """
     adapter = directory / "adapter_config.json"
     if adapter.is_file():
-        settings = read_object(adapter, _AGAIN)
+        settings = read_json(adapter, _AGAIN)
         return "reward" if settings.get("task_type") == "SEQ_CLS" else "language"
     if not (directory / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
@@ -160,10 +161,10 @@ def head_of(directory: Path) -> str:
             f"{directory} is no model directory: expected config.json or adapter_config.json, found "
             f"{found[:200]}."
         )
-    names = read_object(directory / "config.json", _AGAIN).get("architectures") or []
+    names = read_json(directory / "config.json", _AGAIN).get("architectures") or []
     if not isinstance(names, list):
         raise CourseError(
-            f"{directory / 'config.json'} is damaged (architectures should be a list of names); {_AGAIN}"
+            f"{directory / 'config.json'} is damaged: architectures should be a list of names; {_AGAIN}."
         )
     return "reward" if any(str(name).endswith("ForSequenceClassification") for name in names) else "language"
 
@@ -194,7 +195,6 @@ def _load_model(
 ) -> PreTrainedModel:
     """Load a model with the head asked for; `found` is the head that the directory holds."""
     import torch
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     loader = AutoModelForSequenceClassification if head == "reward" else AutoModelForCausalLM
@@ -213,15 +213,7 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        StrictDataclassError,
-    ) as error:
+    except loading_errors() as error:
         raise CourseError(
             f"{directory} could not be loaded as a {head} model: {_first_sentence(error)}"
         ) from error
@@ -261,7 +253,7 @@ def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         )
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except loading_errors() as error:
         raise CourseError(
             f"the tokenizer in {directory} could not be loaded: {_first_sentence(error)}"
         ) from error
@@ -279,7 +271,7 @@ def _load_adapter(
 
     from posttrain_helpers.stages import base_of_adapter, resolve_model
 
-    settings = read_object(directory / "adapter_config.json", _AGAIN)
+    settings = read_json(directory / "adapter_config.json", _AGAIN)
     found = head_of(directory)
     if head == "reward" and found == "language":
         raise CourseError(
@@ -307,7 +299,7 @@ def _load_adapter(
     grow_embeddings(model, len(tokenizer))
     try:
         adapted = PeftModel.from_pretrained(model, directory, local_files_only=True)
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except loading_errors() as error:
         raise CourseError(
             f"the adapter {directory} does not fit its base model {display_path(base)}: "
             f"{_first_sentence(error)}"

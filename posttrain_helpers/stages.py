@@ -28,10 +28,10 @@ from posttrain_helpers.progress import Progress
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.reward_functions import reward_models
 from posttrain_helpers.runtime import current_runtime, display_path, preserved_random_state
-from posttrain_helpers.storage import atomic_directory, output_root, write_json_atomic
+from posttrain_helpers.storage import atomic_directory, output_root, read_json, write_json_atomic
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_state import check_trained, check_weights_are_sound
-from posttrain_helpers.weights import read_object, sha256, weight_files, weights_identity
+from posttrain_helpers.weights import sha256, weight_files, weights_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -508,10 +508,10 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, s
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
-    manifest = read_object(path, _remedy(directory))
+    manifest = read_json(path, _remedy(directory))
     texts = {"recipe_hash", "parent_identity", "identity", "model"}
     if missing := sorted({*texts, "weights"} - set(manifest)):
-        raise CourseError(f"{path} lacks {', '.join(missing)}; {_remedy(directory)}")
+        raise CourseError(f"{path} lacks {', '.join(missing)}; {_remedy(directory)}.")
     wrong = sorted(key for key in texts if not isinstance(manifest[key], str))
     if not _names_weights(manifest["weights"]):
         wrong.append("weights")
@@ -519,7 +519,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         wrong.append("reward_identities")
     if wrong:
         raise CourseError(
-            f"{path} is damaged: {', '.join(wrong)} is not what was written; {_remedy(directory)}"
+            f"{path} is damaged: {', '.join(wrong)} is not what was written; {_remedy(directory)}."
         )
     return manifest
 
@@ -540,23 +540,25 @@ def _names_weights(weights: Any) -> bool:
 def _verify(directory: Path) -> None:
     if not (directory / MANIFEST).is_file():
         raise CourseError(
-            f"{directory} has no {MANIFEST}, so it was not written to the end; {_remedy(directory)}"
+            f"{directory} has no {MANIFEST}, so it was not written to the end; {_remedy(directory)}."
         )
     for name, entry in _read_manifest(directory)["weights"].items():
         path = directory / name
         if not path.is_file():
-            raise CourseError(f"the stage in {directory} lacks its weights file {name}; {_remedy(directory)}")
+            raise CourseError(
+                f"the stage in {directory} lacks its weights file {name}; {_remedy(directory)}."
+            )
         if not _has_size(path, entry["bytes"]):
             raise CourseError(
                 f"{path} has {path.stat().st_size:,} bytes, but {entry['bytes']:,} were written; "
-                f"{_remedy(directory)}"
+                f"{_remedy(directory)}."
             )
         if sha256(path) != entry["sha256"]:
-            raise CourseError(f"{path} is not what was written (its SHA-256 differs); {_remedy(directory)}")
+            raise CourseError(f"{path} is not what was written (its SHA-256 differs); {_remedy(directory)}.")
 
 
 def _remedy(directory: Path) -> str:
-    return f"delete {directory}, or call load_stage({directory.name!r}, rebuild=True)."
+    return f"delete {directory}, or call load_stage({directory.name!r}, rebuild=True)"
 
 
 def _has_size(path: Path, size: int) -> bool:

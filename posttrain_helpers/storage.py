@@ -119,9 +119,11 @@ def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers without end
         reason = "brackets in brackets without end" if isinstance(error, RecursionError) else error
-        raise CourseError(f"{path} is not valid JSON ({reason}); {remedy}.") from error
+        raise CourseError(f"{path} is damaged: it is not valid JSON ({reason}); {remedy}.") from error
     if not isinstance(content, dict):
-        raise CourseError(f"{path} is no JSON object but a {type(content).__name__}; {remedy}.")
+        raise CourseError(
+            f"{path} is damaged: it is no JSON object but a {type(content).__name__}; {remedy}."
+        )
     return content
 
 

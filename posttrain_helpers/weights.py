@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.storage import read_json
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -17,26 +18,11 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _digests: dict[tuple[str, int, int], str] = {}
 
 
-def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """Return what a JSON file of a model holds.
+def loading_errors() -> tuple[type[Exception], ...]:
+    """Return what transformers and PEFT raise about files or settings that do not make a model."""
+    from huggingface_hub.errors import StrictDataclassError
 
-    Args:
-        path: the file.
-        remedy: what to do about a damaged one, for the sentence.
-
-    Raises:
-        CourseError: it is no JSON, or no object with keys and values.
-        FileNotFoundError: it is not there.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CourseError(f"{path} is damaged ({error}); {remedy}") from error
-    if not isinstance(found, dict):
-        raise CourseError(
-            f"{path} is damaged (it holds a {type(found).__name__} instead of keys and values); {remedy}"
-        )
-    return found
+    return (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, StrictDataclassError)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -51,11 +37,11 @@ def weight_files(directory: Path) -> list[Path]:
             return [single]
         index = directory / f"{name}.safetensors.index.json"
         if index.is_file():
-            remedy = "save or download the model again."
-            shards = read_object(index, remedy).get("weight_map")
+            remedy = "save or download the model again"
+            shards = read_json(index, remedy).get("weight_map")
             if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
                 raise CourseError(
-                    f"{index} is damaged (weight_map should name the file of each weight); {remedy}"
+                    f"{index} is damaged: weight_map should name the file of each weight; {remedy}."
                 )
             paths = [directory / shard for shard in sorted(set(shards.values()))]
             return paths if all(path.is_file() for path in paths) else []

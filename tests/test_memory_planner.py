@@ -154,6 +154,12 @@ def test_a_directory_is_read_and_other_things_are_refused(random_model_dir: Path
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}', encoding="utf-8")
     with pytest.raises(CourseError, match="the model config cannot be read"):
         read_config(tmp_path)
+    for content in ("[1]", "[" * 100_000, '{"model_type": "qwen3", "num_hidden_layers": "four"}'):
+        (tmp_path / "config.json").write_text(content, encoding="utf-8")
+        with pytest.raises(CourseError, match="the model config cannot be read"):
+            read_config(tmp_path)
+    with pytest.raises(CourseError, match=r"no language model for a Qwen3Config .*negative dimension"):
+        empty_model(read_config({"model_type": "qwen3", "vocab_size": -1}), torch.float32)
 
 
 def test_a_model_that_is_no_language_model_is_refused() -> None:

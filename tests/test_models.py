@@ -215,6 +215,7 @@ def test_a_config_that_does_not_fit(model_dir: Path, config: str) -> None:
         ("model.safetensors.index.json", '{"weight_map": {"a": 5}}'),
         ("adapter_config.json", "garbage"),
         ("adapter_config.json", "[1, 2]"),
+        ("adapter_config.json", "[" * 100_000),
     ],
 )
 def test_a_json_file_of_garbage_is_one_sentence(model_dir: Path, file: str, content: str) -> None:
@@ -222,8 +223,16 @@ def test_a_json_file_of_garbage_is_one_sentence(model_dir: Path, file: str, cont
     if file.endswith("index.json"):
         (model_dir / "model.safetensors").unlink()
     with pytest.raises(
-        CourseError, match=rf"{file} is damaged .*; save or download the model again\."
+        CourseError, match=rf"{file} is damaged: .*; save or download the model again\."
     ) as caught:
+        load_model_and_tokenizer(model_dir)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("content", ["garbage", "[1]", "[" * 100_000])
+def test_a_tokenizer_config_of_garbage_is_one_sentence(model_dir: Path, content: str) -> None:
+    (model_dir / "tokenizer_config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CourseError, match=r"the tokenizer in .* could not be loaded: ") as caught:
         load_model_and_tokenizer(model_dir)
     assert len(str(caught.value)) < 500
 

@@ -290,7 +290,7 @@ def preference_course(
     for name, text in (("sft", SFT), ("reward", REWARD)):
         (tmp_path / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
-    def load_rows(recipe: Recipe, verbose: bool = True) -> tuple:
+    def load_rows(recipe: Recipe, verbose: bool = True, tokenizer: Any = None) -> tuple:
         rows, _ = namespace["build"](8, recipe.seed)
         if recipe.method != "sft":
             rows = [
@@ -432,7 +432,7 @@ def policy_course(preference_course: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (preference_course / "policy.yaml").write_text(POLICY, encoding="utf-8")
     original = data.load_data
 
-    def load_rows(recipe: Recipe, verbose: bool = True) -> tuple:
+    def load_rows(recipe: Recipe, verbose: bool = True, tokenizer: Any = None) -> tuple:
         rows, items = original(recipe, verbose)
         if recipe.method == "rloo":
             rows = Dataset.from_list([{"prompt": row["prompt"]} for row in rows])

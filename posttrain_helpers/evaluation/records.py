@@ -251,8 +251,9 @@ def _check_record(content: Any, where: str) -> None:
     peak = content["peak_cpu_mb"]
     _check(peak is None or _is_number(peak, low=0), where, "peak_cpu_mb", peak, "must be a number or null")
     _check_types(content, EvaluationRecord, ("suites", "retention", "divergence"), where)
+    kinds = {"suite_hashes": dict[str, str | None], "split": str}
     for key, value in content["settings"].items():
-        kind = dict[str, str | None] if key == "suite_hashes" else str | float | None
+        kind = kinds.get(key, str | float | None)
         _check(fits(value, kind), where, key, value, f"must be {described(kind)}")
     if not content["suites"]:
         raise CourseError(f"{where} has no suite; evaluate the model on at least one.")

@@ -124,10 +124,10 @@ def test_a_label_must_be_a_file_name(output_root: Path, label: str) -> None:
 def test_a_file_that_is_no_json_is_named(output_root: Path, text: str) -> None:
     path = write_record(record())
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(CourseError, match=r"sft\.json is not valid JSON"):
+    with pytest.raises(CourseError, match=r"sft\.json is damaged: it is not valid JSON"):
         read_records("tiny")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(CourseError, match=r"sft\.json is not valid JSON"):
+    with pytest.raises(CourseError, match=r"sft\.json is damaged: it is not valid JSON"):
         read_records("tiny")
 
 
@@ -175,6 +175,8 @@ def _in(part: str, change: Callable[[dict], Any]) -> Callable[[dict], Any]:
         (_set("written", None), "'written' .* must be text"),
         (_set("versions", {"torch": None}), "'versions' .* must be keys and values"),
         (_in("settings", _set("batch_size", [4])), "'batch_size' .* must be text or a finite number or null"),
+        (_in("settings", _set("split", None)), "'split' .* must be text"),
+        (_in("settings", _set("split", 1)), "'split' .* must be text"),
         (_in("settings", _set("suite_hashes", None)), "'suite_hashes' .* must be keys and values"),
         (_in("settings", _set("suite_hashes", {"facts": [1]})), "'suite_hashes' .* must be keys and values"),
         (_in_suite(_set("skill", None)), "'skill' .* must be text"),

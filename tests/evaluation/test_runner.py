@@ -391,7 +391,7 @@ def test_a_damaged_record_is_named(output_root: Path, random_model_dir: Path) ->
     path = record_path("mine", "tiny")
     path.parent.mkdir(parents=True)
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(CourseError, match=r"mine\.json is not valid JSON"):
+    with pytest.raises(CourseError, match=r"mine\.json is damaged: it is not valid JSON"):
         run({"mine": random_model_dir}, [FACTS])
     run({"mine": random_model_dir}, [FACTS], reuse=False)
     assert len(read_records("tiny")) == 1

@@ -250,7 +250,7 @@ def test_a_broken_record_is_named(output_root: Path) -> None:
     write_records(["base"])
     path = output_root / "tiny" / "evaluation" / "base.json"
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(CourseError, match=r"base\.json is not valid JSON"):
+    with pytest.raises(CourseError, match=r"base\.json is damaged: it is not valid JSON"):
         build_report("tiny")
 
 
