@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from posttrain_helpers.recipes import Recipe
 
 # The trainer checks what it is told about these when the training begins, not before.
-_MAKE_OPTIMIZERS = frozenset({"create_optimizer", "create_scheduler"})
+_BEGINNING = frozenset(
+    {"create_optimizer", "create_scheduler", "get_train_dataloader", "get_eval_dataloader"}
+)
 # How libraries speak about a package that is missing, where they raise no ImportError.
 _ASKS_FOR_A_PACKAGE = re.compile(r"pip install|to be installed|[Pp]lease install")
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
@@ -133,6 +135,7 @@ def make_trainer(
     with _refusals(recipe, method.config, "arguments"):
         config = config_class(recipe.method)(**{**method.arguments, **recipe.args})
     _check_template(config, tokenizer)
+    _check_offloading(config)
     check_positions(model, config)
     check_reference_source(model, config)
     with _refusals(recipe, method.trainer, "arguments or data"):
@@ -169,7 +172,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     Raises:
         CourseError: the GPU has too little memory; what the run held there is freed. The loss or the weights
             have become NaN, infinite or enormous. A package is missing that an argument asks for, or an
-            argument of the optimizer or the schedule is refused.
+            argument of the optimizer, the schedule or the loading of rows is refused.
     """
     import torch
 
@@ -178,7 +181,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     except ImportError as error:  # an optimizer is looked for at the first step only
         raise _missing_package(error) from error
     except (TypeError, ValueError) as error:
-        if not _raised_in(error, _MAKE_OPTIMIZERS):
+        if not _raised_in(error, _BEGINNING):
             raise
         with _refused_by(type(trainer.args).__name__, "arguments"):
             raise
@@ -396,6 +399,16 @@ def _check_head(recipe: Recipe, method: Method, model: PreTrainedModel) -> None:
         raise CourseError(
             f"{recipe.method!r} trains a model with a {method.head} head, but a {type(model).__name__} was "
             f"given; load one with load_model_and_tokenizer(..., head={method.head!r})."
+        )
+
+
+def _check_offloading(config: Any) -> None:
+    from torch import accelerator
+
+    if getattr(config, "activation_offloading", False) and not accelerator.is_available():
+        raise CourseError(
+            "args.activation_offloading moves activations out of the memory of a GPU, but there is no GPU; "
+            "leave it out, or set it to false."
         )
 
 

@@ -131,6 +131,8 @@ def test_a_value_that_the_config_refuses(pair) -> None:
     [
         ("lr_scheduler_type", "cosine_with_min_lr", "SFTConfig refuses its arguments: .*min_lr_rate"),
         ("lr_scheduler_kwargs", {"a": 1}, "SFTConfig refuses its arguments: .*'a'"),
+        ("dataloader_num_workers", -1, "SFTConfig refuses its arguments: num_workers"),
+        ("eval_on_start", True, "SFTConfig refuses its arguments: .*eval_dataset"),
     ],
 )
 def test_a_value_that_only_the_beginning_of_the_training_refuses(
@@ -139,6 +141,12 @@ def test_a_value_that_only_the_beginning_of_the_training_refuses(
     trainer = make_trainer(recipe(**{f"args__{argument}": value}), *pair, rows())
     with pytest.raises(CourseError, match=sentence):
         train(trainer)
+
+
+def test_nothing_can_be_offloaded_without_a_gpu(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(CourseError, match=r"args\.activation_offloading .* there is no GPU"):
+        make_trainer(recipe(args__activation_offloading=True), *pair, rows())
 
 
 def test_a_defect_in_the_training_is_not_called_an_argument(pair, monkeypatch: pytest.MonkeyPatch) -> None:
