@@ -525,10 +525,11 @@ def test_length_groups_of_labelled_replies(recipe_for) -> None:
         assert all(row in of_group for row in grouped[start : start + 10])
 
 
+@pytest.mark.parametrize("key", ["length_groups", "max_samples", "held_out_samples", "max_length"])
 @pytest.mark.parametrize("size", [0, -4, 2.5, True, "many"])
-def test_a_length_group_is_a_count(recipe_for, size: Any) -> None:
-    with pytest.raises(CourseError, match=r"data\.length_groups must be a whole number of at least 1"):
-        load_data(recipe_for(GOOD, length_groups=size))
+def test_a_size_is_a_count(recipe_for, key: str, size: Any) -> None:
+    with pytest.raises(CourseError, match=rf"data\.{key} must be a whole number of at least 1, but it is"):
+        recipe_for(GOOD, **{key: size})
 
 
 @pytest.mark.usefixtures("small_world")

@@ -21,6 +21,7 @@ VALUE_TYPES = {"description": str, "model": str, "seed": int}
 
 _DATA_TYPES = {
     **dict.fromkeys(("source", "adapter", "split", "subset", "revision", "answer_format"), str),
+    **dict.fromkeys(("max_samples", "held_out_samples", "length_groups", "max_length"), int),
     "seed": int,
     "system_prompt": str,
     "columns": dict[str, Any],
@@ -49,9 +50,7 @@ def argument_types(config: type) -> dict[str, Any]:
 
 
 def data_types(source: object) -> dict[str, Any]:
-    """Return the type of each key of a data section with this source, but for those that hold a number.
-
-    `load_data` checks the numbers, because it knows which are allowed; it takes the seed as it is.
+    """Return the type of each key of a data section with this source.
 
     Raises:
         CourseError: a built-in source that does not exist.
