@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.chat_markers import mark_replies, needs_markers
@@ -22,7 +24,6 @@ from posttrain_helpers.reward_functions import reward_functions
 from posttrain_helpers.reward_guard import guarded
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_checks import (
-    check_lengths,
     check_positions,
     check_preferences,
     check_reference,
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.recipes import Recipe
 
+# The trainer checks what it is told about these when the training begins, not before.
+_MAKE_OPTIMIZERS = frozenset({"create_optimizer", "create_scheduler"})
+# How libraries speak about a package that is missing, where they raise no ImportError.
+_ASKS_FOR_A_PACKAGE = re.compile(r"pip install|to be installed|[Pp]lease install")
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 
 
@@ -128,7 +133,6 @@ def make_trainer(
     with _refusals(recipe, method.config, "arguments"):
         config = config_class(recipe.method)(**{**method.arguments, **recipe.args})
     _check_template(config, tokenizer)
-    check_lengths(config)
     check_positions(model, config)
     check_reference_source(model, config)
     with _refusals(recipe, method.trainer, "arguments or data"):
@@ -164,7 +168,8 @@ def train(trainer: Trainer) -> dict[str, float]:
 
     Raises:
         CourseError: the GPU has too little memory; what the run held there is freed. The loss or the weights
-            have become NaN, infinite or enormous. A package is missing that an argument asks for.
+            have become NaN, infinite or enormous. A package is missing that an argument asks for, or an
+            argument of the optimizer or the schedule is refused.
     """
     import torch
 
@@ -172,6 +177,11 @@ def train(trainer: Trainer) -> dict[str, float]:
         return trainer.train().metrics
     except ImportError as error:  # an optimizer is looked for at the first step only
         raise _missing_package(error) from error
+    except (TypeError, ValueError) as error:
+        if not _raised_in(error, _MAKE_OPTIMIZERS):
+            raise
+        with _refused_by(type(trainer.args).__name__, "arguments"):
+            raise
     except torch.cuda.OutOfMemoryError as error:
         reason = str(error)
     except RuntimeError:
@@ -320,20 +330,31 @@ def _imported(reference: str) -> Any:
 @contextmanager
 def _refusals(recipe: Recipe, reference: str, what: str) -> Iterator[None]:
     """Say in one sentence what a config or trainer class does not accept."""
+    with _refused_by(f"recipe {recipe.name!r}: {reference.split(':')[1]}", what), _refusals_of_the_template():
+        yield
+
+
+@contextmanager
+def _refused_by(name: str, what: str) -> Iterator[None]:
     try:
-        with _refusals_of_the_template():
-            yield
+        yield
     except CourseError:
         raise
     except ImportError as error:
         raise _missing_package(error) from error
-    except (TypeError, ValueError, NotImplementedError) as error:
-        name = reference.split(":")[1]
-        raise CourseError(f"recipe {recipe.name!r}: {name} refuses its {what}: {error}") from error
-    except RuntimeError as error:
-        if "pip install" not in str(error):  # so do the callbacks of `report_to` speak
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        if _ASKS_FOR_A_PACKAGE.search(str(error)):
+            raise _missing_package(error) from error
+        of_a_defect = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+        of_the_machine = isinstance(error, OSError) and error.errno is not None
+        if of_a_defect or of_the_machine:
             raise
-        raise _missing_package(error) from error
+        raise CourseError(f"{name} refuses its {what}: {error}") from error
+
+
+def _raised_in(error: BaseException, functions: Collection[str]) -> bool:
+    """Say whether a function of one of these names was at work when an error was raised."""
+    return any(frame.f_code.co_name in functions for frame, _ in walk_tb(error.__traceback__))
 
 
 @contextmanager

@@ -88,24 +88,6 @@ def check_supervision(trainer: Trainer) -> None:
         )
 
 
-def check_lengths(args: Any) -> None:
-    """Check that lengths count at least one token.
-
-    Args:
-        args: the trainer's.
-
-    Raises:
-        CourseError: one of them counts none.
-    """
-    for name in ("max_length", "max_completion_length"):
-        length = getattr(args, name, None)
-        if length is not None and length < 1:
-            raise CourseError(
-                f"args.{name} is {length}, but it counts tokens; set it to 1 or more"
-                + (", or to null for no limit." if name == "max_length" else ".")
-            )
-
-
 def lost_in_tokenization(trainer: Trainer, rows_given: int) -> list[str]:
     """Count the rows that an SFT trainer has left out, and those that it has cut, without a word.
 

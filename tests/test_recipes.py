@@ -155,6 +155,7 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
         ("args.gradient_accumulation_steps=1.5", "must be a whole number of at least 1, but it is 1.5"),
         ("args.num_train_epochs=two", "args.num_train_epochs must be a finite number"),
         ("args.max_length=-5", "args.max_length must be a whole number of at least 1, or null, but it is -5"),
+        ("args.max_length=0", "args.max_length must be a whole number of at least 1, or null, but it is 0"),
         ("args.max_steps=[3]", r"args.max_steps must be a whole number, but it is \[3\]"),
         ("args.packing=maybe", "args.packing must be true or false, but it is 'maybe'"),
         ("args.eos_token=7", "args.eos_token must be text or null, but it is 7"),

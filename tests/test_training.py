@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import subprocess
@@ -121,8 +122,48 @@ def test_empty_training_set(pair) -> None:
 
 
 def test_a_value_that_the_config_refuses(pair) -> None:
-    with pytest.raises(CourseError, match=r"recipe 'sft': SFTConfig refuses its arguments: .*warmdown"):
-        make_trainer(recipe(args__lr_scheduler_type="warmdown"), *pair, rows())
+    with pytest.raises(CourseError, match=r"recipe 'sft': SFTConfig refuses its arguments: .*non-zero"):
+        make_trainer(recipe(args__logging_strategy="steps", args__logging_steps=0), *pair, rows())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "sentence"),
+    [
+        ("lr_scheduler_type", "cosine_with_min_lr", "SFTConfig refuses its arguments: .*min_lr_rate"),
+        ("lr_scheduler_kwargs", {"a": 1}, "SFTConfig refuses its arguments: .*'a'"),
+    ],
+)
+def test_a_value_that_only_the_beginning_of_the_training_refuses(
+    pair, argument: str, value: Any, sentence: str
+) -> None:
+    trainer = make_trainer(recipe(**{f"args__{argument}": value}), *pair, rows())
+    with pytest.raises(CourseError, match=sentence):
+        train(trainer)
+
+
+def test_a_defect_in_the_training_is_not_called_an_argument(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(recipe(), *pair, rows())
+    monkeypatch.setattr(trainer, "training_step", lambda *_, **__: int("a defect"))
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        train(trainer)
+    assert not isinstance(raised.value, CourseError)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("chat_template_path", "nobody/nothing"), ("push_to_hub", True)]
+)
+def test_what_a_trainer_cannot_fetch_or_send(pair, argument: str, value: Any) -> None:
+    with pytest.raises(CourseError, match=r"SFTTrainer refuses its arguments or data: .*huggingface\.co"):
+        make_trainer(recipe(**{f"args__{argument}": value}), *pair, rows())
+
+
+def test_a_refusal_of_the_machine_is_not_called_an_argument(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trl.SFTTrainer.__init__", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_trainer(recipe(), *pair, rows())
 
 
 def test_template_without_markers(pair) -> None:
