@@ -34,7 +34,12 @@ from posttrain_helpers.conversations import (
 )
 from posttrain_helpers.datasources.adapters import convert, find_adapter, serves
 from posttrain_helpers.datasources.files import read_rows
-from posttrain_helpers.datasources.forms import as_form, set_system_prompt, with_clean_texts
+from posttrain_helpers.datasources.forms import (
+    as_form,
+    set_system_prompt,
+    with_clean_texts,
+    with_messages,
+)
 from posttrain_helpers.datasources.labels import has_labels, held_out_label, label_turns, usable_labels
 from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.errors import CourseError
@@ -239,6 +244,7 @@ def _public(
         rows, converted = convert(adapter, rows, source)
         form, answer_format = adapter.kind, answer_format or adapter.answer_format
     else:
+        rows = with_messages(rows)
         form = _form_of(rows, kind)
     usable, turns, as_item = _FORMS[form]
     if form == "prompts":

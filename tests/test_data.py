@@ -113,6 +113,20 @@ def test_local_file(recipe_for, name: str) -> None:
     assert all(item["answer"] is None and item["reference"].startswith("reply") for item in held_out)
 
 
+def test_sharegpt_conversations_are_read_as_they_are(recipe_for) -> None:
+    """The column has another name than TRL's, and so have roles and texts."""
+    names = [("Human", "Assistant"), ("user", "bot"), ("user", "model"), ("human", "gpt")]
+    rows = [
+        {"conversations": [{"from": asks, "value": "Hi"}, {"from": replies, "value": f"Hello {number}."}]}
+        for number, (asks, replies) in enumerate(names)
+    ]
+    train, _ = load_data(recipe_for(rows))
+    assert sorted(row["messages"][1]["content"] for row in train) == [f"Hello {n}." for n in range(4)]
+    assert {message["role"] for row in train for message in row["messages"]} == {"user", "assistant"}
+    with pytest.raises(CourseError, match="no column 'messages' in every row; found the columns conv"):
+        load_data(recipe_for([*rows, {"conversations": "Hi"}]))
+
+
 def test_the_order_follows_the_seed(recipe_for) -> None:
     def questions(seed: int) -> list[str]:
         train, _ = load_data(recipe_for(GOOD, seed=seed), verbose=False)

@@ -14,6 +14,22 @@ _PARTS = ("messages", "prompt", "chosen", "rejected", "completion")
 HALF_A_CHARACTER, CONTROL_TOKEN = "half a character in a text", "control token in a text"
 
 
+def with_messages(rows: list[Row]) -> list[Row]:
+    """Return rows whose conversations stand in a column `messages`, as TRL has it.
+
+    ShareGPT and its many descendants call the column `conversations`.
+
+    Args:
+        rows: as a file or the Hub has them; they come back as they are if any has `messages`, or if one
+            lacks a list of `conversations`.
+    """
+    if any("messages" in row for row in rows) or not all(
+        isinstance(row.get("conversations"), list) for row in rows
+    ):
+        return rows
+    return [{"messages": row["conversations"]} | row for row in rows]
+
+
 def as_form(rows: list[Row], form: str, wanted: str, dropped: Counter[str]) -> list[Row]:
     """Make conversations or prompts of rows of a richer form.
 
