@@ -252,6 +252,11 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
             # After Ctrl-C a cell still runs, and a busy kernel does not answer a polite request.
             await self._async_shutdown_kernel(now or busy(), restart)
 
+        async def _async_interrupt_kernel(self) -> None:
+            # Shutting down begins with an interrupt. It can only stop a cell; a kernel that waits prints it.
+            if busy():
+                await super()._async_interrupt_kernel()
+
     return CurrentInterpreter
 
 
