@@ -15,7 +15,6 @@ what they measured.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -27,7 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics import Bound, Claim
-from posttrain_helpers.storage import OUTPUT_VARIABLE, output_root, repository_root, write_json_atomic
+from posttrain_helpers.storage import (
+    OUTPUT_VARIABLE,
+    output_root,
+    read_json,
+    repository_root,
+    write_json_atomic,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,10 +105,11 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
             raise CourseError(f"With seed {seed}: {error}") from error
         seconds.setdefault(path.stem, []).append(time.time() - started)
         left = _time_left(seconds, [waiting.stem for _, waiting in pending[number + 1 :]])
-        held = sum(row["held"] for row in _rows(_read_metrics(path.stem, seed)))
+        rows = _rows(_read_metrics(path.stem, seed))
+        held = sum(row["held"] for row in rows)
         print(
             f"{path.stem}  seed {seed}  {seconds[path.stem][-1]:5.0f} s  {held} of "
-            f"{len(_rows(_read_metrics(path.stem, seed)))} claims held  "
+            f"{len(rows)} claims held  "
             f"({number + 1} of {len(pending)}, about {left / 60:.0f} min left)",
             flush=True,
         )
@@ -147,7 +153,10 @@ def spread(lesson: str) -> pd.DataFrame:
 
 def is_established(lesson: str, name: str) -> bool:
     """Say whether a claim held on at least nine of ten fresh seeds, at least ten of them measured."""
-    table = spread(lesson)
+    return _held_often(spread(lesson), name)
+
+
+def _held_often(table: pd.DataFrame, name: str) -> bool:
     if name not in table.index:
         return False
     row = table.loc[name]
@@ -181,14 +190,13 @@ def check_claims(
     asserted = _asserts(runtime)
     rows, broken = [], []
     for claim in (*claims, *bounds):
-        established = is_established(lesson, claim.name)
         row: dict[str, Any] = {"claim": claim.name, "this run": _value(claim), "holds": claim.held}
         row |= {"held on seeds": "not measured", "lowest": None, "median": None, "highest": None}
         if claim.name in fresh.index:
             seen = fresh.loc[claim.name]
             row["held on seeds"] = f"{seen['held']:.0f} of {seen['seeds']:.0f}"
             row |= {key: seen[key] for key in ("lowest", "median", "highest")}
-        row["asserted"] = established and asserted
+        row["asserted"] = asserted and _held_often(fresh, claim.name)
         rows.append(row)
         if row["asserted"]:
             try:
@@ -223,7 +231,7 @@ def _metrics_path(lesson: str, seed: int) -> Path:
 
 
 def _read_metrics(lesson: str, seed: int) -> dict[str, Any]:
-    return json.loads(_metrics_path(lesson, seed).read_text(encoding="utf-8"))
+    return read_json(_metrics_path(lesson, seed), "delete it, and its seed runs again")
 
 
 def _without_probes(path: Path) -> NotebookNode:
@@ -332,7 +340,7 @@ def _collected(lesson: str, seeds: Iterable[int]) -> dict[str, Any]:
 
 def _read_table() -> dict[str, Any]:
     path = seeds_path()
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, "take it from the repository again, or delete it") if path.is_file() else {}
 
 
 def _time_left(seconds: Mapping[str, Sequence[float]], waiting: Sequence[str]) -> float:

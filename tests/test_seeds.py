@@ -418,3 +418,10 @@ def test_two_calls_side_by_side_share_the_work_and_a_last_one_collects_it(
     run_seeds([], [8, 9])
     assert runs == []
     assert spread(LESSON).loc["learns"].to_list() == pytest.approx([2, 1, 0.8, 0.85, 0.9])
+
+
+def test_a_damaged_table_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "seeds_path", lambda: tmp_path / "seeds.json")
+    (tmp_path / "seeds.json").write_text('{"06": ', encoding="utf-8")
+    with pytest.raises(CourseError, match=r"seeds\.json is damaged: .*take it from the repository again"):
+        spread("06")
