@@ -232,9 +232,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.recipes.methods import METHODS
     from posttrain_helpers.runtime import setup
     from posttrain_helpers.stages import train_stage
-    from posttrain_helpers.training import METHODS
 
     setup(arguments.profile)
     recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)

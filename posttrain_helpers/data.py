@@ -10,8 +10,6 @@ Keys of the data section for such a source: `source`, `adapter` or `columns`, `s
 `seed`, `max_samples`, `held_out_samples`, `length_groups`, `answer_format`, and
     system_prompt: a system turn before the first user turn of every row. It replaces a row's own, so that the
         model is trained with the one prompt that it will get; an empty text takes the rows' own away.
-    max_length: tokens that `length_profile.recipe_length_profile` measures with, where it should not be
-        `args.max_length`, at which the trainer cuts.
 """
 
 from __future__ import annotations
@@ -52,8 +50,9 @@ from posttrain_helpers.preferences import (
     pair_turns,
 )
 from posttrain_helpers.prompt_data import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
+from posttrain_helpers.recipes.methods import METHODS
+from posttrain_helpers.recipes.sources import is_built_in
 from posttrain_helpers.suggestions import closest
-from posttrain_helpers.training import METHODS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,31 +61,8 @@ if TYPE_CHECKING:
     from posttrain_helpers.recipes import Recipe
 
 Row = dict[str, Any]
-_COMMON_KEYS = frozenset({"source", "seed", "length_groups"})
-# Where in a source the rows are and how they are read: another source has other places and columns.
-KEYS_OF_ONE_SOURCE = frozenset({"split", "subset", "revision", "answer_format", "adapter", "columns"})
-_PUBLIC_KEYS = (
-    _COMMON_KEYS | KEYS_OF_ONE_SOURCE | {"max_samples", "held_out_samples", "system_prompt", "max_length"}
-)
 # More rows than are asked for, as some are dropped; the rest of a very large set is not looked at.
 _SPARE_ROWS = 20_000
-
-
-def is_built_in(source: object) -> bool:
-    """Say whether a source is made by the tiny world itself."""
-    return isinstance(source, str) and source.startswith("tinyworld/")
-
-
-def data_keys(source: object) -> frozenset[str]:
-    """Return the keys that a recipe's data section may have for a source.
-
-    Raises:
-        CourseError: a built-in source that does not exist.
-    """
-    if not is_built_in(source):
-        return _PUBLIC_KEYS
-    own = set(signature(built_in_function(source)).parameters) - {"profile"}
-    return _COMMON_KEYS | {"held_out"} | own
 
 
 def load_data(
@@ -155,14 +131,12 @@ def load_data(
     if verbose:
         reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
         print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
-        _warn_about_lengths(recipe)
     return train, held_out
 
 
-# Module and function of each source. The function's parameters are the keys of the data section that its
-# source knows; `seed` and `profile` come from the recipe. It returns rows and suites, and what it dropped if
-# it drops anything.
-BUILT_IN = {
+# Module and function that make each source. The function's parameters are the keys of `recipes.sources`, and
+# `profile`. It returns rows and suites, and what it dropped if it drops anything.
+BUILDERS = {
     "tinyworld/sft": ("tasks", "build_sft_data"),
     "tinyworld/preferences": ("preferences", "build_preference_data"),
     "tinyworld/judgements": ("judgements", "build_judgement_data"),
@@ -171,25 +145,16 @@ BUILT_IN = {
 }
 
 
-def built_in_function(source: str) -> Callable[..., tuple]:
-    """Return the function that makes a built-in source.
-
-    Raises:
-        CourseError: no such source.
-    """
-    if source not in BUILT_IN:
-        raise CourseError(
-            f"the built-in source {source!r} does not exist; {closest(source, BUILT_IN)}Built in: "
-            f"{', '.join(BUILT_IN)}."
-        )
-    module, function = BUILT_IN[source]
+def builder(source: str) -> Callable[..., tuple]:
+    """Return the function that makes a built-in source."""
+    module, function = BUILDERS[source]
     return getattr(import_module(f"posttrain_helpers.tinyworld.{module}"), function)
 
 
 def _built_in(
     source: str, data: dict[str, Any], seed: int, profile: str
 ) -> tuple[list[Row], list[Row], Counter[str]]:
-    function = built_in_function(source)
+    function = builder(source)
     settings = {**data, "seed": seed, "profile": profile}
     wanted = list(signature(function).parameters)
     if missing := [f"data.{key}" for key in wanted if settings.get(key) is None]:
@@ -277,12 +242,6 @@ def _form_of(rows: list[Row], kind: str) -> str:
 def _wanted_form(form: str, kind: str) -> str:
     """Return the form that a method needs; `preferences.for_method` makes what it needs of pairs itself."""
     return form if form == "pairs" and kind != "prompts" else kind
-
-
-def _warn_about_lengths(recipe: Recipe) -> None:
-    own, trainers = recipe.data.get("max_length"), recipe.args.get("max_length")
-    if own is not None and own != trainers:
-        print(f"data.max_length={own} is for the length profile only; the trainer cuts at {trainers}")
 
 
 def _split(

@@ -40,8 +40,8 @@ from posttrain_helpers.memory_plan import (
     make_plan,
 )
 from posttrain_helpers.profiles import get_profile
-from posttrain_helpers.reward_functions import reward_models
 from posttrain_helpers.suggestions import closest
+from posttrain_helpers.verifiers import reward_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, Trainer
@@ -191,7 +191,7 @@ def plan_recipe(
     Raises:
         CourseError: the recipe sets no length, or an optimizer that the plan does not know.
     """
-    from posttrain_helpers.training import config_class
+    from posttrain_helpers.recipes.methods import config_class
 
     arguments = {item.name: item.default for item in fields(config_class(recipe.method))} | recipe.args
     if device is not None:

@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import OUTPUT_VARIABLE
@@ -67,10 +65,6 @@ class Profile:
         sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
             name for loading is "ready_made_sft".
         judge: the model that `POSTTRAIN_JUDGE` names, None where it names none.
-        recipe_section: the profile whose sections of the recipes it uses where they have none of its name;
-            None for no other.
-        overrides: what it changes in such a section, by dotted key; an argument that a method does not have
-            is left out.
         notes: what else a reader should know.
         changes: the reader's changes of recipes, "key=value" as `POSTTRAIN_OVERRIDES` has them.
     """
@@ -89,8 +83,6 @@ class Profile:
     instruct_model: str | None = None
     sft_model: str | None = None
     judge: str | None = None
-    recipe_section: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     notes: str = ""
     changes: tuple[str, ...] = ()
 
@@ -180,15 +172,6 @@ PROFILES = {
             revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
             chat_template="chatml",
             instruct_model="HuggingFaceTB/SmolLM2-135M-Instruct",
-            recipe_section="qwen3",
-            # One thread of a server trains on 80 tokens a second: 40 steps of `sft` take it half an hour.
-            overrides={
-                "data.max_samples": 1000,
-                "args.max_steps": 40,
-                "args.max_length": 512,
-                "args.max_completion_length": 128,
-                "args.activation_checkpointing": True,
-            },
             notes="For readers with a network and no GPU; its few steps show the way, not the result.",
         ),
     )

@@ -12,7 +12,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data import is_built_in, load_data
+from posttrain_helpers.data import load_data
+from posttrain_helpers.recipes.sources import is_built_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,6 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.rewards import as_reward_function
 from posttrain_helpers.scoring import RewardFunction
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import VERIFIERS
 
 if TYPE_CHECKING:
@@ -63,51 +62,6 @@ def reward_model_function(
 
     score.__name__ = score.__qualname__ = name or Path(model).name
     return score
-
-
-def reward_models(names: Iterable[str]) -> list[str]:
-    """Return those of the names that are reward models and no verifiers."""
-    return [name for name in names if name not in VERIFIERS]
-
-
-def check_reward_names(names: Any, method: str, profile: Profile, where: str) -> tuple[str, ...]:
-    """Check the rewards of a recipe; nothing is built or loaded.
-
-    Args:
-        names: what the recipe says.
-        method: of the recipe, which needs rewards.
-        profile: what stage names refer to.
-        where: what to call the recipe in an error.
-
-    Returns:
-        The names.
-
-    Raises:
-        CourseError: none, one twice, or one that is neither verifier nor stage nor a place of models.
-    """
-    from posttrain_helpers.recipes import stage_recipes
-    from posttrain_helpers.stages import saved_stages
-
-    if not names:
-        raise CourseError(
-            f"{where}: the method {method!r} learns from rewards, but the recipe names none; set rewards, "
-            f"for example [{next(iter(VERIFIERS))}] or [reward_model]."
-        )
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
-        raise CourseError(f"{where}: rewards must be a list of names, but it is {names!r}.")
-    if len(set(names)) < len(names):
-        raise CourseError(f"{where}: rewards names one reward twice: {', '.join(names)}; name each once.")
-    for name in names:
-        if name in VERIFIERS or "/" in name or "\\" in name or name in stage_recipes():
-            continue
-        if name not in (stages := saved_stages(profile)):
-            known = [*VERIFIERS, *stage_recipes(), *stages]
-            raise CourseError(
-                f"{where}: the reward {name!r} does not exist; {closest(name, known)}Known are the verifiers "
-                f"{', '.join(VERIFIERS)}, and stages and directories of reward models."
-            )
-    return tuple(names)
 
 
 def _load(model: str, profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

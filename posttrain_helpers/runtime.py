@@ -121,6 +121,7 @@ def setup(
     torch.set_num_threads(runtime.threads)
     set_seed(seed)
     _current = runtime
+    prepare_trainers()
     explain_missing_names()
     print(runtime)
     return runtime
@@ -154,6 +155,15 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
 
     native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return {**defaults, "bf16": native_bf16, "fp16": not native_bf16}
+
+
+def prepare_trainers() -> None:
+    """Let every trainer of this process skip untrained positions on a CPU and count its steps."""
+    from posttrain_helpers.cpu_trainer import skip_untrained_positions
+    from posttrain_helpers.training_state import watch_trainings
+
+    skip_untrained_positions()
+    watch_trainings()
 
 
 def check_seed(seed: object) -> None:

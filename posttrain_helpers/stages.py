@@ -26,11 +26,12 @@ from posttrain_helpers.hub import hub_snapshot
 from posttrain_helpers.profiles import PROFILES, READY_MADE, Profile, get_profile
 from posttrain_helpers.progress import Progress
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
-from posttrain_helpers.reward_functions import reward_models
+from posttrain_helpers.recipes.methods import METHODS, config_class
 from posttrain_helpers.runtime import current_runtime, display_path, preserved_random_state
 from posttrain_helpers.storage import atomic_directory, output_root, read_json, write_json_atomic
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_state import check_trained, check_weights_are_sound
+from posttrain_helpers.verifiers import reward_models
 from posttrain_helpers.weights import sha256, weight_files, weights_identity
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
 
     from posttrain_helpers.data import load_data
     from posttrain_helpers.models import load_model_and_tokenizer, with_all_weights_trained
-    from posttrain_helpers.training import METHODS, make_trainer, train
+    from posttrain_helpers.training import make_trainer, train
 
     target = stage_path(recipe.stage, recipe.profile)
     parent = resolve_model(recipe.model, recipe.profile)
@@ -416,8 +417,6 @@ def _maker(trainer: Trainer | None, name: str, recipe: Recipe) -> str:
 
 def _follows(trainer: Trainer, recipe: Recipe) -> bool:
     """Say whether a trainer has the arguments that a recipe sets, and made all steps."""
-    from posttrain_helpers.training import METHODS, config_class
-
     expected = config_class(recipe.method)(**{**METHODS[recipe.method].arguments, **recipe.args})
     keys = {*recipe.own_args, "learning_rate", "num_train_epochs", "max_steps"}
     if recipe.method == "ppo":  # it computes this one from the others

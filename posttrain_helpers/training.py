@@ -1,28 +1,32 @@
 """From a recipe to a TRL trainer, with the checks that TRL leaves to the reader.
 
-`METHODS` names for each method of the course its config and trainer class; they are imported when they are
-needed.
+`recipes.methods` names the config and trainer class of each method.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.chat_markers import mark_replies, needs_markers
-from posttrain_helpers.cpu_trainer import skip_untrained_positions
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import has_score_head
+from posttrain_helpers.recipes.methods import (
+    METHODS,
+    Method,
+    config_class,
+    imported,
+    method_named,
+    trainer_class,
+)
 from posttrain_helpers.reward_checks import check_policy
 from posttrain_helpers.reward_functions import reward_functions
 from posttrain_helpers.reward_guard import guarded
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.runtime import prepare_trainers
 from posttrain_helpers.training_checks import (
     check_positions,
     check_preferences,
@@ -33,7 +37,7 @@ from posttrain_helpers.training_checks import (
     leave_out_useless_rows,
     lost_in_tokenization,
 )
-from posttrain_helpers.training_state import check_weights_are_sound, watch_trainings
+from posttrain_helpers.training_state import check_weights_are_sound
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,53 +51,16 @@ _BEGINNING = frozenset(
 )
 # How libraries speak about a package that is missing, where they raise no ImportError.
 _ASKS_FOR_A_PACKAGE = re.compile(r"pip install|to be installed|[Pp]lease install")
-_PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
-
-
-@dataclass(frozen=True)
-class Method:
-    """How to build the trainer of one method.
-
-    Attributes:
-        config: "module:class" of the arguments.
-        trainer: "module:class" of the trainer.
-        columns: alternatives of columns that the training set may have.
-        check: called with the finished trainer; raises when it would train on the wrong thing.
-        data: the form of a training row: "conversations", "pairs" (chosen and rejected), "labels" (a reply
-            and whether it is desirable) or "prompts" (it samples its own replies).
-        head: the head of the model that it trains: "language" or "reward".
-        arguments: of the config, where the trainer needs another value than the default; a recipe may
-            overrule them.
-        rewards: whether it learns from reward functions, which the recipe names.
-        sampler: "module:function" that the trainer may sample with.
-    """
-
-    config: str
-    trainer: str
-    columns: tuple[tuple[str, ...], ...]
-    check: Callable[[Trainer], None] | None = None
-    data: str = "conversations"
-    head: str = "language"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    rewards: bool = False
-    sampler: str | None = None
-
-
-def config_class(method: str) -> type:
-    """Return the config class of a method, such as `trl.SFTConfig`.
-
-    Whatever trains asks for it first, so this is where TRL learns to skip untrained positions on a CPU, and
-    trainers to count their steps.
-    """
-    config = _imported(_method(method).config)
-    skip_untrained_positions()
-    watch_trainings()
-    return config
-
-
-def trainer_class(method: str) -> type:
-    """Return the trainer class of a method, such as `trl.SFTTrainer`."""
-    return _imported(_method(method).trainer)
+# What the finished trainer of a method must pass: it raises where it would train on the wrong thing.
+_CHECKS: dict[str, Callable[[Trainer], None]] = {
+    "sft": check_supervision,
+    "reward": check_scored_tokens,
+    "dpo": check_reference,
+    "kto": check_preferences,
+    "grpo": check_policy,
+    "rloo": check_policy,
+    "ppo": check_policy,
+}
 
 
 def make_trainer(
@@ -128,7 +95,8 @@ def make_trainer(
     """
     from transformers.trainer_callback import PrinterCallback
 
-    method = _method(recipe.method)
+    prepare_trainers()
+    method = method_named(recipe.method)
     rewards = _reward_arguments(recipe, method, reward_funcs)
     _check_columns(recipe, method, train_dataset)
     _check_head(recipe, method, model)
@@ -151,9 +119,9 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)  # it prints one raw dict per log; `log_history` keeps them
     compared = method.data in ("pairs", "labels")
     left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
-    if method.check:
+    if check := _CHECKS.get(recipe.method):
         with _refusals_of_the_template():
-            method.check(trainer)
+            check(trainer)
     if method.data == "conversations":
         left_out = lost_in_tokenization(trainer, len(train_dataset))
     if verbose:
@@ -200,88 +168,6 @@ def train(trainer: Trainer) -> dict[str, float]:
     raise CourseError(after_out_of_memory(trainer, _method_of(trainer), reason))
 
 
-METHODS: dict[str, Method] = {
-    "sft": Method(
-        config="trl:SFTConfig",
-        trainer="trl:SFTTrainer",
-        columns=(("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels")),
-        check=check_supervision,
-    ),
-    "reward": Method(
-        config="trl:RewardConfig",
-        trainer="trl:RewardTrainer",
-        columns=(*_PAIRS, ("chosen_ids", "rejected_ids")),
-        check=check_scored_tokens,
-        data="pairs",
-        head="reward",
-    ),
-    "dpo": Method(
-        config="trl:DPOConfig",
-        trainer="trl:DPOTrainer",
-        columns=_PAIRS,
-        check=check_reference,
-        data="pairs",
-    ),
-    "kto": Method(
-        config="trl:KTOConfig",
-        trainer="trl:KTOTrainer",
-        # It would take pairs apart by itself, into all chosen replies and then all rejected ones.
-        columns=(("prompt", "completion", "label"),),
-        check=check_preferences,
-        data="labels",
-    ),
-    # These two collate by columns of their own and warn about the default.
-    "orpo": Method(
-        config="trl.experimental.orpo:ORPOConfig",
-        trainer="trl.experimental.orpo:ORPOTrainer",
-        columns=_PAIRS,
-        data="pairs",
-        arguments={"remove_unused_columns": False},
-    ),
-    "cpo": Method(
-        config="trl.experimental.cpo:CPOConfig",
-        trainer="trl.experimental.cpo:CPOTrainer",
-        columns=_PAIRS,
-        data="pairs",
-        arguments={"remove_unused_columns": False},
-    ),
-    "grpo": Method(
-        config="trl:GRPOConfig",
-        trainer="trl:GRPOTrainer",
-        columns=(("prompt",),),
-        check=check_policy,
-        data="prompts",
-        rewards=True,
-        sampler="posttrain_helpers.rollouts:grpo_rollouts",
-    ),
-    "rloo": Method(
-        config="trl:RLOOConfig",
-        trainer="trl:RLOOTrainer",
-        columns=(("prompt",),),
-        check=check_policy,
-        data="prompts",
-        rewards=True,
-    ),
-    "ppo": Method(
-        config="posttrain_helpers.ppo:PPOConfig",
-        trainer="posttrain_helpers.ppo:PPOTrainer",
-        columns=(("prompt",),),
-        check=check_policy,
-        data="prompts",
-        rewards=True,
-    ),
-}
-
-
-def _method(name: str) -> Method:
-    if name not in METHODS:
-        raise CourseError(
-            f"the method {name!r} does not exist; {closest(name, METHODS)}The methods are "
-            f"{', '.join(METHODS)}."
-        )
-    return METHODS[name]
-
-
 def _method_of(trainer: Trainer) -> str | None:
     """Return the name of the method whose trainer this is."""
     names = {base.__name__ for base in type(trainer).__mro__}
@@ -320,14 +206,7 @@ def _sampler(method: Method, config: Any) -> dict[str, Any]:
     if other_engine or sharded or cut or config.generation_kwargs:
         return {}
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL may change what it asks of a sampler
-    return {"rollout_func": _imported(method.sampler)}
-
-
-def _imported(reference: str) -> Any:
-    module, name = reference.split(":")
-    if module.startswith("trl.experimental"):
-        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # which methods are experimental is in METHODS
-    return getattr(importlib.import_module(module), name)
+    return {"rollout_func": imported(method.sampler)}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ check. What each of them lets through stands in its docstring.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -127,6 +127,11 @@ def boxed_format(completions: Sequence[Completion], **kwargs: Any) -> list[float
 VERIFIERS: dict[str, Callable[..., list[float | None]]] = {
     function.__name__: function for function in (exact_answer, worked_format, equations_right, boxed_format)
 }
+
+
+def reward_models(names: Iterable[str]) -> list[str]:
+    """Return those of the names of rewards that are reward models and no verifiers."""
+    return [name for name in names if name not in VERIFIERS]
 
 
 def gsm8k_answer(text: str) -> str:

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from posttrain_helpers.cpu_trainer import score_every_position, skip_untrained_positions
+from posttrain_helpers.recipes.methods import config_class
+from posttrain_helpers.runtime import prepare_trainers
 
 LENGTHS = (5, 9, 12, 20, 7, 30, 14, 6, 25, 11, 8, 16, 10, 28, 13, 22)
 
@@ -226,3 +228,10 @@ def test_another_trl_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not skip_untrained_positions()
     score_every_position()
     assert not hasattr(trl_utils, "_use_triton")
+
+
+def test_a_config_class_changes_nothing_and_preparing_trainers_does() -> None:
+    config_class("sft")
+    assert not hasattr(trl_utils._use_triton, "without_cpu")
+    prepare_trainers()
+    assert trl_utils._use_triton(torch.device("cpu"))

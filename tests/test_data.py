@@ -5,17 +5,16 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from functools import wraps
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from posttrain_helpers import data
-from posttrain_helpers.data import data_keys, load_data
+from posttrain_helpers.data import BUILDERS, builder, load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import Recipe, load_recipe
+from posttrain_helpers.recipes.sources import BUILT_IN, data_types
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -505,13 +504,12 @@ def test_either_kind_of_prompts_is_enough(
     assert {item["answer"] for item in held_out} == {"Luna"}
 
 
-@pytest.mark.parametrize("source", data.BUILT_IN)
-def test_the_keys_of_a_source_are_what_its_builder_takes(source: str) -> None:
-    module, name = data.BUILT_IN[source]
-    builder = getattr(import_module(f"posttrain_helpers.tinyworld.{module}"), name)
-    own = set(signature(builder).parameters) - {"profile"}
-    assert data_keys(source) == own | {"source", "seed", "length_groups", "held_out"}
-    assert "seed" in own
+def test_the_keys_of_a_source_are_what_its_builder_takes() -> None:
+    assert BUILT_IN.keys() == BUILDERS.keys()
+    for source, types in BUILT_IN.items():
+        taken = get_type_hints(builder(source))
+        assert types == {key: taken[key] for key in taken.keys() - {"seed", "profile", "return"}}
+        assert "seed" in signature(builder(source)).parameters
 
 
 def test_length_groups_sort_within_groups_only(recipe_for) -> None:
@@ -539,7 +537,7 @@ def test_length_groups_of_labelled_replies(recipe_for) -> None:
         assert all(row in of_group for row in grouped[start : start + 10])
 
 
-@pytest.mark.parametrize("key", ["length_groups", "max_samples", "held_out_samples", "max_length"])
+@pytest.mark.parametrize("key", ["length_groups", "max_samples", "held_out_samples"])
 @pytest.mark.parametrize("size", [0, -4, 2.5, True, "many"])
 def test_a_size_is_a_count(recipe_for, key: str, size: Any) -> None:
     with pytest.raises(CourseError, match=rf"data\.{key} must be a whole number of at least 1, but it is"):
@@ -557,15 +555,21 @@ def test_built_in_conversations_are_no_pairs() -> None:
 
 def test_the_keys_of_each_source() -> None:
     common = {"source", "seed", "length_groups"}
-    assert data_keys("tinyworld/prompts") == {*common, "held_out", "n_prompts"}
-    assert data_keys("tinyworld/word_problems") == {*common, "held_out", "n_train", "steps", "largest"}
-    assert data_keys("tinyworld/sft") == {*common, "n_train", "held_out"}
-    assert data_keys("tinyworld/preferences") == {*common, "held_out", *PREFERENCE_SETTINGS}
+    assert data_types("tinyworld/prompts").keys() == {*common, "held_out", "n_prompts"}
+    assert data_types("tinyworld/word_problems").keys() == {
+        *common,
+        "held_out",
+        "n_train",
+        "steps",
+        "largest",
+    }
+    assert data_types("tinyworld/sft").keys() == {*common, "n_train", "held_out"}
+    assert data_types("tinyworld/preferences").keys() == {*common, "held_out", *PREFERENCE_SETTINGS}
     public = {"max_samples", "held_out_samples", "answer_format", "split", "subset", "revision"}
-    public |= {"adapter", "columns", "system_prompt", "max_length"}
-    assert data_keys("my.jsonl") == data_keys(None) == common | public
+    public |= {"adapter", "columns", "system_prompt"}
+    assert data_types("my.jsonl").keys() == data_types(None).keys() == common | public
     with pytest.raises(CourseError, match=r"'tinyworld/preference' does not exist; did you mean .*/prefer"):
-        data_keys("tinyworld/preference")
+        data_types("tinyworld/preference")
 
 
 # --- prompts ---

@@ -31,3 +31,13 @@ def test_import_loads_no_heavy_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_recipes_load_no_trainer_no_data_and_no_stage() -> None:
+    code = (
+        "import sys, posttrain_helpers.recipes\nupper = {f'posttrain_helpers.{name}' for name in "
+        "('data', 'training', 'stages', 'models', 'reward_functions', 'tinyworld.tasks')}\n"
+        "print(sorted(upper & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

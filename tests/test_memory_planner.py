@@ -25,7 +25,8 @@ from posttrain_helpers.memory_plan import ITEMS, NEEDS
 from posttrain_helpers.memory_planner import free_memory, plan_memory, plan_recipe
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.recipes import load_recipe, recipe_names
-from posttrain_helpers.training import METHODS, train
+from posttrain_helpers.recipes.methods import METHODS
+from posttrain_helpers.training import train
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import bench_memory_planner as bench

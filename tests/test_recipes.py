@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from posttrain_helpers import recipes
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import PROFILES
 from posttrain_helpers.recipes import load_recipe, recipe_names, stage_recipes
-from posttrain_helpers.training import METHODS, config_class
+from posttrain_helpers.recipes import shipped as shipped_recipes
+from posttrain_helpers.recipes.methods import METHODS, config_class
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -308,7 +308,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Put recipes in the place of the shipped ones; `shipped("reward", "reward_model")` adds one."""
     directory = tmp_path / "shipped"
     directory.mkdir()
-    monkeypatch.setattr(recipes, "_DIRECTORY", directory)
+    monkeypatch.setattr(shipped_recipes, "DIRECTORY", directory)
 
     def add(name: str, stage: str | None = None, text: str = MINIMAL) -> None:
         line = "" if stage is None else f"stage: {stage}\n"
@@ -341,14 +341,14 @@ def test_stage_names_follow_the_files(shipped) -> None:
     shipped("sft")
     assert stage_recipes() == {"reward_model": "reward", "sft": "sft"}
     shipped("reward", "scorer")
-    os.utime(recipes._DIRECTORY / "reward.yaml", (1, 1))
+    os.utime(shipped_recipes.DIRECTORY / "reward.yaml", (1, 1))
     assert stage_recipes() == {"scorer": "reward", "sft": "sft"}
 
 
 def test_the_files_are_read_once(shipped, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped("sft")
     expected = stage_recipes()
-    monkeypatch.setattr(recipes, "read_yaml", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(shipped_recipes, "read_yaml", lambda path: pytest.fail(f"{path} is read again"))
     assert stage_recipes() == expected
 
 
@@ -466,7 +466,7 @@ def test_the_family_learns_from_the_same_data_on_a_gpu(name: str) -> None:
 
 
 def test_every_recipe_that_takes_data_from_dpo_is_in_the_table() -> None:
-    texts = {name: (recipes._DIRECTORY / f"{name}.yaml").read_text("utf-8") for name in recipe_names()}
+    texts = {name: (shipped_recipes.DIRECTORY / f"{name}.yaml").read_text("utf-8") for name in recipe_names()}
     assert {name for name, text in texts.items() if "same_as: dpo" in text} == set(CHANGED_DATA)
 
 

@@ -11,11 +11,10 @@ from posttrain_helpers import models, verifiers
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.profiles import get_profile
+from posttrain_helpers.recipes.checks import check_rewards
 from posttrain_helpers.reward_functions import (
-    check_reward_names,
     reward_functions,
     reward_model_function,
-    reward_models,
 )
 from posttrain_helpers.rewards import score_replies, scored_token
 
@@ -50,7 +49,7 @@ def test_names_of_verifiers_and_of_reward_models(reward_model_dir: Path) -> None
     assert judge.__name__ == "judge"
     assert reward_model_function(reward_model_dir, name="mine").__name__ == "mine"
     assert reward_model_function("reward_model").__name__ == "reward_model"
-    assert reward_models(["exact_answer", "reward_model", "a/b"]) == ["reward_model", "a/b"]
+    assert verifiers.reward_models(["exact_answer", "reward_model", "a/b"]) == ["reward_model", "a/b"]
 
 
 def test_a_reward_model_scores_as_score_replies_does(reward_model_dir: Path) -> None:
@@ -107,7 +106,7 @@ def test_a_language_model_is_no_reward_model(random_model_dir: Path) -> None:
 
 
 def checked(names: object) -> tuple[str, ...]:
-    return check_reward_names(names, "grpo", get_profile("tiny"), "recipe 'mine'")
+    return check_rewards(names, "grpo", get_profile("tiny"), "recipe 'mine'")
 
 
 def test_names_that_a_recipe_may_have(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

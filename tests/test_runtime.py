@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from posttrain_helpers import runtime
+from posttrain_helpers.cpu_trainer import score_every_position
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import PROFILES
 from posttrain_helpers.runtime import (
@@ -52,6 +53,19 @@ def restored(monkeypatch: pytest.MonkeyPatch):
     with preserved_random_state(), warnings.catch_warnings():
         yield
     torch.set_num_threads(threads)
+
+
+def test_every_trainer_after_setup_is_prepared() -> None:
+    from transformers import trainer
+    from trl.trainer import utils
+
+    score_every_position()
+    trainer.DEFAULT_CALLBACKS[:] = [
+        callback for callback in trainer.DEFAULT_CALLBACKS if callback.__name__ != "TrainingWatch"
+    ]
+    setup("tiny")
+    assert utils._use_triton(torch.device("cpu"))
+    assert [callback.__name__ for callback in trainer.DEFAULT_CALLBACKS].count("TrainingWatch") == 1
 
 
 def test_card_has_seven_lines_and_says_what_was_decided(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from posttrain_helpers import data, profiles, recipes, stages
+from posttrain_helpers import data, profiles, stages
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
-from posttrain_helpers.recipes import Recipe, load_recipe
+from posttrain_helpers.recipes import Recipe, load_recipe, shipped
 from posttrain_helpers.stages import (
     MANIFEST,
     build_stage,
@@ -286,7 +286,7 @@ def preference_course(
     own = replace(profiles.PROFILES["tiny"], base_model=str(base_dir))
     monkeypatch.setitem(profiles.PROFILES, "tiny", own)
     monkeypatch.setenv("POSTTRAIN_PROFILE", "tiny")
-    monkeypatch.setattr(recipes, "_DIRECTORY", tmp_path / "recipes")
+    monkeypatch.setattr(shipped, "DIRECTORY", tmp_path / "recipes")
     (tmp_path / "recipes").mkdir()
     for name, text in (("sft", SFT), ("reward", REWARD)):
         (tmp_path / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")

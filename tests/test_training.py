@@ -17,7 +17,8 @@ from posttrain_helpers import training
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
-from posttrain_helpers.training import METHODS, config_class, make_trainer, train, trainer_class
+from posttrain_helpers.recipes.methods import METHODS, config_class, trainer_class
+from posttrain_helpers.training import make_trainer, train
 from posttrain_helpers.training_checks import check_supervision
 
 pytestmark = pytest.mark.usefixtures("output_root")
@@ -262,8 +263,8 @@ def test_another_trainer_class_is_one_entry(pair, monkeypatch: pytest.MonkeyPatc
         pass
 
     monkeypatch.setattr(training, "Quiet", Quiet, raising=False)
-    method = replace(training.METHODS["sft"], trainer="posttrain_helpers.training:Quiet")
-    monkeypatch.setitem(training.METHODS, "sft", method)
+    method = replace(METHODS["sft"], trainer="posttrain_helpers.training:Quiet")
+    monkeypatch.setitem(METHODS, "sft", method)
     assert type(make_trainer(recipe(), *pair, rows())) is Quiet
 
 

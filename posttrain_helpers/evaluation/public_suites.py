@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from posttrain_helpers.comparison_scores import Item, Score
-from posttrain_helpers.data import is_built_in, load_data
+from posttrain_helpers.data import load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.prompts import ENGLISH_SETS
 from posttrain_helpers.evaluation.quality import Quality, load_quality
@@ -22,6 +22,7 @@ from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.questions import load_questions
 from posttrain_helpers.recipes import Recipe, load_recipe
+from posttrain_helpers.recipes.sources import is_built_in
 from posttrain_helpers.verifiers import boxed_format, exact_answer
 
 # What the public pairs of the recipe `dpo` change: https://huggingface.co/datasets/banghua/DL-DPO-Dataset

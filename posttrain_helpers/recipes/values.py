@@ -1,8 +1,7 @@
 """Whether the values of a recipe are of the types that the libraries declare, and in the ranges that matter.
 
-The types are those of the config classes' fields and of the parameters of the built-in data sources, so a new
-argument of a library is checked without a change here. TRL itself accepts `learning_rate="fast"` and fails
-with a traceback in the optimizer.
+The types of arguments are those of the config classes' fields, so a new argument of a library is checked
+without a change here. TRL itself accepts `learning_rate="fast"` and fails with a traceback in the optimizer.
 """
 
 from __future__ import annotations
@@ -12,21 +11,12 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from posttrain_helpers.annotations import described, enumerated, fits, is_number
-from posttrain_helpers.data import built_in_function, is_built_in
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.runtime import LARGEST_SEED
 from posttrain_helpers.suggestions import closest
 
 VALUE_TYPES = {"description": str, "model": str, "seed": int}
 
-_DATA_TYPES = {
-    **dict.fromkeys(("source", "adapter", "split", "subset", "revision", "answer_format"), str),
-    **dict.fromkeys(("max_samples", "held_out_samples", "length_groups", "max_length"), int),
-    "seed": int,
-    "system_prompt": str,
-    "columns": dict[str, Any],
-    "held_out": str | list[str],
-}
 # What the libraries take beyond what they declare.
 _ALSO_TAKEN = {"loss_type": str, "fsdp": bool | list[str]}
 _LEAST = {
@@ -47,16 +37,6 @@ def argument_types(config: type) -> dict[str, Any]:
     """Return the declared type of each field of a config class."""
     types = get_type_hints(config)
     return {key: kind | _ALSO_TAKEN[key] if key in _ALSO_TAKEN else kind for key, kind in types.items()}
-
-
-def data_types(source: object) -> dict[str, Any]:
-    """Return the type of each key of a data section with this source.
-
-    Raises:
-        CourseError: a built-in source that does not exist.
-    """
-    own = get_type_hints(built_in_function(source)) if is_built_in(source) else {}
-    return {key: kind for key, kind in {**_DATA_TYPES, **own}.items() if key != "return"}
 
 
 def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str, where: str) -> None:

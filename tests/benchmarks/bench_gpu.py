@@ -165,9 +165,9 @@ def run(
     )
     from posttrain_helpers.errors import CourseError
     from posttrain_helpers.memory_planner import plan_recipe
+    from posttrain_helpers.recipes.methods import trainer_class
     from posttrain_helpers.recipes.overrides import parsed_overrides
     from posttrain_helpers.throughput import Throughput, peak_flops, training_flops_per_token
-    from posttrain_helpers.training import trainer_class
 
     setup("qwen3")
     recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})

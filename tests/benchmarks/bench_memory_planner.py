@@ -131,8 +131,8 @@ def run(case: dict[str, Any], model_dir: str, output: str, device: str, steps: i
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from posttrain_helpers.recipes.methods import config_class, trainer_class
     from posttrain_helpers.rollouts import grpo_rollouts
-    from posttrain_helpers.training import config_class, trainer_class
 
     method = case["method"]
     accumulation = case.get("gradient_accumulation_steps", 1)

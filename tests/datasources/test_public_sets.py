@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from public_schemas import SCHEMAS, as_loaded, real_rows, reply, two_sides, user
+from public_schemas import SCHEMAS, as_loaded, real_rows, reply, user
 
 from posttrain_helpers.data import load_data
 from posttrain_helpers.datasources.catalog import ADAPTERS
@@ -249,25 +249,13 @@ def test_a_mapping_from_the_command_line(tmp_path: Path) -> None:
             {"system_prompt": 3, "columns": {"prompt": "q", "reply": "a"}},
             "data.system_prompt must be text, but it is 3",
         ),
-        ({"max_length": 0}, "data.max_length must be a whole number of at least 1, but it is 0"),
+        ({"max_samples": 0}, "data.max_samples must be a whole number of at least 1, but it is 0"),
         ({"system": "Be brief."}, "the key data.system does not exist; did you mean 'system_prompt'"),
     ],
 )
 def test_mistakes_in_the_data_section(settings: dict, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(CourseError, match=sentence):
         load_data(file_recipe(tmp_path, [{"q": "Why?", "a": "So."}], "sft", **settings))
-
-
-def test_a_length_that_only_the_profile_knows_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [two_sides("a", "b", "c")]
-    chosen = file_recipe(tmp_path, rows, "dpo", max_length=64)
-    load_data(chosen)
-    line = "data.max_length=64 is for the length profile only; the trainer cuts at 128\n"
-    assert capsys.readouterr().out.endswith(line)
-    load_data(replace(chosen, args={**chosen.args, "max_length": 64}))
-    assert "profile" not in capsys.readouterr().out
 
 
 def test_few_rows_of_a_very_large_set_are_looked_at(

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from split_leaks import leaking, leaks, question_of
 
-from posttrain_helpers.data import BUILT_IN
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.prompting import few_shot_items
 from posttrain_helpers.questions import load_questions
 from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.recipes.sources import BUILT_IN
 from posttrain_helpers.samples import Sample
 from posttrain_helpers.tinyworld import preferences
 from posttrain_helpers.tinyworld.arithmetic import LARGEST_OPERAND, Sum, split_of_sum

@@ -1,0 +1,134 @@
+"""Whether what a recipe says can be: every key known, every value of its type, every reward there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.profiles import Profile
+from posttrain_helpers.recipes.methods import METHODS, config_class
+from posttrain_helpers.recipes.shipped import stage_recipes
+from posttrain_helpers.recipes.sources import data_types
+from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values
+from posttrain_helpers.suggestions import closest
+from posttrain_helpers.verifiers import VERIFIERS
+
+_RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "max_seq_length": "max_length",
+    "warmup_ratio": "warmup_steps (below 1 it is a share of all steps)",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+}
+
+
+def check_settings(settings: dict[str, Any], where: str) -> None:
+    """Check the settings of a recipe but its rewards.
+
+    Args:
+        settings: with all sections, as they are after every change.
+        where: what to call the recipe in an error.
+
+    Raises:
+        CourseError: a key that does not exist, a value of another type or out of range, or no method or
+            parent.
+    """
+    for key in ("method", "parent"):
+        if not isinstance(settings.get(key), str):
+            raise CourseError(f"{where} lacks {key!r}, or it is no text; found {settings.get(key)!r}.")
+    if settings.get("quantization") not in (None, "4bit", "8bit"):
+        raise CourseError(
+            f"{where}: quantization must be 4bit, 8bit or null, but it is {settings['quantization']!r}."
+        )
+    values = {key: settings[key] for key in VALUE_TYPES if settings.get(key) is not None}
+    check_values(values, VALUE_TYPES, "", where)
+    types = data_types(settings["data"].get("source"))
+    check_keys(settings["data"], types, "data.", where)
+    # Null means "not set" for all of the data but the seed, which is never left open.
+    data = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
+    check_values(data, types, "data.", where)
+    _check_arguments(settings["args"], config_class(settings["method"]), "args.", where)
+    if settings["lora"]:
+        from peft import LoraConfig
+
+        _check_arguments(settings["lora"], LoraConfig, "lora.", where)
+
+
+def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tuple[str, ...]:
+    """Return the rewards of a recipe, there if and only if its method learns from them; nothing is loaded.
+
+    Args:
+        names: what the recipe says.
+        method: of the recipe.
+        profile: what stage names refer to.
+        where: what to call the recipe in an error.
+
+    Raises:
+        CourseError: rewards for a method that has none, none for one that needs them, one twice, or one that
+            is neither verifier nor stage nor a place of models.
+    """
+    if not METHODS[method].rewards:
+        if names:
+            raise CourseError(
+                f"{where}: the method {method!r} does not learn from rewards, but rewards is {names!r}; "
+                "remove it, or choose a method that does: "
+                f"{', '.join(name for name, other in METHODS.items() if other.rewards)}."
+            )
+        return ()
+    if not names:
+        raise CourseError(
+            f"{where}: the method {method!r} learns from rewards, but the recipe names none; set rewards, "
+            f"for example [{next(iter(VERIFIERS))}] or [reward_model]."
+        )
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise CourseError(f"{where}: rewards must be a list of names, but it is {names!r}.")
+    if len(set(names)) < len(names):
+        raise CourseError(f"{where}: rewards names one reward twice: {', '.join(names)}; name each once.")
+    for name in names:
+        is_place = "/" in name or "\\" in name
+        if not is_place and name not in (known := _known_rewards(profile)):
+            raise CourseError(
+                f"{where}: the reward {name!r} does not exist; {closest(name, known)}Known are the verifiers "
+                f"{', '.join(VERIFIERS)}, and stages and directories of reward models."
+            )
+    return tuple(names)
+
+
+def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:
+    """Check that keys exist.
+
+    Args:
+        found: keys and their values.
+        known: the keys that exist.
+        prefix: what to write before a key, such as "args.".
+        where: what to call the recipe in an error.
+
+    Raises:
+        CourseError: the sentence names the key and the closest known one.
+    """
+    known = list(known)
+    for key in found:
+        if prefix == "args." and key in _RENAMED:
+            raise CourseError(f"{where}: the key {prefix}{key} was renamed; write {prefix}{_RENAMED[key]}.")
+        if key not in known:
+            hint = closest(key, known) or (
+                f"known are {', '.join(sorted(known))}. " if len(known) < 20 else ""
+            )
+            raise CourseError(
+                f"{where}: the key {prefix}{key} does not exist; {hint or 'no known key is near. '}Correct "
+                "or remove it."
+            )
+
+
+def _check_arguments(arguments: Mapping[str, Any], config: type, prefix: str, where: str) -> None:
+    check_keys(arguments, [item.name for item in fields(config) if item.init], prefix, where)
+    check_values(arguments, argument_types(config), prefix, where)
+
+
+def _known_rewards(profile: Profile) -> list[str]:
+    from posttrain_helpers.stages import saved_stages
+
+    return [*VERIFIERS, *stage_recipes(), *saved_stages(profile)]
