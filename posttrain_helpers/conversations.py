@@ -90,6 +90,27 @@ def listed_counts(dropped: Counter[str]) -> str:
     )
 
 
+def check_columns(rows: list[Row], columns: Iterable[str], source: str, kind: str, needed: str = "") -> None:
+    """Check that every row has the columns of its kind.
+
+    Args:
+        rows: as they were read.
+        columns: the names.
+        source: what to call the rows in an error.
+        kind: of the rows, for what to do about other columns.
+        needed: a sentence that says more about the columns.
+
+    Raises:
+        CourseError: a row lacks one.
+    """
+    for row in rows:
+        if missing := [column for column in columns if column not in row]:
+            raise CourseError(
+                f"{source!r} has no column {missing[0]!r} in every row; found the columns "
+                f"{', '.join(map(str, row))}. {needed}{advice(row, kind)}"
+            )
+
+
 def check_some_left(
     kept: list[Row], dropped: Counter[str], what: str, source: str, faults: Mapping[str, str]
 ) -> None:
@@ -150,13 +171,8 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
     Raises:
         CourseError: a row without the column `messages`, or no row with messages in it.
     """
-    for row in rows:
-        if "messages" not in row:
-            raise CourseError(
-                f"{source!r} has no column 'messages' in every row; found the columns "
-                f"{', '.join(map(str, row))}. Each row needs messages=[{{'role': ..., 'content': ...}}, "
-                f"...]. {advice(row, 'conversations')}"
-            )
+    needed = "Each row needs messages=[{'role': ..., 'content': ...}, ...]. "
+    check_columns(rows, ("messages",), source, "conversations", needed)
     kept, dropped = sift(rows, _usable, lambda row: text_key(row["messages"]))
     if rows and dropped["not conversational"] == len(rows):
         raise CourseError(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
-from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -185,10 +184,10 @@ _FORMS = {
 def _public(
     source: str, data: dict[str, Any], seed: int, kind: str, special: Collection[str]
 ) -> tuple[list[Row], list[Row], Counter[str]]:
-    adapter, answer_format = find_adapter(source, data), data.get("answer_format")
+    adapter = find_adapter(source, data)
     most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
     limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
-    if answer_format is not None and kind != "prompts":
+    if data.get("answer_format") is not None and kind != "prompts":
         raise CourseError(
             "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
             "remove the key."
@@ -198,22 +197,15 @@ def _public(
             f"the columns of {source!r} are read as {adapter.kind}, but this recipe's method learns from "
             f"{kind}; choose another source{_OTHER_READING if adapter.name != 'columns' else ''}."
         )
-    if adapter and answer_format is not None and adapter.kind != "prompts":
-        raise CourseError(
-            f"data.answer_format is {answer_format!r}, but the columns of {source!r} are read as "
-            f"{adapter.kind}, which hold no problems with solutions; set data.answer_format to null."
-        )
     rows = read_rows(source, data, adapter, seed, limit)
     converted: Counter[str] = Counter()
     if adapter:
         rows, converted = convert(adapter, rows, source)
-        form, answer_format = adapter.kind, answer_format or adapter.answer_format
+        form = adapter.kind
     else:
         rows = with_messages(rows)
         form = _form_of(rows, kind)
     usable, turns, as_item = _FORMS[form]
-    if form == "prompts":
-        usable = partial(usable, answer_format=answer_format)
     kept, dropped = usable(rows, source)
     dropped.update(converted)
     if (wanted := _wanted_form(form, kind)) != form:

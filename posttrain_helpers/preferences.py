@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.conversations import (
     MESSAGE_FAULTS,
     ROLES,
+    check_columns,
     check_some_left,
     read_messages,
     sift,
@@ -71,20 +72,6 @@ def explicit_pairs(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
     return kept, dropped
 
 
-def implicit_prompt(rows: list[Row]) -> list[Row]:
-    """Return explicit rows in the form where both replies begin with the prompt.
-
-    TRL's trainers accept both forms and make the same tokens of them.
-    """
-    return [
-        {
-            **{key: value for key, value in row.items() if key != "prompt"},
-            **{side: row["prompt"] + row[side] for side in SIDES},
-        }
-        for row in rows
-    ]
-
-
 def for_method(rows: list[Row], data_kind: str, seed: int) -> Dataset:
     """Return the training set that a method makes of explicit rows.
 
@@ -94,9 +81,6 @@ def for_method(rows: list[Row], data_kind: str, seed: int) -> Dataset:
             a row of its own with the label True or False, so twice as many rows; "conversations" keeps the
             chosen reply only, which makes supervised fine-tuning the control of preference learning.
         seed: of the order of "labels".
-
-    Raises:
-        CourseError: an unknown kind.
     """
     from datasets import Dataset
 
@@ -105,14 +89,10 @@ def for_method(rows: list[Row], data_kind: str, seed: int) -> Dataset:
     pairs = Dataset.from_list([{key: row[key] for key in ("prompt", *SIDES)} for row in rows])
     if data_kind == "pairs":
         return pairs
-    if data_kind == "labels":
-        from trl import unpair_preference_dataset
+    from trl import unpair_preference_dataset
 
-        # TRL writes all chosen replies of 1,000 pairs before their rejected ones, and KTO reads in order.
-        return unpair_preference_dataset(pairs).shuffle(seed=seed)
-    raise CourseError(
-        f"no method learns from {data_kind!r}; the kinds of data are 'pairs', 'labels' and 'conversations'."
-    )
+    # TRL writes all chosen replies of 1,000 pairs before their rejected ones, and KTO reads in order.
+    return unpair_preference_dataset(pairs).shuffle(seed=seed)
 
 
 def pair_turns(row: Row) -> list[Row]:
@@ -169,13 +149,8 @@ def _conversation(row: Row, side: str) -> list[Row] | str:
 
 
 def _check_columns(rows: list[Row], source: str) -> None:
-    for row in rows:
-        if missing := [side for side in SIDES if side not in row]:
-            raise CourseError(
-                f"{source!r} has no column {missing[0]!r} in every row; found the columns "
-                f"{', '.join(map(str, row))}. Pairs need chosen and rejected, and prompt where these two do "
-                f"not begin with it. {advice(row, 'pairs')}"
-            )
+    needed = "Pairs need chosen and rejected, and prompt where these two do not begin with it. "
+    check_columns(rows, SIDES, source, "pairs", needed)
     if not rows:
         return
     for side in SIDES:

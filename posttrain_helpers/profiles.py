@@ -65,7 +65,6 @@ class Profile:
         sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
             name for loading is "ready_made_sft".
         judge: the model that `POSTTRAIN_JUDGE` names, None where it names none.
-        notes: what else a reader should know.
         changes: the reader's changes of recipes, "key=value" as `POSTTRAIN_OVERRIDES` has them.
     """
 
@@ -83,7 +82,6 @@ class Profile:
     instruct_model: str | None = None
     sft_model: str | None = None
     judge: str | None = None
-    notes: str = ""
     changes: tuple[str, ...] = ()
 
     def model_named(self, name: str) -> str | None:
@@ -141,7 +139,6 @@ PROFILES = {
             min_gpu_gb=0,
             licence="MIT",
             download="nothing",
-            notes="Every lesson takes one to two minutes on two cores.",
         ),
         Profile(
             name="qwen3",
@@ -157,7 +154,6 @@ PROFILES = {
             chat_template="chatml",
             instruct_model="Qwen/Qwen3-0.6B",
             sft_model="banghua/Qwen3-0.6B-SFT",
-            notes="A CPU can load and generate; training needs a GPU.",
         ),
         Profile(
             name="smol",
@@ -172,7 +168,6 @@ PROFILES = {
             revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
             chat_template="chatml",
             instruct_model="HuggingFaceTB/SmolLM2-135M-Instruct",
-            notes="For readers with a network and no GPU; its few steps show the way, not the result.",
         ),
     )
 }

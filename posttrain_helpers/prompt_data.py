@@ -1,6 +1,6 @@
 """Prompts without replies, for methods that sample their own replies and learn from a reward.
 
-    rows, dropped = usable_prompts(rows, "openai/gsm8k", answer_format="gsm8k")
+    rows, dropped = usable_prompts(rows, "my_prompts.jsonl")
 
 A row needs a `prompt`, a text or messages. Whatever else it has reaches the reward functions by name: a
 verifier reads `answer`.
@@ -9,21 +9,17 @@ verifier reads `answer`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.conversations import (
     MESSAGE_FAULTS,
+    check_columns,
     check_some_left,
     read_messages,
     sift,
     text_key,
 )
-from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
-from posttrain_helpers.verifiers import BOXED_REQUEST, gsm8k_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,50 +48,24 @@ FAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class AnswerFormat:
-    """How a public set of problems becomes prompts with an answer that a verifier can check.
-
-    Attributes:
-        prompt: the column with the problem.
-        answer: the column with the answer or the solution.
-        request: a sentence that is added to the problem: it asks for the form that the verifier reads.
-        extract: gets the answer out of the text in the column; raises CourseError where there is none.
-    """
-
-    prompt: str
-    answer: str
-    request: str
-    extract: Callable[[str], str]
-
-
-ANSWER_FORMATS = {
-    "gsm8k": AnswerFormat(prompt="question", answer="answer", request=BOXED_REQUEST, extract=gsm8k_answer),
-}
-
-
-def usable_prompts(
-    rows: list[Row], source: str, answer_format: str | None = None
-) -> tuple[list[Row], Counter[str]]:
+def usable_prompts(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:
     """Bring prompts into the form of messages and drop what no reply can be sampled for.
 
     Args:
-        rows: each with `prompt`, or with the columns of the answer format.
+        rows: each with `prompt`, a text or messages.
         source: what to call the rows in an error.
-        answer_format: a key of `ANSWER_FORMATS`, None for rows that have a prompt already.
 
     Returns:
         The rows with `prompt` as messages and every other column as it was, and for each of `FAULTS` the
         number of rows dropped.
 
     Raises:
-        CourseError: an unknown answer format, a missing column, a column whose name TRL needs, or no row
-            left.
+        CourseError: no column `prompt`, a column whose name TRL needs, or no row left.
     """
-    adapter = _answer_format(answer_format)
+    check_columns(rows, ("prompt",), source, "prompts")
     for row in rows:
-        _check_columns(row, source, adapter)
-    kept, dropped = sift(rows, lambda row: _usable(row, adapter), lambda row: text_key(row["prompt"]))
+        _check_names(row, source)
+    kept, dropped = sift(rows, _usable, lambda row: text_key(row["prompt"]))
     check_some_left(kept, dropped, "prompt", source, FAULTS)
     return kept, dropped
 
@@ -153,32 +123,7 @@ def held_out_prompt(row: Row, identifier: str) -> Row:
     return {**row, "id": identifier, "task": row.get("task") or "prompt", "answer": row.get("answer")}
 
 
-def _answer_format(name: str | None) -> AnswerFormat | None:
-    if name is None:
-        return None
-    if name not in ANSWER_FORMATS:
-        raise CourseError(
-            f"data.answer_format {name!r} does not exist; {closest(name, ANSWER_FORMATS)}The answer formats "
-            f"are {', '.join(ANSWER_FORMATS)}."
-        )
-    return ANSWER_FORMATS[name]
-
-
-def _check_columns(row: Row, source: str, adapter: AnswerFormat | None) -> None:
-    for column in (adapter.prompt, adapter.answer) if adapter else ("prompt",):
-        if column not in row:
-            known = [
-                name for name, form in ANSWER_FORMATS.items() if {form.prompt, form.answer} <= row.keys()
-            ]
-            hint = (
-                f"Rename or convert them or set data.answer_format to {known[0]!r}."
-                if known and not adapter
-                else advice(row, "prompts")
-            )
-            raise CourseError(
-                f"{source!r} has no column {column!r} in every row; found the columns "
-                f"{', '.join(map(str, row))}. {hint}"
-            )
+def _check_names(row: Row, source: str) -> None:
     if taken := [name for name in row if name in _TAKEN]:
         raise CourseError(
             f"{source!r} has a column {taken[0]!r}, a name under which TRL passes something else to reward "
@@ -191,13 +136,13 @@ def _check_columns(row: Row, source: str, adapter: AnswerFormat | None) -> None:
         )
 
 
-def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
+def _usable(row: Row) -> Row | str:
     """Return a row with its prompt as messages, or the fault for which it is dropped."""
-    prompt = row[adapter.prompt] if adapter else row["prompt"]
+    prompt = row["prompt"]
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         return "empty prompt"
     if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": f"{prompt} {adapter.request}" if adapter else prompt}]
+        prompt = [{"role": "user", "content": prompt}]
     prompt = read_messages(prompt)
     if isinstance(prompt, str):
         return prompt
@@ -205,13 +150,6 @@ def _usable(row: Row, adapter: AnswerFormat | None) -> Row | str:
         return "prompt that does not end with a user's turn"
     if not prompt[-1]["content"].strip():
         return "empty prompt"
-    rest = {key: value for key, value in row.items() if key != (adapter.prompt if adapter else "prompt")}
-    answer = rest.get("answer") if adapter is None else rest[adapter.answer]
-    if ("answer" in rest or adapter) and (answer is None or not str(answer).strip()):
+    if "answer" in row and (row["answer"] is None or not str(row["answer"]).strip()):
         return "no answer"
-    if adapter:
-        try:
-            rest["answer"] = adapter.extract(answer)
-        except CourseError:
-            return "no answer"
-    return {"prompt": prompt, **rest}
+    return {**row, "prompt": prompt}

@@ -216,10 +216,11 @@ def _learn_sums(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
     """Train the model on the problems of this file, each with its boxed result as the reply."""
     import torch
 
-    from posttrain_helpers.prompt_data import usable_prompts
+    from posttrain_helpers.datasources.adapters import convert
+    from posttrain_helpers.datasources.catalog import ADAPTERS
     from posttrain_helpers.tinyworld.tokenizer import chat_template
 
-    asked, _ = usable_prompts(problems(), "problems", answer_format="gsm8k")
+    asked, _ = convert(ADAPTERS["gsm8k"], problems(), "problems")
     replies = [{"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"} for row in asked]
     texts = [
         tokenizer.apply_chat_template([*row["prompt"], reply], tokenize=False, chat_template=chat_template())

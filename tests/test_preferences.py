@@ -14,7 +14,6 @@ from posttrain_helpers.preferences import (
     explicit_pairs,
     for_method,
     held_out_pair,
-    implicit_prompt,
     in_length_groups,
     is_preference,
 )
@@ -220,11 +219,19 @@ def test_rows_that_are_preferences() -> None:
     assert not is_preference([])
 
 
-def test_implicit_and_back() -> None:
+def prompt_in_replies(rows: list[Row]) -> list[Row]:
+    """Return rows whose replies begin with the prompt, which is in no column of its own."""
+    scores = [{key: row[key] for key in row if key.startswith("score")} for row in rows]
+    return [
+        {side: row["prompt"] + row[side] for side in ("chosen", "rejected")} | more
+        for row, more in zip(rows, scores, strict=True)
+    ]
+
+
+def test_a_prompt_in_both_replies_is_found() -> None:
     rows = [*PAIRS, SCORED, explicit("q", "a", "b", SYSTEM)]
-    assert set(implicit_prompt(rows)[0]) == {"chosen", "rejected"}
-    assert implicit_prompt([SCORED]) == [ULTRAFEEDBACK[0]]
-    assert explicit_pairs(implicit_prompt(rows), "rows") == (rows, Counter())
+    assert prompt_in_replies([SCORED]) == [ULTRAFEEDBACK[0]]
+    assert explicit_pairs(prompt_in_replies(rows), "rows") == (rows, Counter())
 
 
 def test_pairs_have_no_other_column() -> None:
@@ -261,11 +268,6 @@ def test_a_label_stays_with_its_prompt() -> None:
 def test_the_control_learns_the_chosen_reply() -> None:
     train = for_method([SCORED], "conversations", 0)
     assert train.to_list() == [{"prompt": [user("cook?")], "completion": [reply("Slowly.")]}]
-
-
-def test_unknown_kind_of_data() -> None:
-    with pytest.raises(CourseError, match="no method learns from 'triples'; the kinds of data are 'pairs'"):
-        for_method(PAIRS, "triples", 0)
 
 
 def test_held_out_item_keeps_both_replies() -> None:
@@ -358,7 +360,7 @@ def test_trl_makes_the_same_tokens_of_both_forms(random_model_dir: Path, tmp_pat
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
-    other = implicit_prompt(TOKENIZED)
+    other = prompt_in_replies(TOKENIZED)
     if form != "implicit":
         texts = [{**row, "prompt": TOKENIZED[n]["prompt"][-1]["content"]} for n, row in enumerate(other)]
         other, _ = explicit_pairs(texts, "rows")
@@ -423,6 +425,6 @@ def test_rows_of_public_sets(file: str) -> None:
     assert (dropped["identical"], dropped["tie"]) == (identical, ties)
     assert identical
     assert set(dropped) <= {"identical", "tie", "duplicate"}
-    for row in implicit_prompt(kept):
+    for row in prompt_in_replies(kept):
         plain = [{"role": m["role"], "content": m["content"]} for m in row["chosen"]]
         assert any(plain == [{"role": m["role"], "content": m["content"]} for m in c] for c, _ in wholes)

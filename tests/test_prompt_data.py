@@ -6,7 +6,6 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.prompt_data import (
-    ANSWER_FORMATS,
     FAULTS,
     held_out_prompt,
     prompt_dataset,
@@ -20,7 +19,6 @@ def user(text: str) -> dict[str, str]:
 
 
 ASSISTANT = {"role": "assistant", "content": "yes"}
-GSM8K = {"question": "Mia has 2 pens and finds 1. How many?", "answer": "2 + 1 = <<2+1=3>>3 pens.\n#### 3"}
 
 
 def test_texts_become_messages_and_messages_stay() -> None:
@@ -73,33 +71,11 @@ def test_nothing_left_says_why() -> None:
     assert usable_prompts([], "mine") == ([], {})
 
 
-def test_gsm8k() -> None:
-    rows = [
-        GSM8K,
-        {**GSM8K, "question": "no mark?", "answer": "3"},
-        {**GSM8K, "question": ""},
-        {**GSM8K, "question": "nothing?", "answer": None},
-    ]
-    (kept,), dropped = usable_prompts(rows, "openai/gsm8k", answer_format="gsm8k")
-    assert kept["prompt"] == [user(GSM8K["question"] + r" Put the final number in \boxed{}.")]
-    assert kept["answer"] == "3"
-    assert "question" not in kept
-    assert dropped == {"no answer": 2, "empty prompt": 1}
-
-
 def test_missing_columns() -> None:
     with pytest.raises(CourseError, match=r"'mine' has no column 'prompt' .* found the columns text"):
         usable_prompts([{"text": "one?"}], "mine")
-    with pytest.raises(CourseError, match=r"set data\.answer_format to 'gsm8k'"):
-        usable_prompts([GSM8K], "openai/gsm8k")
-    with pytest.raises(CourseError, match="no column 'question'"):
-        usable_prompts([{"prompt": "one?", "answer": "7"}], "mine", answer_format="gsm8k")
-
-
-def test_unknown_answer_format() -> None:
-    with pytest.raises(CourseError, match=r"'gsm8' does not exist; did you mean 'gsm8k'\?"):
-        usable_prompts([GSM8K], "openai/gsm8k", answer_format="gsm8")
-    assert list(ANSWER_FORMATS) == ["gsm8k"]
+    with pytest.raises(CourseError, match=r"columns are those of the adapter 'gsm8k': set data\.adapter to"):
+        usable_prompts([{"question": "2 + 1?", "answer": "#### 3"}], "mine")
 
 
 @pytest.mark.parametrize("name", ["prompts", "completions", "completion_ids", "trainer_state", "log_metric"])

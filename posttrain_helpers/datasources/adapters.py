@@ -4,7 +4,7 @@
     data: {source: mine.jsonl, adapter: alpaca}                        # a file with the same columns
     data: {source: mine.csv, columns: {prompt: question, reply: text}}  # any other columns
 
-`catalog.adapter_table()` lists all adapters.
+`catalog.ADAPTERS` holds them all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ FIELDS = {
     "prompts": ((("prompt",), ("answer", *_BESIDE_PROMPT)),),
 }
 
-_BY_HUB_ID = {hub_id.lower(): adapter for adapter in ADAPTERS.values() for hub_id in adapter.hub_ids}
+_BY_HUB_ID = {adapter.hub_id.lower(): adapter for adapter in ADAPTERS.values()}
+# Those that make prompts of problems with solutions, each with the request for an answer that can be checked.
+ANSWER_FORMATS = {"gsm8k": ADAPTERS["gsm8k"]}
 
 
 def find_adapter(source: str, data: Mapping[str, Any]) -> Adapter | None:
@@ -36,31 +38,41 @@ def find_adapter(source: str, data: Mapping[str, Any]) -> Adapter | None:
 
     Args:
         source: a Hub id, in any case, or a file.
-        data: the section; `adapter` and `columns` count.
+        data: the section; `adapter`, `columns` and `answer_format` count.
 
     Returns:
         The adapter, None where the rows should have one of TRL's own forms already.
 
     Raises:
-        CourseError: an unknown adapter or field, fields that make no kind of row, or both keys at once.
+        CourseError: an unknown adapter or field, fields that make no kind of row, or two keys that contradict
+            each other.
     """
-    name, columns = data.get("adapter"), data.get("columns")
-    if name is not None and columns is not None:
-        raise CourseError("data.adapter and data.columns both say how to read the columns; keep one of them.")
-    if columns is not None:
-        if data.get("answer_format") is not None:
+    name, columns, answer_format = (data.get(key) for key in ("adapter", "columns", "answer_format"))
+    for key, other in (("adapter", name), ("answer_format", answer_format)):
+        if columns is not None and other is not None:
             raise CourseError(
-                "data.columns and data.answer_format both say how to read the columns; keep one of them."
+                f"data.columns and data.{key} both say how to read the columns; keep one of them."
             )
+    if columns is not None:
         return mapping_adapter(columns)
-    if name is None:
-        return _BY_HUB_ID.get(source.lower())
-    if not isinstance(name, str) or name not in ADAPTERS:
+    adapter = _BY_HUB_ID.get(source.lower()) if name is None else _chosen(name, ADAPTERS, "adapter")
+    if answer_format is None:
+        return adapter
+    if adapter and adapter.kind != "prompts":
         raise CourseError(
-            f"data.adapter {name!r} does not exist; {closest(name, ADAPTERS)}The adapters are "
-            f"{', '.join(ADAPTERS)}; for other columns set data.columns."
+            f"data.answer_format is {answer_format!r}, but the columns of {source!r} are read as "
+            f"{adapter.kind}, which hold no problems with solutions; set data.answer_format to null."
         )
-    return ADAPTERS[name]
+    return _chosen(answer_format, ANSWER_FORMATS, "answer_format")
+
+
+def _chosen(name: object, known: Mapping[str, Adapter], key: str) -> Adapter:
+    if not isinstance(name, str) or name not in known:
+        raise CourseError(
+            f"data.{key} {name!r} does not exist; {closest(name, known)}The {key.replace('_', ' ')}s are "
+            f"{', '.join(known)}; for other columns set data.columns."
+        )
+    return known[name]
 
 
 def mapping_adapter(columns: object) -> Adapter:
@@ -107,8 +119,6 @@ def convert(adapter: Adapter, rows: list[Row], source: str) -> tuple[list[Row], 
     Raises:
         CourseError: a row lacks a column.
     """
-    if adapter.answer_format:  # `prompt_data` reads these columns itself
-        return rows, Counter()
     converter = adapter.converter or CONVERTERS[adapter.kind]
     kept, dropped = [], Counter()
     mapped = set(adapter.columns.values())

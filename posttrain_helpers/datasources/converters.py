@@ -11,6 +11,9 @@ import math
 import re
 from typing import Any
 
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.verifiers import BOXED_REQUEST, gsm8k_answer
+
 Row = dict[str, Any]
 # What chat sets call the speakers, in any case. Bing and Bard answer in ShareGPT's.
 _SPEAKERS = {
@@ -67,6 +70,18 @@ def problem(fields: Row) -> Row | str:
     if isinstance(prompt, str):
         return prompt
     return {"prompt": prompt, **({"answer": fields["answer"]} if "answer" in fields else {})}
+
+
+def gsm8k_problem(fields: Row) -> Row | str:
+    """Return {"prompt", "answer"}: a problem that asks for a boxed number, and the solution's last number."""
+    prompt, solution = fields["prompt"], fields["answer"]
+    if not isinstance(prompt, str) or not prompt.strip():
+        return "empty prompt"
+    try:
+        answer = gsm8k_answer(_text(solution))
+    except CourseError:
+        return "no answer"
+    return {"prompt": [{"role": "user", "content": f"{prompt} {BOXED_REQUEST}"}], "answer": answer}
 
 
 CONVERTERS = {"conversations": conversation, "pairs": pair, "labels": labelled, "prompts": problem}

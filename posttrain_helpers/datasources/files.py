@@ -100,7 +100,8 @@ def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> 
     from posttrain_helpers.hub import hub_snapshot
 
     split = data.get("split") or (adapter.split if adapter else "train")
-    subset = data.get("subset") or (adapter.subset if adapter else None)
+    its_own = adapter is not None and (adapter.hub_id or "").lower() == source.lower()
+    subset = data.get("subset") or (adapter.subset if its_own else None)
     # No configuration has a slash in its name, so this is a folder; the others may be very large.
     folder = subset if subset and "/" in subset else None
     directory = hub_snapshot(source, repo_type="dataset", revision=data.get("revision"), folder=folder)

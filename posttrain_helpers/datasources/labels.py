@@ -10,13 +10,12 @@ from typing import Any
 
 from posttrain_helpers.conversations import (
     MESSAGE_FAULTS,
+    check_columns,
     check_some_left,
     read_messages,
     sift,
     text_key,
 )
-from posttrain_helpers.datasources.adapters import advice
-from posttrain_helpers.errors import CourseError
 
 Row = dict[str, Any]
 COLUMNS = ("prompt", "completion", "label")
@@ -49,12 +48,7 @@ def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]
     Raises:
         CourseError: a missing column, or no row left.
     """
-    for row in rows:
-        if missing := [column for column in COLUMNS if column not in row]:
-            raise CourseError(
-                f"{source!r} has no column {missing[0]!r} in every row; found the columns "
-                f"{', '.join(map(str, row))}. {advice(row, 'labels')}"
-            )
+    check_columns(rows, COLUMNS, source, "labels")
     kept, dropped = sift(
         rows, _usable, lambda row: (text_key(row["prompt"] + row["completion"]), row["label"])
     )

@@ -13,10 +13,17 @@ from posttrain_helpers.errors import CourseError
 
 def test_a_hub_id_in_any_case_finds_its_adapter() -> None:
     for adapter in ADAPTERS.values():
-        for hub_id in adapter.hub_ids:
-            assert find_adapter(hub_id, {}) is find_adapter(hub_id.upper(), {}) is adapter
+        assert find_adapter(adapter.hub_id, {}) is find_adapter(adapter.hub_id.upper(), {}) is adapter
     assert find_adapter("someone/rows", {}) is None
     assert find_adapter("alpaca.jsonl", {}) is None
+
+
+def test_an_answer_format_reads_problems() -> None:
+    for source, name in (("mine.jsonl", None), ("openai/gsm8k", None), ("mine.jsonl", "gsm8k")):
+        data = {"answer_format": "gsm8k", "adapter": name}
+        assert find_adapter(source, data) is ADAPTERS["gsm8k"]
+    with pytest.raises(CourseError, match=r"data\.answer_format 'gsm8' does not exist; did you mean 'gsm8k'"):
+        find_adapter("mine.jsonl", {"answer_format": "gsm8"})
 
 
 def test_the_named_adapter_goes_before_the_hub_id() -> None:

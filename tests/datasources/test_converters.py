@@ -9,6 +9,7 @@ from public_schemas import SYSTEM, reply, transcript, user
 from posttrain_helpers.datasources.converters import (
     BROKEN,
     conversation,
+    gsm8k_problem,
     labelled,
     messages_of,
     pair,
@@ -120,6 +121,24 @@ def test_pairs_keep_their_scores_and_a_prompt_apart() -> None:
         "chosen": [reply("b")],
         "rejected": [reply("c")],
     }
+
+
+@pytest.mark.parametrize(
+    ("question", "solution", "expected"),
+    [
+        (
+            "How many?",
+            "2 + 1 = <<2+1=3>>3 pens.\n#### 1,003",
+            {"prompt": [user(r"How many? Put the final number in \boxed{}.")], "answer": "1003"},
+        ),
+        ("no mark?", "3", "no answer"),
+        ("nothing?", None, "no answer"),
+        ("", "#### 3", "empty prompt"),
+        (None, "#### 3", "empty prompt"),
+    ],
+)
+def test_a_problem_of_gsm8k(question: Any, solution: Any, expected: Any) -> None:
+    assert gsm8k_problem({"prompt": question, "answer": solution}) == expected
 
 
 def test_problems_and_labels() -> None:

@@ -172,7 +172,7 @@ def cached(tmp_path: Path, hub_id: str, files: dict[str, list[dict[str, Any]]]) 
 @pytest.mark.parametrize("name", ["ultrachat", "ultrafeedback_h4", "dolly"])
 def test_the_adapter_names_the_split(tmp_path: Path, name: str) -> None:
     adapter = ADAPTERS[name]
-    [hub_id] = adapter.hub_ids
+    hub_id = adapter.hub_id
     others = {"ultrachat": "test_sft", "ultrafeedback_h4": "test_prefs", "dolly": "test"}
     files = {f"data/{adapter.split}-0.parquet": ROWS, f"data/{others[name]}-0.parquet": ROWS[:3]}
     card = "---\nconfigs:\n- config_name: default\n  data_files:\n" + "".join(

@@ -65,7 +65,7 @@ def in_order(rows: Any) -> list[str]:
 def test_a_hub_id_is_enough(name: str, on_the_hub, capsys: pytest.CaptureFixture[str]) -> None:
     rows, kept, dropped = SCHEMAS[name]
     adapter = ADAPTERS[name]
-    [hub_id] = adapter.hub_ids
+    hub_id = adapter.hub_id
     asked = on_the_hub(hub_id, rows)
     train, held_out = load_data(recipe(hub_id, METHODS[adapter.kind]))
     assert in_order(train) == in_order(as_loaded(kept))
