@@ -15,8 +15,8 @@ from datasets import Dataset
 
 from posttrain_helpers import training
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.training import METHODS, config_class, make_trainer, train, trainer_class
 from posttrain_helpers.training_checks import check_supervision
 

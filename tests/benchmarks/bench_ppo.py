@@ -162,8 +162,8 @@ def main() -> None:
 
     from posttrain_helpers import load_data, load_recipe, load_stage, ppo_rollouts, setup
     from posttrain_helpers.generation import encode_prompts
-    from posttrain_helpers.models import load_model_and_tokenizer
     from posttrain_helpers.rewards import as_reward_function
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
     from posttrain_helpers.training import config_class, trainer_class
 
     episodes = options.updates * ROLLOUT
