@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from posttrain_helpers.errors import CourseError
     from posttrain_helpers.evaluation.runner import evaluate
     from posttrain_helpers.generation import Generation, generate
+    from posttrain_helpers.manifest import stage_path
     from posttrain_helpers.memory import MemoryMonitor
-    from posttrain_helpers.models import load_model_and_tokenizer
     from posttrain_helpers.ppo import PPOConfig, PPOTrainer
     from posttrain_helpers.profiles import Profile, get_profile
     from posttrain_helpers.recipes import Recipe, load_recipe
     from posttrain_helpers.results import save_figure, write_results
     from posttrain_helpers.runtime import Runtime, setup
-    from posttrain_helpers.stages import build_stage, load_stage, resolve_model, save_stage, stage_path
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
+    from posttrain_helpers.stage_saving import save_stage
+    from posttrain_helpers.stages import build_stage, load_stage, resolve_model
     from posttrain_helpers.statistics import Claim
     from posttrain_helpers.training import make_trainer, train
 
@@ -44,15 +46,15 @@ _MODULES = {
     "generate": "generation",
     "get_profile": "profiles",
     "load_data": "data",
-    "load_model_and_tokenizer": "models",
+    "load_model_and_tokenizer": "stage_loading",
     "load_recipe": "recipes",
     "load_stage": "stages",
     "make_trainer": "training",
     "resolve_model": "stages",
     "save_figure": "results",
-    "save_stage": "stages",
+    "save_stage": "stage_saving",
     "setup": "runtime",
-    "stage_path": "stages",
+    "stage_path": "manifest",
     "train": "training",
     "write_results": "results",
 }

@@ -252,7 +252,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _stage_name(recipe: Recipe, name: str | None) -> str:
     """Return the name of the stage to make: those of the course are left to the course's own recipes."""
     from posttrain_helpers.recipes import stage_recipes
-    from posttrain_helpers.stages import is_as_written, is_of_the_course
+    from posttrain_helpers.stage_saving import is_as_written, is_of_the_course
 
     if is_of_the_course(recipe) and name in (None, recipe.stage):
         return recipe.stage

@@ -399,7 +399,7 @@ def _run(
 
     import torch
 
-    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
     try:
         return _run(load_model_and_tokenizer(str(source), verbose=False), prompts, settings)

@@ -294,9 +294,9 @@ def _settings(
 
 def _architecture(name: str, profile: str) -> Path:
     """Return a directory with the config of what a recipe starts from; no missing stage is built."""
+    from posttrain_helpers.manifest import BASE, stage_path
     from posttrain_helpers.models import model_directory
     from posttrain_helpers.recipes import load_recipe, stage_recipes
-    from posttrain_helpers.stages import BASE, stage_path
 
     known = get_profile(profile)
     if name == BASE:

@@ -1,10 +1,7 @@
-"""Load a model and its tokenizer, repaired so that it can chat, be trained and be saved.
+"""Load a model and its tokenizer from a directory or the Hub, repaired to chat, be trained and be saved.
 
-    model, tokenizer = load_model_and_tokenizer("base")
-
-The name is "base", a stage, a directory or a Hub id. A model has one of two heads: a language head writes
-text, a score head gives each text one number, which makes it a reward model. Only safetensors are read and no
-code of a model repository runs.
+A model has one of two heads: a language head writes text, a score head gives each text one number, which
+makes it a reward model. Only safetensors are read and no code of a model repository runs.
 """
 
 from __future__ import annotations
@@ -14,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.hub import hub_snapshot
+from posttrain_helpers.manifest import base_of_adapter, location
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
-from posttrain_helpers.runtime import current_runtime, display_path
+from posttrain_helpers.runtime import display_path
 from posttrain_helpers.storage import read_json
 from posttrain_helpers.weights import check_weights, loading_errors, unsound_weight, weight_files
 
@@ -29,9 +27,9 @@ _SCORE_WEIGHT = "score.weight"
 _AGAIN = "save or download the model again"
 
 
-def load_model_and_tokenizer(
-    name_or_path: str | Path,
-    use_gpu: bool = True,
+def load_repaired(
+    place: str,
+    device: str,
     *,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
@@ -40,55 +38,38 @@ def load_model_and_tokenizer(
     head: str | None = None,
     profile: str | Profile | None = None,
     lend_template: bool = True,
-    verbose: bool = True,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in evaluation mode on its device, and its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """Load what stands in a directory or on the Hub, repaired, in evaluation mode; no stage is built.
 
     Args:
-        name_or_path: "base" or another ready-made model of the profile ("instruct", "ready_made_sft"), the
-            name of a stage (built if it is missing), a directory, or a Hub id. A directory with a LoRA
-            adapter loads the base model and the adapter.
-        use_gpu: False keeps the model on the CPU. True uses the GPU that the profile wants, if there is one.
-        dtype: of the weights; None takes the profile's.
-        revision: commit, branch or tag of a Hub id; None takes the one that the profile pins for it, if any.
-        lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train. An adapter that the model has is
-            merged into its weights before.
-        quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
-        head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
-            fresh score head in place of its language head, drawn from torch's random state.
-        profile: what "base" and stage names refer to; None takes the profile in use.
-        lend_template: False refuses a model that has no chat template instead of giving it plain ChatML.
-        verbose: print one line about the model and one for each repair.
+        place: a directory, or a Hub id.
+        device: where the weights go, "cpu" or "cuda".
+        dtype, revision, lora, quantization, head, lend_template: as for
+            `stage_loading.load_model_and_tokenizer`.
+        profile: what the names of ready-made models refer to; None takes the profile in use.
 
     Returns:
-        Model and tokenizer.
+        Model, tokenizer, and one line for each repair.
 
     Raises:
-        CourseError: nothing there, unreachable, no model, pickled, corrupt, incomplete or not finite weights,
-            too little GPU memory, or a reward model where a language model is asked for.
+        CourseError: as `stage_loading.load_model_and_tokenizer`.
     """
-    from posttrain_helpers.stages import resolve_model
-
     if head not in (None, *HEADS):
         raise CourseError(
             f"head must be {' or '.join(map(repr, HEADS))}, or None for the model's own, but it is {head!r}."
         )
     profile = get_profile(profile)
-    resolved = resolve_model(str(name_or_path), profile)
-    directory = model_directory(resolved, revision, profile)
-    device = current_runtime(profile).device if use_gpu else "cpu"
-    if verbose and use_gpu and device == "cpu" and profile.device == "cuda":
-        print(f"no GPU was found, so {display_path(resolved)} is loaded on the CPU.")
+    directory = model_directory(place, revision, profile)
     model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
     if problem := unsound_weight(model):
         raise CourseError(
-            f"the weights of {display_path(name_or_path)} are damaged: {problem}; every reply and every loss "
+            f"the weights of {display_path(place)} are damaged: {problem}; every reply and every loss "
             "would be NaN. Save or download the model again, or load it with another dtype."
         )
-    wants_template = profile.chat_template if resolved == profile.base_model else None
+    wants_template = profile.chat_template if place == profile.base_model else None
     if not (lend_template or wants_template or tokenizer.chat_template):
         raise CourseError(
-            f"{display_path(name_or_path)} has no chat template, so conversations would reach it in a format "
+            f"{display_path(place)} has no chat template, so conversations would reach it in a format "
             "that it has never seen; lend it one on purpose (`--chat-template chatml` on the command line, "
             "chat_template='chatml' in evaluate())."
         )
@@ -103,11 +84,7 @@ def load_model_and_tokenizer(
             repairs.append(_untrained_rows(model))
         model = _with_lora(model, lora)
     model.eval()
-    if verbose:
-        print(describe_model(model, display_path(name_or_path)))
-        for repair in repairs:
-            print(f"  repaired: {repair}")
-    return model, tokenizer
+    return model, tokenizer, repairs
 
 
 def with_all_weights_trained(model: PreTrainedModel) -> PreTrainedModel:
@@ -269,8 +246,6 @@ def _load_adapter(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
-    from posttrain_helpers.stages import base_of_adapter, resolve_model
-
     settings = read_json(directory / "adapter_config.json", _AGAIN)
     found = head_of(directory)
     if head == "reward" and found == "language":
@@ -285,7 +260,7 @@ def _load_adapter(
             f"the adapter {directory} does not name its base model; set base_model_name_or_path in "
             "adapter_config.json."
         )
-    base_directory = model_directory(resolve_model(base, profile), settings.get("revision"), profile)
+    base_directory = model_directory(location(base, profile), settings.get("revision"), profile)
     # The adapter of a reward model brings the score head; it takes the place of the fresh one made here.
     if found == "reward" and not _holds_score_head(directory):
         raise CourseError(

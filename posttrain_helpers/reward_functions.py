@@ -43,7 +43,7 @@ def reward_model_function(
     The model is loaded at the first call and kept.
 
     Args:
-        model: a stage (built if it is missing), a directory, or a Hub id.
+        model: a stage that is there (`load_stage` builds it), a directory, or a Hub id.
         profile: what a stage name refers to; None takes the profile in use.
         name: of the function; None takes the last part of `model`.
 
@@ -65,11 +65,17 @@ def reward_model_function(
 
 
 def _load(model: str, profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from posttrain_helpers.models import has_score_head, load_model_and_tokenizer
-    from posttrain_helpers.runtime import preserved_random_state
+    from posttrain_helpers.manifest import STAGE_NAME, location
+    from posttrain_helpers.models import has_score_head, load_repaired
+    from posttrain_helpers.runtime import current_runtime, preserved_random_state
 
+    place = location(model, profile)
+    if STAGE_NAME.fullmatch(place) and not Path(place).is_dir():
+        raise CourseError(
+            f"the reward model {model!r} is not there yet; load_stage({model!r}) finds or builds a stage."
+        )
     with preserved_random_state():  # a trainer that samples replies may be under way
-        reward_model, tokenizer = load_model_and_tokenizer(model, profile=profile, verbose=False)
+        reward_model, tokenizer, _ = load_repaired(place, current_runtime(profile).device, profile=profile)
     if not has_score_head(reward_model):
         raise CourseError(
             f"{model!r} cannot rate replies: a {type(reward_model).__name__} has no score head; name a stage "

@@ -65,8 +65,9 @@ def sample_replies(
             generating raise.
     """
     from posttrain_helpers.generation import generate
-    from posttrain_helpers.models import load_model_and_tokenizer
-    from posttrain_helpers.stages import model_identity, resolve_model
+    from posttrain_helpers.manifest import model_identity
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
+    from posttrain_helpers.stages import resolve_model
 
     if isinstance(prompts, str):
         raise CourseError("prompts must be a list, but one string was found; write [prompt].")

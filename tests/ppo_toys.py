@@ -23,9 +23,9 @@ from rounding import ADAM_EPSILON
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.ppo import PPOConfig, PPOTrainer
 from posttrain_helpers.ppo_rollouts import Rollout
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 SMALL = {
     "use_cpu": True,

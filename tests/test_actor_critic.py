@@ -9,8 +9,8 @@ from ppo_toys import sharpen
 from transformers import AutoModelForSequenceClassification
 
 from posttrain_helpers.actor_critic import ActorCritic, completion_logits
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.rollouts import TokenBatch, token_batch
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 PROMPTS = [[5, 9, 33], [17], [40, 41, 42, 43, 44]]
 COMPLETIONS = [[7, 8], [50, 51, 52, 53], [60]]

@@ -19,11 +19,11 @@ from posttrain_helpers import profiles
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import generate
 from posttrain_helpers.metrics import perplexity
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.rewards import score_replies
 from posttrain_helpers.rollouts import sample_completions
-from posttrain_helpers.stages import save_stage
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.stage_saving import save_stage
 from posttrain_helpers.training import make_trainer, train
 
 pytestmark = pytest.mark.usefixtures("output_root")

@@ -9,7 +9,7 @@ import pytest
 
 from posttrain_helpers.chat_markers import marked_template, needs_markers
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.training import make_trainer, train
 
 pytestmark = pytest.mark.usefixtures("output_root")

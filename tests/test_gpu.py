@@ -12,8 +12,8 @@ import torch
 
 from posttrain_helpers import MemoryMonitor, load_recipe, make_trainer, train
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.runtime import setup
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.throughput import Throughput
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))

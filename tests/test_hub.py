@@ -109,7 +109,7 @@ def test_a_network_that_does_not_answer_is_noticed_within_seconds(
 def test_whatever_needs_a_model_says_within_seconds_that_the_network_is_blocked(
     name: str, profile: str, repo: str
 ) -> None:
-    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
     from posttrain_helpers.stages import load_stage
 
     calls = [lambda: load_model_and_tokenizer(name, profile=profile)]

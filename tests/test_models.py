@@ -10,7 +10,7 @@ import torch
 
 from posttrain_helpers import profiles
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.tinyworld.tokenizer import chat_template
 
 pytestmark = pytest.mark.usefixtures("output_root")

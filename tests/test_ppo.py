@@ -31,10 +31,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from posttrain_helpers import ppo
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import generate
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.ppo import PPOConfig, PPOTrainer
 from posttrain_helpers.recipes import load_recipe
-from posttrain_helpers.stages import save_stage
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.stage_saving import save_stage
 from posttrain_helpers.training import make_trainer, train
 
 # The metrics of trl 1.12.0's PPOTrainer.

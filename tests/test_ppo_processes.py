@@ -32,7 +32,7 @@ from transformers import AutoModelForSequenceClassification
 
 from posttrain_helpers.advantages import adaptive_kl_coef
 from posttrain_helpers.generation import encode_prompts
-from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 HERE = Path(__file__).parent
 ORACLE = "POSTTRAIN_TRL_1_12"

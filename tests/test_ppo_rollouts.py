@@ -13,11 +13,11 @@ from posttrain_helpers import ppo_rollouts
 from posttrain_helpers.actor_critic import ActorCritic
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import encode_prompts
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.ppo_config import PPOConfig
 from posttrain_helpers.ppo_metrics import PPOMetrics
 from posttrain_helpers.ppo_rollouts import Rollout, RolloutSampler
 from posttrain_helpers.rewards import as_reward_function, score_replies
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 
 class OfAProcess:

@@ -6,9 +6,11 @@ import pytest
 
 from posttrain_helpers import profiles
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.manifest import BASE, stage_path
 from posttrain_helpers.profiles import PROFILES, READY_MADE, Profile, get_profile
 from posttrain_helpers.recipes import load_recipe, recipe_names
-from posttrain_helpers.stages import BASE, load_stage, resolve_model, save_stage, stage_path
+from posttrain_helpers.stage_saving import save_stage
+from posttrain_helpers.stages import load_stage, resolve_model
 
 WITHOUT_SECTION = ("judge",)  # for the tiny world only
 OWN = """
@@ -109,7 +111,7 @@ def test_a_stage_trained_from_a_ready_made_model_stays_up_to_date(
     """The manifest must hold the same identity of its parent that a later look at the parent gives."""
     from dataclasses import replace
 
-    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
     from posttrain_helpers.stages import _out_of_date
 
     own = replace(PROFILES["tiny"], instruct_model=str(random_model_dir))
@@ -182,7 +184,7 @@ def test_a_changed_profile_needs_an_output_directory_of_its_own(
 def test_a_stage_of_another_base_model_is_out_of_date(
     random_model_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
     from posttrain_helpers.stages import _out_of_date
 
     monkeypatch.setenv("POSTTRAIN_MODEL", str(random_model_dir))

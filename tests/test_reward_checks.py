@@ -12,9 +12,9 @@ from datasets import Dataset
 
 from posttrain_helpers import reward_checks
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.reward_checks import MOST_ROUNDS, PROMPTS, RewardCheck, check_rewards
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.training import make_trainer
 
 pytestmark = pytest.mark.usefixtures("output_root")

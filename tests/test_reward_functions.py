@@ -9,7 +9,6 @@ import torch
 
 from posttrain_helpers import models, verifiers
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.recipes.checks import check_rewards
 from posttrain_helpers.reward_functions import (
@@ -17,6 +16,7 @@ from posttrain_helpers.reward_functions import (
     reward_model_function,
 )
 from posttrain_helpers.rewards import score_replies, scored_token
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -79,14 +79,14 @@ def test_the_model_is_loaded_once_and_not_before_it_is_needed(
     reward_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    original = models.load_model_and_tokenizer
+    original = models.load_repaired
 
-    def load(name: str, **options: object):
-        loads.append((name, options["profile"]))
+    def load(place: str, device: str, **options: object):
+        loads.append((place, options["profile"]))
         torch.rand(3)  # whatever loading draws
-        return original(name, **options)
+        return original(place, device, **options)
 
-    monkeypatch.setattr(models, "load_model_and_tokenizer", load)
+    monkeypatch.setattr(models, "load_repaired", load)
     profile = replace(get_profile("tiny"), name="mine")  # another one than that in use
     (function,) = reward_functions([str(reward_model_dir)], profile)
     assert loads == []
@@ -97,6 +97,11 @@ def test_the_model_is_loaded_once_and_not_before_it_is_needed(
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert drawn == torch.rand(1)
+
+
+def test_a_reward_model_that_is_not_there_is_not_built_while_replies_are_rated(output_root: Path) -> None:
+    with pytest.raises(CourseError, match=r"'reward_model' is not there yet; load_stage\('reward_model'\)"):
+        reward_model_function("reward_model")(prompts=PROMPTS, completions=MESSAGES)
 
 
 def test_a_language_model_is_no_reward_model(random_model_dir: Path) -> None:
@@ -110,12 +115,12 @@ def checked(names: object) -> tuple[str, ...]:
 
 
 def test_names_that_a_recipe_may_have(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain_helpers import stages
+    from posttrain_helpers.recipes import checks
 
     known = ["exact_answer", "reward_model", "some/model", "dir\\model"]
     assert checked(known) == tuple(known)
     assert checked("boxed_format") == ("boxed_format",)
-    monkeypatch.setattr(stages, "saved_stages", lambda profile: ["my_judge"])
+    monkeypatch.setattr(checks, "saved_stages", lambda profile: ["my_judge"])
     assert checked(["my_judge"]) == ("my_judge",)
 
 

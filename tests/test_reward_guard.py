@@ -13,10 +13,10 @@ import torch
 from test_training_state import small_recipe
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.ppo import PPOTrainer
 from posttrain_helpers.recipes.methods import config_class
 from posttrain_helpers.reward_guard import guarded
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.training import make_trainer
 
 pytestmark = pytest.mark.usefixtures("output_root")

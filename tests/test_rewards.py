@@ -8,13 +8,13 @@ import torch
 from datasets import Dataset
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.rewards import (
     as_reward_function,
     check_scored_token,
     score_replies,
     scored_token,
 )
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 pytestmark = pytest.mark.usefixtures("output_root")
 

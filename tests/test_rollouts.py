@@ -10,8 +10,8 @@ from scipy.stats import chisquare
 
 from posttrain_helpers import rollouts
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.rollouts import sample_completions, token_batch
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 PROMPTS = [[5, 9, 33], [17], [40, 41, 42, 43, 44, 45, 46], [8, 8], [99, 7, 12, 250, 3]]
 ALMOST_GREEDY = 1e-4

@@ -17,26 +17,19 @@ from typing import Any
 
 import pytest
 
-from posttrain_helpers import data, profiles, stages
+from posttrain_helpers import data, profiles, stage_saving, stages
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.manifest import MANIFEST, is_complete, saved_stages, stage_path
 from posttrain_helpers.recipes import Recipe, load_recipe, shipped
-from posttrain_helpers.stages import (
-    MANIFEST,
-    build_stage,
-    is_complete,
-    load_stage,
-    resolve_model,
-    save_stage,
-    saved_stages,
-    stage_path,
-)
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.stage_saving import save_stage
+from posttrain_helpers.stages import build_stage, load_stage, resolve_model
 from posttrain_helpers.tinyworld import tasks
 
 # The same small course for this process and for the processes that are killed.
 SMALL_COURSE = """
 from dataclasses import replace
-from posttrain_helpers import profiles, recipes, stages
+from posttrain_helpers import profiles, recipes, stage_saving, stages
 from posttrain_helpers.tinyworld import tasks
 
 def turns(question, reply):
@@ -57,7 +50,7 @@ def small_recipe(name, profile=None, overrides=None):
 def install(base):
     profiles.PROFILES["tiny"] = replace(profiles.PROFILES["tiny"], base_model=base)
     tasks.build_sft_data = build
-    stages.load_recipe = small_recipe
+    stages.load_recipe = stage_saving.load_recipe = small_recipe
 """
 
 
@@ -74,11 +67,12 @@ def course(base_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch) -
     own = replace(profiles.PROFILES["tiny"], base_model=str(base_dir))
     monkeypatch.setitem(profiles.PROFILES, "tiny", own)
     monkeypatch.setattr(tasks, "build_sft_data", namespace["build"])
-    monkeypatch.setattr(
-        stages,
-        "load_recipe",
-        lambda name, profile=None: namespace["small_recipe"](name, profile, namespace["overrides"]),
-    )
+    for module in (stages, stage_saving):
+        monkeypatch.setattr(
+            module,
+            "load_recipe",
+            lambda name, profile=None: namespace["small_recipe"](name, profile, namespace["overrides"]),
+        )
     monkeypatch.setenv("POSTTRAIN_PROFILE", "tiny")
     return namespace
 
@@ -544,8 +538,9 @@ def test_parents_are_built_first(
             return small(name, profile)
         return replace(small("sft", profile), name="child", stage="child", parent="sft", model="sft")
 
-    monkeypatch.setattr(stages, "load_recipe", with_child)
-    monkeypatch.setattr(stages, "stage_recipes", lambda: {"child": "child", "sft": "sft"})
+    for module in (stages, stage_saving):
+        monkeypatch.setattr(module, "load_recipe", with_child)
+        monkeypatch.setattr(module, "stage_recipes", lambda: {"child": "child", "sft": "sft"})
     target = load_stage("child")
     printed = capsys.readouterr().out
     assert printed.index("stage 'sft' from 'base'") < printed.index("stage 'child' from 'sft'")
@@ -899,7 +894,7 @@ def test_a_full_disk_leaves_what_was_there_before(
     elif where == "tokenizer":
         tokenizer.save_pretrained = full_disk
     else:
-        monkeypatch.setattr(stages, "write_json_atomic", full_disk)
+        monkeypatch.setattr(stage_saving, "write_json_atomic", full_disk)
     with pytest.raises(
         CourseError, match=r"could not be written .*No space left.* GB are free.*nothing of it was kept"
     ):
@@ -960,7 +955,7 @@ def stop(*args):
     print("NOW", flush=True)
     time.sleep(600)
 
-stages.write_json_atomic = stop
+stage_saving.write_json_atomic = stop
 """
 
 

@@ -15,9 +15,9 @@ from datasets import Dataset
 
 from posttrain_helpers import training
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
 from posttrain_helpers.recipes.methods import METHODS, config_class, trainer_class
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.training import make_trainer, train
 from posttrain_helpers.training_checks import check_supervision
 
@@ -338,7 +338,7 @@ def test_registry_of_preference_methods() -> None:
 
 
 def test_experimental_trainers_are_imported_in_silence() -> None:
-    code = "from posttrain_helpers.training import config_class; config_class('orpo'); print('done')"
+    code = "from posttrain_helpers.recipes.methods import config_class; config_class('orpo'); print('done')"
     environment = {key: value for key, value in os.environ.items() if key != "TRL_EXPERIMENTAL_SILENCE"}
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True

@@ -16,9 +16,9 @@ from datasets import Dataset
 
 from posttrain_helpers.data import load_data
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.recipes import Recipe, load_recipe
 from posttrain_helpers.recipes.methods import METHODS
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.training import make_trainer, train
 from posttrain_helpers.training_checks import (
     _log_chance_of_run,

@@ -10,9 +10,10 @@ import torch
 from transformers import TrainerCallback
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.manifest import saved_stages
 from posttrain_helpers.recipes import Recipe, load_recipe
-from posttrain_helpers.stages import save_stage, saved_stages
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.stage_saving import save_stage
 from posttrain_helpers.training import make_trainer, train
 
 pytestmark = pytest.mark.usefixtures("output_root")

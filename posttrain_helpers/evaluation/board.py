@@ -32,8 +32,8 @@ from posttrain_helpers.evaluation.board_scores import (
 from posttrain_helpers.evaluation.ranking import score_interval, significant_ranks
 from posttrain_helpers.evaluation.records import KINDS, read_records
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention, compare
+from posttrain_helpers.manifest import BASE
 from posttrain_helpers.phrases import counted
-from posttrain_helpers.stages import BASE
 from posttrain_helpers.suggestions import closest
 
 if TYPE_CHECKING:

@@ -75,8 +75,8 @@ def run_harness(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from posttrain_helpers.models import load_model_and_tokenizer
     from posttrain_helpers.runtime import preserved_random_state
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
     profile = get_profile(profile)
     target = target_of(label or label_of(model), str(model), profile)

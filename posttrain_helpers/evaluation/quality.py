@@ -163,8 +163,8 @@ def _load_rater(name: str, profile: Profile) -> tuple[LanguageModelRater, torch.
     import torch
 
     from posttrain_helpers.evaluation.rater import LanguageModelRater
-    from posttrain_helpers.models import load_model_and_tokenizer
     from posttrain_helpers.runtime import preserved_random_state
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
     dtype = (
         "bfloat16" if torch.cuda.is_available() else None

@@ -18,9 +18,9 @@ from typing import Any, get_type_hints
 
 from posttrain_helpers.annotations import described, fits, is_number
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.manifest import BASE
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.results import results_directory
-from posttrain_helpers.stages import BASE
 from posttrain_helpers.storage import read_json, write_json_atomic
 from posttrain_helpers.suggestions import closest
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT

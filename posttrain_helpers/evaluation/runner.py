@@ -127,8 +127,8 @@ class _Evaluation:
 
     def find_reference(self, name: str | None, targets: list[Target]) -> None:
         """Find the model that divergence is measured from; a stage is not trained for that alone."""
+        from posttrain_helpers.manifest import saved_stages
         from posttrain_helpers.recipes import stage_recipes
-        from posttrain_helpers.stages import saved_stages
 
         if name is None or self._preference_suite() is None:
             return
@@ -195,7 +195,7 @@ class _Evaluation:
     # What a record consists of
 
     def _load(self, target: Target) -> Loaded:
-        from posttrain_helpers.models import load_model_and_tokenizer
+        from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
         asks_messages = any(suite.asks_messages for suite in self.suites)
         return load_model_and_tokenizer(
@@ -292,7 +292,7 @@ class _Evaluation:
 
     def _reference(self) -> Loaded:
         """Load the reference when it is first needed; it stays in memory for the models that follow."""
-        from posttrain_helpers.models import load_model_and_tokenizer
+        from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
         if self._loaded_reference is None:
             self._loaded_reference = load_model_and_tokenizer(

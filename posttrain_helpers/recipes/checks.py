@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.manifest import saved_stages
 from posttrain_helpers.profiles import Profile
 from posttrain_helpers.recipes.methods import METHODS, config_class
 from posttrain_helpers.recipes.shipped import stage_recipes
@@ -87,9 +88,10 @@ def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tupl
         raise CourseError(f"{where}: rewards must be a list of names, but it is {names!r}.")
     if len(set(names)) < len(names):
         raise CourseError(f"{where}: rewards names one reward twice: {', '.join(names)}; name each once.")
+    known = [*VERIFIERS, *stage_recipes(), *saved_stages(profile)]
     for name in names:
         is_place = "/" in name or "\\" in name
-        if not is_place and name not in (known := _known_rewards(profile)):
+        if not is_place and name not in known:
             raise CourseError(
                 f"{where}: the reward {name!r} does not exist; {closest(name, known)}Known are the verifiers "
                 f"{', '.join(VERIFIERS)}, and stages and directories of reward models."
@@ -126,9 +128,3 @@ def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, wher
 def _check_arguments(arguments: Mapping[str, Any], config: type, prefix: str, where: str) -> None:
     check_keys(arguments, [item.name for item in fields(config) if item.init], prefix, where)
     check_values(arguments, argument_types(config), prefix, where)
-
-
-def _known_rewards(profile: Profile) -> list[str]:
-    from posttrain_helpers.stages import saved_stages
-
-    return [*VERIFIERS, *stage_recipes(), *saved_stages(profile)]

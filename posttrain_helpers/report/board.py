@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.evaluation.records import KINDS, evaluation_directory
+from posttrain_helpers.manifest import BASE
 from posttrain_helpers.report.claims import Axis
 from posttrain_helpers.report.formats import number
 from posttrain_helpers.report.frontier import Mark, frontier_chart
-from posttrain_helpers.stages import BASE
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -63,7 +63,7 @@ def measure_skills(
 
 def write_model_card(directory: Path) -> Path:
     """Measure the model in a directory and write `README.md`, `skills.json` and `loss.png` into it."""
-    from posttrain_helpers.models import load_model_and_tokenizer
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
     model, tokenizer = load_model_and_tokenizer(str(directory), use_gpu=False, verbose=False)
     record = json.loads((directory / "pretraining.json").read_text(encoding="utf-8"))

@@ -162,9 +162,9 @@ def main() -> None:
 
     from posttrain_helpers import load_data, load_recipe, load_stage, ppo_rollouts, setup
     from posttrain_helpers.generation import encode_prompts
-    from posttrain_helpers.models import load_model_and_tokenizer
     from posttrain_helpers.recipes.methods import config_class, trainer_class
     from posttrain_helpers.rewards import as_reward_function
+    from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
     episodes = options.updates * ROLLOUT
     sizes = [f"args.total_episodes={episodes}", f"args.max_completion_length={LENGTH}"]

@@ -12,9 +12,9 @@ from posttrain_helpers.data import load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.quality import Quality, agreement_with_choices, load_quality
 from posttrain_helpers.generation import Generation
-from posttrain_helpers.models import load_model_and_tokenizer
 from posttrain_helpers.profiles import PROFILES, get_profile
 from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.tinyworld.gold import gold
 from posttrain_helpers.tinyworld.tasks import held_out_suite
 

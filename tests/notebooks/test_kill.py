@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from posttrain_helpers.manifest import is_complete, stage_path
 from posttrain_helpers.results import metrics_path
-from posttrain_helpers.stages import is_complete, load_stage, stage_path
+from posttrain_helpers.stages import load_stage
 
 MOST_SECONDS_TO_TRAINING = 240
 

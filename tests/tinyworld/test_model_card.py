@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from posttrain_helpers.models import load_model_and_tokenizer
+from posttrain_helpers.stage_loading import load_model_and_tokenizer
 from posttrain_helpers.tinyworld.model_card import dialogue_prompt, measure_skills, write_model_card
 from posttrain_helpers.tinyworld.pretrain import BASE_DIRECTORY
 
