@@ -373,7 +373,7 @@ class TestPairs:
             ScoreJudge("length", length).compare(ITEMS[:1], "a", ["b"])
 
     def test_a_generation_is_refused(self) -> None:
-        generation = Generation("text", (1,), "stop", None, 1)
+        generation = Generation("text", (1,), "stop")
         with pytest.raises(CourseError, match=r"a Generation was found for item 'france'; .* pass its text"):
             ScoreJudge("length", length).compare(ITEMS[:1], ["a"], [generation])
 

@@ -30,7 +30,7 @@ def judged(random_model_dir: Path, output_root: Path, monkeypatch: pytest.Monkey
 
 
 def replies(texts: list[str]) -> list[Generation]:
-    return [Generation(text, (1,), "stop", None, 1) for text in texts]
+    return [Generation(text, (1,), "stop") for text in texts]
 
 
 def pair(name: str, chosen: str, rejected: str) -> dict:
