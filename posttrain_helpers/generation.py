@@ -133,17 +133,24 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Return `input_ids` and `attention_mask` of rows of token ids, shape (rows, longest row).
+    """Return `input_ids` and `attention_mask` of rows of token ids, shape (rows, longest row), to be read."""
+    return _padded(rows, pad, "right")
 
-    Padding is on the right, for a model that reads the rows; `generate` pads on the left, to continue them.
-    """
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Return the same with padding on the left: all rows end at one column, where they are continued."""
+    return _padded(rows, pad, "left")
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int, side: str) -> dict[str, torch.Tensor]:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     ids = [torch.tensor(row) for row in rows]
+    masks = [torch.ones_like(row) for row in ids]
     return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad, padding_side=side),
+        "attention_mask": pad_sequence(masks, batch_first=True, padding_side=side),
     }
 
 
@@ -248,13 +255,10 @@ def _generate_batch(
     max_new_tokens: int,
     temperature: float,
 ) -> list[Generation]:
-    import torch
     from transformers import GenerationConfig
 
-    width = max(len(ids) for ids in batch)
-    pad, stop_ids = tokenizer.pad_token_id, stop_token_ids(model, tokenizer)
-    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in batch])
-    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch])
+    stop_ids = stop_token_ids(model, tokenizer)
+    padded = left_padded(batch, tokenizer.pad_token_id)
     sampling = (
         {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
         if temperature > 0
@@ -263,20 +267,19 @@ def _generate_batch(
     # `generate` turns gradients off itself. inference_mode is no faster, and what a module keeps from a first
     # forward in it (8-bit layers keep tensors) cannot be trained with afterwards.
     sequences = model.generate(
-        input_ids=input_ids.to(_device(model)),
-        attention_mask=mask.to(_device(model)),
+        **{name: tensor.to(_device(model)) for name, tensor in padded.items()},
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
             use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
             eos_token_id=stop_ids or None,
-            pad_token_id=pad,
+            pad_token_id=tokenizer.pad_token_id,
             return_dict_in_generate=False,
             **_NEUTRAL_DECODING,
             **sampling,
         ),
     )
     generations = []
-    for tokens in sequences[:, width:].tolist():
+    for tokens in sequences[:, padded["input_ids"].shape[1] :].tolist():
         # Cut at the first stop token and nowhere else: a model may write the padding token in mid-text.
         end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         length = len(tokens) if end is None else end + 1

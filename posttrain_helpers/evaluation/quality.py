@@ -24,7 +24,7 @@ from posttrain_helpers.statistics import mean_interval
 if TYPE_CHECKING:
     import torch
 
-    from posttrain_helpers.evaluation.rater import LanguageModelRater
+    from posttrain_helpers.evaluation.language_judge import LanguageModelRater
 
 # Longer replies are rated by their beginning: what counts stands there, and a judge has a limited context.
 _LONGEST_REPLY = 4000
@@ -162,13 +162,12 @@ def _title(model: str) -> str:
 def _load_rater(name: str, profile: Profile) -> tuple[LanguageModelRater, torch.device]:
     import torch
 
-    from posttrain_helpers.evaluation.rater import LanguageModelRater
+    from posttrain_helpers.evaluation.language_judge import LanguageModelRater
     from posttrain_helpers.runtime import preserved_random_state
     from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
-    dtype = (
-        "bfloat16" if torch.cuda.is_available() else None
-    )  # nothing is trained, so half the memory will do
+    # Nothing is trained, so half the memory will do.
+    dtype = "bfloat16" if torch.cuda.is_available() else None
     with preserved_random_state():  # a training that samples replies may be under way
         model, tokenizer = load_model_and_tokenizer(name, dtype=dtype, profile=profile, verbose=False)
     return LanguageModelRater(model, tokenizer, name=name), model.device

@@ -67,7 +67,7 @@ class TestTheRating:
     def test_it_is_the_opinion_of_the_named_judge(
         self, judged: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from posttrain_helpers.evaluation.rater import LanguageModelRater
+        from posttrain_helpers.evaluation.language_judge import LanguageModelRater
 
         quality = load_quality("qwen3")
         assert (quality.name, quality.known) == ("rating", False)
