@@ -85,19 +85,17 @@ class Runtime:
         return "\n".join(f"{name:<9} {value}" for name, value in lines.items())
 
 
-def setup(
-    profile: str | Profile | None = None, seed: int = 0, threads: int | None = None, quiet: bool = True
-) -> Runtime:
+def setup(profile: str | Profile | None = None, seed: int = 0, threads: int | None = None) -> Runtime:
     """Prepare this process for a lesson and print the environment card.
 
-    In a notebook a NameError says from now on which cell has to be run first.
+    Progress bars, notices of the libraries and their known-harmless warnings are switched off. In a notebook
+    a NameError says from now on which cell has to be run first.
 
     Args:
         profile: a profile's name; None reads `POSTTRAIN_PROFILE` and falls back to "tiny". The choice holds
             for the whole process and the processes that it starts.
         seed: of Python, NumPy and torch, and the default seed of recipes.
         threads: CPU threads of torch; None takes `OMP_NUM_THREADS`, else the cores that this process may use.
-        quiet: switch off progress bars, notices of the libraries and their known-harmless warnings.
 
     Returns:
         What was decided.
@@ -112,8 +110,7 @@ def setup(
         raise CourseError(f"threads must be a whole number of at least 1, but it is {threads!r}.")
     os.environ[PROFILE_VARIABLE] = profile.name
     _set_library_environment(profile)
-    if quiet:
-        _silence_libraries()
+    _silence_libraries()
     runtime = _detect(profile, seed, threads)
     import torch
     from transformers import set_seed

@@ -13,10 +13,10 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from notebook_freshness import check_freshness
 
 from posttrain_helpers import lessons
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.freshness import check_freshness
 from posttrain_helpers.lessons import discover, execute, run_lessons, select
 from posttrain_helpers.results import read_results
 
