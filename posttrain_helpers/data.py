@@ -52,8 +52,8 @@ from posttrain_helpers.preferences import (
     pair_turns,
 )
 from posttrain_helpers.prompt_data import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training import METHODS
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from datasets import Dataset

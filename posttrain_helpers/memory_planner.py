@@ -41,7 +41,7 @@ from posttrain_helpers.memory_plan import (
 )
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.reward_functions import reward_models
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, Trainer

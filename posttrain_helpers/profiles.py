@@ -28,7 +28,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import OUTPUT_VARIABLE
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 MODEL_VARIABLE = "POSTTRAIN_MODEL"

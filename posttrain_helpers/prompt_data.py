@@ -22,8 +22,8 @@ from posttrain_helpers.conversations import (
 )
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import BOXED_REQUEST, gsm8k_answer
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from datasets import Dataset

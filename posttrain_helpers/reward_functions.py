@@ -15,8 +15,8 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.rewards import as_reward_function
 from posttrain_helpers.scoring import RewardFunction
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import VERIFIERS
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

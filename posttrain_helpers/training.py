@@ -22,7 +22,6 @@ from posttrain_helpers.models import has_score_head
 from posttrain_helpers.reward_checks import check_policy
 from posttrain_helpers.reward_functions import reward_functions
 from posttrain_helpers.reward_guard import guarded
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.training_checks import (
     check_positions,
     check_preferences,
@@ -34,6 +33,7 @@ from posttrain_helpers.training_checks import (
     lost_in_tokenization,
 )
 from posttrain_helpers.training_state import check_weights_are_sound, watch_trainings
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -24,7 +24,7 @@ from posttrain_helpers.evaluation.prompts import declines_rightly, english_items
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.storage import repository_root
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 SHORT_REPLY, LONG_REPLY = 48, 72
 _MARKDOWN_WORDS = 40

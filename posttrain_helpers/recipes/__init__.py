@@ -31,9 +31,9 @@ from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrid
 from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values, data_types
 from posttrain_helpers.runtime import current_runtime, display_path, trainer_defaults
 from posttrain_helpers.storage import output_root
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.tinyworld.splits import WORLD
 from posttrain_helpers.training import METHODS, config_class
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     import pandas

@@ -15,7 +15,7 @@ from posttrain_helpers.annotations import described, enumerated, fits, is_number
 from posttrain_helpers.data import built_in_function, is_built_in
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.runtime import LARGEST_SEED
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 VALUE_TYPES = {"description": str, "model": str, "seed": int}
 
