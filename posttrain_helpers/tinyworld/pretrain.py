@@ -31,28 +31,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 BASE_DIRECTORY = Path(__file__).parent / "base"
+HEAD_DIM = 32
 SIZES: dict[str, dict[str, int]] = {
-    "small": dict(
-        hidden_size=192,
-        intermediate_size=576,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    ),
-    "medium": dict(
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    ),
-    "large": dict(
-        hidden_size=320,
-        intermediate_size=960,
-        num_hidden_layers=4,
-        num_attention_heads=10,
-        num_key_value_heads=5,
-    ),
+    "small": {"hidden_size": 192, "num_key_value_heads": 2},
+    "medium": {"hidden_size": 256, "num_key_value_heads": 4},
+    "large": {"hidden_size": 320, "num_key_value_heads": 5},
 }
 
 
@@ -109,11 +92,15 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Q
 
     torch.manual_seed(config.seed)
     end_of_document = tokenizer.pad_token_id
+    size = SIZES[config.size]
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            **SIZES[config.size],
+            **size,
+            intermediate_size=3 * size["hidden_size"],
+            num_hidden_layers=4,
+            num_attention_heads=size["hidden_size"] // HEAD_DIM,
             vocab_size=len(tokenizer),
-            head_dim=32,
+            head_dim=HEAD_DIM,
             max_position_embeddings=512,
             tie_word_embeddings=True,
             attention_dropout=0.0,
