@@ -28,6 +28,7 @@ from posttrain_helpers.missing_names import explain_missing_names
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.storage import repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, USES, reported_split
+from posttrain_helpers.wording import counted
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # Beyond this a model of a few million parameters spends more time handing work out than doing it.
@@ -64,8 +65,7 @@ class Runtime:
 
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
-        threads = f"{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
-        device = f"{_device_name(self.device)} · {self.dtype} · {threads}"
+        device = f"{_device_name(self.device)} · {self.dtype} · {counted(self.threads, 'CPU thread')}"
         if self.device == "cpu" and profile.device == "cuda":
             device += " · no GPU found"
             if profile.min_gpu_gb:
