@@ -122,11 +122,6 @@ def _add_evaluate(commands: Any, parents: list[argparse.ArgumentParser]) -> None
     )
     evaluate.add_argument("--fresh", action="store_true", help="measure again what is on disk already")
     evaluate.add_argument("--output", metavar="FILE.json", help="also write all records into one file")
-    evaluate.add_argument(
-        "--harness",
-        metavar="TASK,...",
-        help="also run tasks of the evaluation harness (lm_eval), by name or .yaml file",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -281,7 +276,6 @@ def _planned_memory(recipe: Recipe) -> str:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.evaluation.board import Board
-    from posttrain_helpers.evaluation.harness import check_installed, harness_lines, harness_path, run_harness
     from posttrain_helpers.evaluation.records import record_path
     from posttrain_helpers.evaluation.runner import evaluate
     from posttrain_helpers.evaluation.targets import finished_models
@@ -290,8 +284,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     if arguments.output:
         check_file_target(arguments.output)  # now, not after minutes of generating
-    if arguments.harness is not None:
-        check_installed()
     profile = setup(arguments.profile).profile.name
     models = arguments.models or finished_models(profile)
     reference = None if arguments.reference == "none" else arguments.reference
@@ -310,16 +302,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_json_atomic(arguments.output, [record.to_dict() for record in records])
         print(f"records: {arguments.output}")
-    for model in models if arguments.harness else ():
-        measured = run_harness(
-            model,
-            _listed(arguments.harness),
-            limit=arguments.limit,
-            chat_template=arguments.chat_template,
-            profile=profile,
-        )
-        print(*harness_lines(measured), sep="\n")
-        print(f"harness: {harness_path(measured['label'], profile)}")
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from posttrain_helpers import metrics, statistics
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import Generation
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 Item = dict[str, Any]
 Value = float | bool | None

@@ -42,12 +42,3 @@ def skip_untrained_positions() -> bool:
     compact_on_cpu.without_cpu = original
     trl_utils._use_triton = compact_on_cpu
     return True
-
-
-def score_every_position() -> None:
-    """Undo `skip_untrained_positions`, for comparisons with TRL as it is."""
-    import trl.trainer.utils as trl_utils
-
-    original = getattr(getattr(trl_utils, "_use_triton", None), "without_cpu", None)
-    if original is not None:
-        trl_utils._use_triton = original

@@ -51,7 +51,7 @@ from posttrain_helpers.preferences import (
 from posttrain_helpers.prompt_data import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.recipes.sources import is_built_in
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,19 +20,18 @@ class Feedback:
 
     def __str__(self) -> str:
         mark = {True: "Right.", False: "Not yet.", None: "·"}[self.correct]
-        return f"{mark} {self.message}"
+        return f"{mark} {self.message}".rstrip()
 
     __repr__ = __str__
 
 
-def check(answer: Any, expected: Any, *, hint: str, praise: str = "", tolerance: float = 1e-4) -> Feedback:
+def check(answer: Any, expected: Any, *, hint: str, tolerance: float = 1e-4) -> Feedback:
     """Compare a student's answer with the expected one.
 
     Args:
         answer: None means not answered yet.
         expected: the right answer, or a function of the answer that says whether it is right.
         hint: shown when the answer is wrong; it must not give the answer away.
-        praise: shown when it is right.
         tolerance: for numbers.
 
     Raises:
@@ -43,7 +42,7 @@ def check(answer: Any, expected: Any, *, hint: str, praise: str = "", tolerance:
     if answer is None:
         return Feedback(None, NOT_ANSWERED)
     correct = expected(answer) if isinstance(expected, Callable) else _equal(answer, expected, tolerance)
-    return Feedback(bool(correct), praise if correct else hint)
+    return Feedback(bool(correct), "" if correct else hint)
 
 
 def _equal(answer: Any, expected: Any, tolerance: float) -> bool:

@@ -1,7 +1,4 @@
-"""What a committed notebook must look like: its outputs recorded, normalised and fresh.
-
-`python -m posttrain_helpers run --inplace` records outputs with `record`; the tests call `check_freshness`.
-"""
+"""Record the outputs of a committed notebook (`run --inplace`), without what differs between machines."""
 
 from __future__ import annotations
 
@@ -20,13 +17,12 @@ from posttrain_helpers.storage import output_root, repository_root, write_text_a
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-_NOISE_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+NOISE_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
 _CELL_NOISE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")
 _NOTEBOOK_NOISE = ("papermill", "widgets", "language_info", "kernelspec")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _KERNEL_FILE = re.compile(r"[^\s'\"]*ipykernel_\d+[\\/]+\d+\.py")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{8,16}\b")
-_HOME_OF_SOMEBODY = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^\s'\"<>]+")
 
 
 def record(path: Path, executed: Path) -> None:
@@ -52,7 +48,7 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     execution counts run from 1; a progress bar that rewrote its line keeps its last state.
     """
     notebook = deepcopy(notebook)
-    notebook.cells = [cell for cell in notebook.cells if not _NOISE_TAGS & set(cell.metadata.get("tags", []))]
+    notebook.cells = [cell for cell in notebook.cells if not NOISE_TAGS & set(cell.metadata.get("tags", []))]
     for key in _NOTEBOOK_NOISE:
         notebook.metadata.pop(key, None)
     notebook.metadata["kernelspec"] = {
@@ -74,56 +70,6 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
             cell.execution_count = count
         cell.outputs = _normal_outputs(cell.outputs, cell.execution_count)
     return notebook
-
-
-def check_freshness(path: str | Path) -> list[str]:
-    """Return the problems of a committed notebook's outputs, one sentence each; empty means fresh.
-
-    A code cell with the tag `figure` must show a picture (an `image/png` output).
-
-    Args:
-        path: the notebook.
-    """
-    notebook = read_notebook(Path(path))
-    code = [
-        (index, cell)
-        for index, cell in enumerate(notebook.cells)
-        if cell.cell_type == "code"
-        and cell.source.strip()
-        and "skip-execution" not in cell.metadata.get("tags", [])
-    ]
-    if not any(cell.execution_count for _, cell in code):
-        return ["the notebook was never executed"]
-    problems = []
-    recorded = notebook.metadata.get("posttrain", {}).get("source_hash")
-    if recorded is None:
-        problems.append("the notebook's metadata has no posttrain.source_hash")
-    elif recorded != source_hash(notebook):
-        problems.append("a cell's source changed after the outputs were recorded")
-    for count, (index, cell) in enumerate(code, start=1):
-        name = cell_name(notebook.cells, index)
-        if cell.execution_count is None:
-            problems.append(f"{name} was not executed")
-        elif cell.execution_count != count:
-            problems.append(
-                f"{name} has execution count {cell.execution_count}; in order it would be {count}"
-            )
-        problems += [
-            f"the output of {name} holds an error: {output.ename}: {output.evalue}"
-            for output in cell.outputs
-            if output.output_type == "error"
-        ]
-        pictured = any(output.get("data", {}).get("image/png") for output in cell.outputs)
-        if "figure" in cell.metadata.get("tags", []) and not pictured:
-            problems.append(f"{name} is tagged 'figure' but shows no picture")
-        for text in filter(None, (_HOME_OF_SOMEBODY.search(text) for text in _texts(cell.outputs))):
-            problems.append(f"the output of {name} shows a path of one machine: {text.group()}")
-    problems += [
-        f"{cell_name(notebook.cells, index)} was injected by a run; remove it from the committed notebook"
-        for index, cell in enumerate(notebook.cells)
-        if _NOISE_TAGS & set(cell.metadata.get("tags", []))
-    ]
-    return problems
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -188,13 +134,3 @@ def _scrub(text: str) -> str:
         for form in {str(place), str(place).replace("\\", "\\\\"), place.as_posix()}:
             text = re.sub(rf"(?<![\w.~-]){re.escape(form)}(?![\w-])", lambda _, word=word: word, text)
     return text
-
-
-def _texts(outputs: list[NotebookNode]) -> list[str]:
-    texts = [output.text for output in outputs if output.output_type == "stream"]
-    return texts + [
-        value
-        for output in outputs
-        for kind, value in output.get("data", {}).items()
-        if kind.startswith("text/") and isinstance(value, str)
-    ]

@@ -35,16 +35,11 @@ class Generation:
         text: the completion without special tokens.
         token_ids: the completion's tokens, the stop token included, padding excluded.
         stop_reason: "stop" when the model ended by itself, "length" when it was cut at `max_new_tokens`.
-        log_probs: for each of `token_ids` its log-probability (nats) at temperature 1 under the full
-            softmax; None when it was not asked for.
-        prompt_length: number of tokens of the prompt, padding excluded.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stop_reason: str
-    log_probs: tuple[float, ...] | None
-    prompt_length: int
 
 
 def generate(
@@ -56,9 +51,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
-    return_log_probs: bool = False,
     num_return_sequences: int = 1,
-    progress: bool = False,
 ) -> list[Generation] | list[list[Generation]]:
     """Complete prompts in left-padded batches of one constant size.
 
@@ -74,9 +67,7 @@ def generate(
         temperature: 0 is greedy; above 0 tokens are sampled from the full softmax (no top-k, no top-p).
         seed: seed of the sampling; unused when greedy.
         batch_size: sequences in a batch. The last batch is filled up with repeated prompts.
-        return_log_probs: also return the log-probability of each generated token.
         num_return_sequences: samples for each prompt; more than one needs a temperature above 0.
-        progress: show a progress bar over batches.
 
     Returns:
         N generations in the order of the prompts; N lists of generations when `num_return_sequences` is more
@@ -87,8 +78,6 @@ def generate(
             padding token, a prompt that leaves no room for `max_new_tokens`, or settings that contradict each
             other.
     """
-    from tqdm.auto import tqdm
-
     _check_settings(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if not model.can_generate():
         raise CourseError(
@@ -102,12 +91,10 @@ def generate(
     size = min(batch_size, len(rows))
     generations: list[Generation] = []
     with evaluation_mode(model), _private_random_state(_device(model), seed):
-        for start in tqdm(range(0, len(rows), size), desc="generating", disable=not progress):
+        for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             filled = [batch[i % len(batch)] for i in range(size)]
-            completed = _generate_batch(
-                model, tokenizer, filled, max_new_tokens, float(temperature), return_log_probs
-            )
+            completed = _generate_batch(model, tokenizer, filled, max_new_tokens, float(temperature))
             generations += completed[: len(batch)]
     if num_return_sequences == 1:
         return generations
@@ -146,17 +133,24 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Return `input_ids` and `attention_mask` of rows of token ids, shape (rows, longest row).
+    """Return `input_ids` and `attention_mask` of rows of token ids, shape (rows, longest row), to be read."""
+    return _padded(rows, pad, "right")
 
-    Padding is on the right, for a model that reads the rows; `generate` pads on the left, to continue them.
-    """
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Return the same with padding on the left: all rows end at one column, where they are continued."""
+    return _padded(rows, pad, "left")
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int, side: str) -> dict[str, torch.Tensor]:
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     ids = [torch.tensor(row) for row in rows]
+    masks = [torch.ones_like(row) for row in ids]
     return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad, padding_side=side),
+        "attention_mask": pad_sequence(masks, batch_first=True, padding_side=side),
     }
 
 
@@ -260,41 +254,32 @@ def _generate_batch(
     batch: list[list[int]],
     max_new_tokens: int,
     temperature: float,
-    return_log_probs: bool,
 ) -> list[Generation]:
-    import torch
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig
 
-    width = max(len(ids) for ids in batch)
-    pad, stop_ids = tokenizer.pad_token_id, stop_token_ids(model, tokenizer)
-    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in batch])
-    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch])
+    stop_ids = stop_token_ids(model, tokenizer)
+    padded = left_padded(batch, tokenizer.pad_token_id)
     sampling = (
         {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
         if temperature > 0
         else {"do_sample": False}
     )
-    recorder = _log_prob_recorder() if return_log_probs else None
     # `generate` turns gradients off itself. inference_mode is no faster, and what a module keeps from a first
     # forward in it (8-bit layers keep tensors) cannot be trained with afterwards.
     sequences = model.generate(
-        input_ids=input_ids.to(_device(model)),
-        attention_mask=mask.to(_device(model)),
+        **{name: tensor.to(_device(model)) for name, tensor in padded.items()},
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
             use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
             eos_token_id=stop_ids or None,
-            pad_token_id=pad,
+            pad_token_id=tokenizer.pad_token_id,
             return_dict_in_generate=False,
             **_NEUTRAL_DECODING,
             **sampling,
         ),
-        logits_processor=LogitsProcessorList([recorder] if recorder else []),
     )
-    completions = sequences[:, width:]
-    log_probs = recorder.finish(completions).tolist() if recorder else None
     generations = []
-    for row, tokens in enumerate(completions.tolist()):
+    for tokens in sequences[:, padded["input_ids"].shape[1] :].tolist():
         # Cut at the first stop token and nowhere else: a model may write the padding token in mid-text.
         end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         length = len(tokens) if end is None else end + 1
@@ -307,44 +292,9 @@ def _generate_batch(
                 ),
                 token_ids=tuple(tokens[:length]),
                 stop_reason="length" if end is None else "stop",
-                log_probs=tuple(log_probs[row][:length]) if log_probs else None,
-                prompt_length=len(batch[row]),
             )
         )
     return generations
-
-
-def _log_prob_recorder() -> Any:
-    """Make a logits processor that notes the log-probability of each chosen token.
-
-    It keeps one step of logits, where `output_logits=True` would keep all of them (gigabytes for a large
-    vocabulary), and it sees them before the temperature is applied.
-    """
-    import torch
-    from transformers import LogitsProcessor
-
-    class Recorder(LogitsProcessor):
-        def __init__(self) -> None:
-            self.chosen: list[torch.Tensor] = []
-            self.pending: torch.Tensor | None = None
-
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            # The choice made from one step's logits is known at the next step only.
-            self._note(input_ids[:, -1])
-            self.pending = torch.log_softmax(scores.float(), dim=-1)
-            return scores
-
-        def _note(self, tokens: torch.Tensor) -> None:
-            if self.pending is not None:
-                self.chosen.append(self.pending.gather(1, tokens[:, None]).squeeze(1))
-                self.pending = None
-
-        def finish(self, completions: torch.Tensor) -> torch.Tensor:
-            self._note(completions[:, -1])
-            # On a GPU `generate` may run a few steps past the end before it notices; those are dropped here.
-            return torch.stack(self.chosen, dim=1)[:, : completions.shape[1]]
-
-    return Recorder()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.freshness import cell_name, read_notebook, record
 from posttrain_helpers.runtime import check_seed
 from posttrain_helpers.storage import naming_file, output_root, repository_root
-from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -96,29 +96,16 @@ def run_lessons(
     Raises:
         CourseError: when a lesson fails, or writes no results; the sentence names the lesson and the cell.
     """
-    from posttrain_helpers.profiles import changes_in_force, get_profile
+    from posttrain_helpers.profiles import get_profile
     from posttrain_helpers.results import results_directory
 
     lessons = select(names, directory)
     if seed is not None:
         check_seed(seed)  # now, not in the first cell
     profile = COMMITTED_PROFILE if inplace and profile is None else get_profile(profile).name
-    if inplace and (profile != COMMITTED_PROFILE or seed):
-        raise CourseError(
-            f"--inplace records the notebooks as committed (profile {COMMITTED_PROFILE!r}, seed 0), but "
-            f"profile {profile!r} and seed {seed or 0} were asked for; leave --profile and --seed out."
-        )
-    if inplace and (changed := changes_in_force()):
-        raise CourseError(
-            f"--inplace records the notebooks as committed, but {' and '.join(changed)} would change what "
-            "they compute; unset it, or leave --inplace out."
-        )
     split = reported_split()
-    if inplace and split != DEFAULT_SPLIT:
-        raise CourseError(
-            f"--inplace records the notebooks as committed (split {DEFAULT_SPLIT!r}), but the split "
-            f"{split!r} was asked for; leave --split out and unset {SPLIT_VARIABLE}."
-        )
+    if inplace:
+        _check_as_committed(profile, seed or 0, split)
     parameters = None if inplace else {"PROFILE": profile, "SEED": seed or 0}
     copies = results_directory(profile) / "notebooks"
     print(
@@ -136,6 +123,20 @@ def run_lessons(
             record(path, target)
         executed.append(target)
     return executed
+
+
+def _check_as_committed(profile: str, seed: int, split: str) -> None:
+    """Refuse to record a run that computes something else than the committed notebooks."""
+    from posttrain_helpers.profiles import changes_in_force
+
+    asked = {"profile": profile, "seed": seed, "split": split}
+    committed = {"profile": COMMITTED_PROFILE, "seed": 0, "split": DEFAULT_SPLIT}
+    changed = [f"the {key} {value!r}" for key, value in asked.items() if value != committed[key]]
+    if changed := [*changed, *changes_in_force()]:
+        raise CourseError(
+            f"--inplace records the notebooks as committed, but {' and '.join(changed)} would change what "
+            "they compute; leave out the option or unset the variable, or leave --inplace out."
+        )
 
 
 def execute(

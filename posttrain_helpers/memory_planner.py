@@ -40,8 +40,8 @@ from posttrain_helpers.memory_plan import (
     make_plan,
 )
 from posttrain_helpers.profiles import get_profile
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import reward_models
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, Trainer

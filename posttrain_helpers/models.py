@@ -37,14 +37,14 @@ def load_repaired(
     quantization: str | None = None,
     head: str | None = None,
     profile: str | Profile | None = None,
-    lend_template: bool = True,
+    default_chat_template: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """Load what stands in a directory or on the Hub, repaired, in evaluation mode; no stage is built.
 
     Args:
         place: a directory, or a Hub id.
         device: where the weights go, "cpu" or "cuda".
-        dtype, revision, lora, quantization, head, lend_template: as for
+        dtype, revision, lora, quantization, head, default_chat_template: as for
             `stage_loading.load_model_and_tokenizer`.
         profile: what the names of ready-made models refer to; None takes the profile in use.
 
@@ -67,7 +67,7 @@ def load_repaired(
             "would be NaN. Save or download the model again, or load it with another dtype."
         )
     wants_template = profile.chat_template if place == profile.base_model else None
-    if not (lend_template or wants_template or tokenizer.chat_template):
+    if not (default_chat_template or wants_template or tokenizer.chat_template):
         raise CourseError(
             f"{display_path(place)} has no chat template, so conversations would reach it in a format "
             "that it has never seen; lend it one on purpose (`--chat-template chatml` on the command line, "

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import OUTPUT_VARIABLE
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 MODEL_VARIABLE = "POSTTRAIN_MODEL"

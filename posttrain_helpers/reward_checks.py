@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.reward_guard import callable_without_weights, checked_rewards, is_coroutine
-from posttrain_helpers.scoring import reward_name
+from posttrain_helpers.reward_guard import callable_without_weights, is_coroutine
+from posttrain_helpers.scoring import checked_rewards, reward_name
 from posttrain_helpers.training_checks import check_reference
 
 if TYPE_CHECKING:

@@ -6,13 +6,12 @@ TRL and PPO would go on: a NaN makes every weight NaN, and a reply that no funct
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.scoring import reward_name
+from posttrain_helpers.scoring import checked_rewards, reward_name
 
 _MARK = "stops_at_what_is_no_reward"
 
@@ -31,45 +30,6 @@ def guarded(functions: Sequence[Any]) -> list[Any]:
         return list(functions)
     guard = _Guard(functions)
     return [guard.wrapped(index, function) for index, function in enumerate(functions)]
-
-
-def checked_rewards(
-    name: str, rewards: Any, completions: Sequence[Any], where: str = ""
-) -> list[float | None]:
-    """Return the rewards that a function gave, as numbers and None.
-
-    Args:
-        name: of the function.
-        rewards: what it returned.
-        completions: what it rated.
-        where: in which step, for the sentence of an error.
-
-    Raises:
-        CourseError: another number of rewards than of completions, or what is no finite number and not None.
-    """
-    count = len(completions)
-    if not hasattr(rewards, "__len__") or len(rewards) != count:
-        found = f"{len(rewards)} rewards" if hasattr(rewards, "__len__") else repr(rewards)
-        raise CourseError(
-            f"the reward function {name!r} returned {found} for {count} replies{where}; return a list with "
-            "one number for each."
-        )
-    for reward, completion in zip(rewards, completions, strict=True):
-        if reward is None:
-            continue
-        try:
-            finite = math.isfinite(reward)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise CourseError(
-                f"the reward function {name!r} returned {str(reward)[:60]!r} for a reply{where}; return a "
-                "number, or None for no reward."
-            ) from error
-        if not finite:
-            raise CourseError(
-                f"the reward function {name!r} returned {float(reward)} for the reply "
-                f"{str(completion)[:60]!r}{where}; a reward must be finite, or None for no reward."
-            )
-    return [None if reward is None else float(reward) for reward in rewards]
 
 
 class _Guard:

@@ -17,6 +17,7 @@ from posttrain_helpers.generation import (
     Prompt,
     encode_prompts,
     evaluation_mode,
+    left_padded,
     right_padded,
     stop_token_ids,
 )
@@ -79,11 +80,10 @@ def token_batch(
         pad: the padding token.
         device: where the batch is to be.
     """
-    right = right_padded(completions, pad)
-    left = right_padded([list(reversed(ids)) for ids in prompts], pad)
+    left, right = left_padded(prompts, pad), right_padded(completions, pad)
     return TokenBatch(
-        left["input_ids"].flip(1).to(device),
-        left["attention_mask"].flip(1).to(device),
+        left["input_ids"].to(device),
+        left["attention_mask"].to(device),
         right["input_ids"].to(device),
         right["attention_mask"].to(device),
     )

@@ -28,6 +28,7 @@ from posttrain_helpers.missing_names import explain_missing_names
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.storage import repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, USES, reported_split
+from posttrain_helpers.wording import counted
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # Beyond this a model of a few million parameters spends more time handing work out than doing it.
@@ -64,8 +65,7 @@ class Runtime:
 
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
-        threads = f"{self.threads} CPU thread{'s' if self.threads > 1 else ''}"
-        device = f"{_device_name(self.device)} · {self.dtype} · {threads}"
+        device = f"{_device_name(self.device)} · {self.dtype} · {counted(self.threads, 'CPU thread')}"
         if self.device == "cpu" and profile.device == "cuda":
             device += " · no GPU found"
             if profile.min_gpu_gb:
@@ -85,19 +85,17 @@ class Runtime:
         return "\n".join(f"{name:<9} {value}" for name, value in lines.items())
 
 
-def setup(
-    profile: str | Profile | None = None, seed: int = 0, threads: int | None = None, quiet: bool = True
-) -> Runtime:
+def setup(profile: str | Profile | None = None, seed: int = 0, threads: int | None = None) -> Runtime:
     """Prepare this process for a lesson and print the environment card.
 
-    In a notebook a NameError says from now on which cell has to be run first.
+    Progress bars, notices of the libraries and their known-harmless warnings are switched off. In a notebook
+    a NameError says from now on which cell has to be run first.
 
     Args:
         profile: a profile's name; None reads `POSTTRAIN_PROFILE` and falls back to "tiny". The choice holds
             for the whole process and the processes that it starts.
         seed: of Python, NumPy and torch, and the default seed of recipes.
         threads: CPU threads of torch; None takes `OMP_NUM_THREADS`, else the cores that this process may use.
-        quiet: switch off progress bars, notices of the libraries and their known-harmless warnings.
 
     Returns:
         What was decided.
@@ -112,8 +110,7 @@ def setup(
         raise CourseError(f"threads must be a whole number of at least 1, but it is {threads!r}.")
     os.environ[PROFILE_VARIABLE] = profile.name
     _set_library_environment(profile)
-    if quiet:
-        _silence_libraries()
+    _silence_libraries()
     runtime = _detect(profile, seed, threads)
     import torch
     from transformers import set_seed

@@ -7,6 +7,7 @@ counts 0 here).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,45 @@ RewardFunction = Callable[..., list[float | None]]
 def reward_name(function: RewardFunction) -> str:
     """Return the name under which a reward function is logged."""
     return getattr(function, "__name__", type(function).__name__)
+
+
+def checked_rewards(
+    name: str, rewards: Any, completions: Sequence[Any], where: str = ""
+) -> list[float | None]:
+    """Return the rewards that a function gave, as numbers and None.
+
+    Args:
+        name: of the function.
+        rewards: what it returned.
+        completions: what it rated.
+        where: in which step, for the sentence of an error.
+
+    Raises:
+        CourseError: another number of rewards than of completions, or what is no finite number and not None.
+    """
+    count = len(completions)
+    if not hasattr(rewards, "__len__") or len(rewards) != count:
+        found = f"{len(rewards)} rewards" if hasattr(rewards, "__len__") else repr(rewards)
+        raise CourseError(
+            f"the reward function {name!r} returned {found} for {count} replies{where}; return a list with "
+            "one number for each."
+        )
+    for reward, completion in zip(rewards, completions, strict=True):
+        if reward is None:
+            continue
+        try:
+            finite = math.isfinite(reward)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CourseError(
+                f"the reward function {name!r} returned {str(reward)[:60]!r} for a reply{where}; return a "
+                "number, or None for no reward."
+            ) from error
+        if not finite:
+            raise CourseError(
+                f"the reward function {name!r} returned {float(reward)} for the reply "
+                f"{str(completion)[:60]!r}{where}; a reward must be finite, or None for no reward."
+            )
+    return [None if reward is None else float(reward) for reward in rewards]
 
 
 def score_completions(
@@ -41,7 +81,7 @@ def score_completions(
         trainer_state: passed on, for rewards that change during the training.
 
     Raises:
-        CourseError: a function that returns another number of scores, or a score that is not finite.
+        CourseError: as `checked_rewards`.
     """
     import torch
 
@@ -59,15 +99,6 @@ def score_completions(
             trainer_state=trainer_state,
             **columns,
         )
-        if len(values) != len(rows):
-            raise CourseError(
-                f"the reward function {reward_name(function)!r} returned {len(values)} scores for "
-                f"{len(rows)} completions; it must return one for each."
-            )
-        scores.append(torch.tensor([0.0 if value is None else float(value) for value in values]))
-        if not torch.isfinite(scores[-1]).all():
-            raise CourseError(
-                f"the reward function {reward_name(function)!r} returned {values}, of which not every number "
-                "is finite; return None for a completion that it cannot judge."
-            )
+        rewards = checked_rewards(reward_name(function), values, texts)
+        scores.append(torch.tensor([0.0 if reward is None else reward for reward in rewards]))
     return torch.stack(scores)

@@ -28,7 +28,7 @@ def load_model_and_tokenizer(
     quantization: str | None = None,
     head: str | None = None,
     profile: str | Profile | None = None,
-    lend_template: bool = True,
+    default_chat_template: bool = True,
     verbose: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model in evaluation mode on its device, and its tokenizer.
@@ -46,7 +46,7 @@ def load_model_and_tokenizer(
         head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
             fresh score head in place of its language head, drawn from torch's random state.
         profile: what "base" and stage names refer to; None takes the profile in use.
-        lend_template: False refuses a model that has no chat template instead of giving it plain ChatML.
+        default_chat_template: give a model that has no chat template plain ChatML; False refuses it.
         verbose: print one line about the model and one for each repair.
 
     Returns:
@@ -70,7 +70,7 @@ def load_model_and_tokenizer(
         quantization=quantization,
         head=head,
         profile=profile,
-        lend_template=lend_template,
+        default_chat_template=default_chat_template,
     )
     if verbose:
         print(describe_model(model, display_path(name_or_path)))

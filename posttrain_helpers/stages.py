@@ -29,8 +29,8 @@ from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.stage_saving import free_place, is_readers, kept_sentence, save_keeping, stage_lock
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import reward_models
+from posttrain_helpers.wording import closest
 
 
 def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = False) -> Path:

@@ -169,7 +169,7 @@ def test_training_starts_without_an_estimate_too(
 def evaluated(monkeypatch: pytest.MonkeyPatch, output_root: Path) -> list[dict[str, object]]:
     """Record what `evaluate` would do; no model is loaded."""
     from posttrain_helpers import runtime
-    from posttrain_helpers.evaluation import board, harness, runner, targets
+    from posttrain_helpers.evaluation import board, runner, targets
 
     made: list[dict[str, object]] = []
 
@@ -177,16 +177,10 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, output_root: Path) -> list[dict[s
         made.append({"models": models, **options})
         return [SimpleNamespace(label=Path(model).name, to_dict=lambda: {"label": "x"}) for model in models]
 
-    def run_harness(model: str, tasks: list[str], **options: object) -> dict[str, object]:
-        made.append({"harness": model, "tasks": tasks, **options})
-        return {"label": model, "results": {"t": {"acc,none": 0.5}}}
-
     profile = SimpleNamespace(profile=SimpleNamespace(name="tiny"))
     monkeypatch.setattr(runtime, "setup", lambda name: profile)
     monkeypatch.setattr(runner, "evaluate", evaluate)
     monkeypatch.setattr(targets, "finished_models", lambda name: ["base", "dpo"])
-    monkeypatch.setattr(harness, "run_harness", run_harness)
-    monkeypatch.setattr(harness, "check_installed", lambda: None)
     monkeypatch.setattr(board, "Board", lambda records, reference: f"the board, against {reference}")
     return made
 
@@ -241,29 +235,6 @@ def test_evaluate_copies_the_records_into_one_file(
     assert cli.main(["evaluate", "base", "sft", "--output", str(target)]) == 0
     assert json.loads(target.read_text(encoding="utf-8")) == [{"label": "x"}] * 2
     assert f"records: {target}" in capsys.readouterr().out
-
-
-def test_evaluate_runs_the_harness_on_each_model(
-    evaluated: list[dict[str, object]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["evaluate", "base", "sft", "--harness", "arc_easy,mine.yaml", "--limit", "3"]) == 0
-    tasks = {"tasks": ["arc_easy", "mine.yaml"], "limit": 3, "chat_template": None, "profile": "tiny"}
-    assert evaluated[1:] == [{"harness": "base", **tasks}, {"harness": "sft", **tasks}]
-    assert "sft · t · acc 0.500" in capsys.readouterr().out
-
-
-def test_a_missing_harness_stops_evaluate_before_it_starts(
-    evaluated: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from posttrain_helpers.evaluation import harness
-
-    def fail() -> None:
-        raise CourseError("not installed")
-
-    monkeypatch.setattr(harness, "check_installed", fail)
-    assert cli.main(["evaluate", "--harness", "arc_easy"]) == 2
-    assert capsys.readouterr().err == "error: not installed\n"
-    assert evaluated == []
 
 
 def test_evaluate_measures_a_model_and_a_mistake_is_exit_code_2(

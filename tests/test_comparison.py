@@ -45,7 +45,7 @@ BAD = ["A cow says moo. A cow"] * len(ITEMS)
 
 
 def reply(text: str, stop: bool = True) -> Generation:
-    return Generation(text, tuple(range(len(text.split()) + stop)), "stop" if stop else "length", None, 12)
+    return Generation(text, tuple(range(len(text.split()) + stop)), "stop" if stop else "length")
 
 
 def build(replies, items=ITEMS, score="strict", equal=False, title="Capitals", **options) -> Comparison:

@@ -12,7 +12,7 @@ from rounding import ADAM_EPSILON, SAME_WEIGHTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from posttrain_helpers.cpu_trainer import score_every_position, skip_untrained_positions
+from posttrain_helpers.cpu_trainer import skip_untrained_positions
 from posttrain_helpers.recipes.methods import config_class
 from posttrain_helpers.runtime import prepare_trainers
 
@@ -21,10 +21,11 @@ LENGTHS = (5, 9, 12, 20, 7, 30, 14, 6, 25, 11, 8, 16, 10, 28, 13, 22)
 
 @pytest.fixture(autouse=True)
 def trl_as_it_is() -> Iterator[None]:
-    """Each test starts and ends with TRL's own choice."""
-    score_every_position()
+    """Each test starts with TRL's own choice and leaves what it found."""
+    found = trl_utils._use_triton
+    trl_utils._use_triton = getattr(found, "without_cpu", found)
     yield
-    score_every_position()
+    trl_utils._use_triton = found
 
 
 @pytest.fixture
@@ -212,21 +213,19 @@ def test_rebalanced_epochs_differ_and_use_every_row(
     assert epochs[0] != epochs[1]
 
 
-def test_only_the_cpu_changes_and_undoing_restores() -> None:
+def test_only_the_cpu_changes_and_only_once() -> None:
     original = trl_utils._use_triton
     assert skip_untrained_positions()
     assert skip_untrained_positions()
     assert trl_utils._use_triton(torch.device("cpu"))
     for name in ("cuda", "mps"):
         assert trl_utils._use_triton(torch.device(name)) == original(torch.device(name))
-    score_every_position()
-    assert trl_utils._use_triton is original
+    assert trl_utils._use_triton.without_cpu is original
 
 
 def test_another_trl_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(trl_utils, "_use_triton")
     assert not skip_untrained_positions()
-    score_every_position()
     assert not hasattr(trl_utils, "_use_triton")
 
 

@@ -16,9 +16,9 @@ def test_numbers_are_compared_with_tolerance(answer, right):
     assert check(answer, 3, hint="look").correct is right
 
 
-def test_wrong_answers_get_the_hint_and_right_ones_the_praise():
+def test_wrong_answers_get_the_hint():
     assert str(check("no", "yes", hint="look closer")) == "Not yet. look closer"
-    assert str(check("yes", "yes", hint="look closer", praise="Well seen.")) == "Right. Well seen."
+    assert str(check("yes", "yes", hint="look closer")) == "Right."
 
 
 def test_a_function_may_decide():

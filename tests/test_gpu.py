@@ -14,7 +14,6 @@ from posttrain_helpers import MemoryMonitor, load_recipe, make_trainer, train
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.runtime import setup
 from posttrain_helpers.stage_loading import load_model_and_tokenizer
-from posttrain_helpers.throughput import Throughput
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import bench_gpu
@@ -71,7 +70,7 @@ def trainer_of(model_dir: str, tmp_path: Path, batch_size: int, callbacks: list)
 
 
 def test_the_monitor_agrees_with_torch_and_nvml(model_dir: str, tmp_path: Path) -> None:
-    memory, speed = MemoryMonitor("sft"), Throughput()
+    memory, speed = MemoryMonitor("sft"), bench_gpu.StepTimer()
     trainer = trainer_of(model_dir, tmp_path, 4, [memory.callback(), speed.callback()])
     torch.cuda.reset_peak_memory_stats()
     with memory:
@@ -81,7 +80,7 @@ def test_the_monitor_agrees_with_torch_and_nvml(model_dir: str, tmp_path: Path) 
     assert gpu["reserved_peak_mb"] >= gpu["allocated_peak_mb"]
     if gpu["device_after_mb"] is not None:
         assert gpu["device_after_mb"] >= torch.cuda.memory_reserved() / MB
-    assert speed.measurement.tokens_per_second > 0
+    assert speed.figures()["tokens_per_second"] > 0
 
 
 def test_out_of_memory_ends_in_advice_and_a_device_that_works_on(model_dir: str, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from posttrain_helpers import runtime
-from posttrain_helpers.cpu_trainer import score_every_position
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.profiles import PROFILES
 from posttrain_helpers.runtime import (
@@ -59,7 +58,7 @@ def test_every_trainer_after_setup_is_prepared() -> None:
     from transformers import trainer
     from trl.trainer import utils
 
-    score_every_position()
+    utils._use_triton = getattr(utils._use_triton, "without_cpu", utils._use_triton)
     trainer.DEFAULT_CALLBACKS[:] = [
         callback for callback in trainer.DEFAULT_CALLBACKS if callback.__name__ != "TrainingWatch"
     ]

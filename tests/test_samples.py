@@ -29,11 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         replies = [
             [
                 Generation(
-                    f"{prompt[-1]['content']} {number} {len(made)}",
-                    (1,),
-                    ("stop", "length")[number % 2],
-                    None,
-                    1,
+                    f"{prompt[-1]['content']} {number} {len(made)}", (1,), ("stop", "length")[number % 2]
                 )
                 for number in range(samples)
             ]

@@ -76,7 +76,7 @@ def test_a_wrong_number_of_scores(tokenizer: Any) -> None:
         return [1.0]
 
     with pytest.raises(
-        CourseError, match=r"'single' returned 1 scores for 2 completions; it must return one"
+        CourseError, match=r"'single' returned 1 rewards for 2 replies; return a list with one"
     ):
         score_completions([length, single], tokenizer, ROWS, completions(tokenizer))
 
@@ -87,7 +87,7 @@ def test_scores_must_be_finite(bad: float, tokenizer: Any) -> None:
         return [1.0, bad]
 
     with pytest.raises(
-        CourseError, match=r"'broken' returned \[1.0, .*not every number is finite; return None"
+        CourseError, match=r"'broken' returned -?(nan|inf) for the reply '3 \+ 4'; a reward must be finite"
     ):
         score_completions([broken], tokenizer, ROWS, completions(tokenizer))
 

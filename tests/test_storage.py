@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_helpers import storage
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.storage import (
     atomic_directory,
@@ -99,10 +98,12 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
 def test_a_full_disk_names_the_file_and_keeps_nothing(tmp_path, monkeypatch):
     path = write_text_atomic(tmp_path / "file.txt", "old")
 
-    def full(dir, **options):
-        return os.open("/dev/full", os.O_WRONLY), str(dir / "unused.tmp")
+    def full(self, text, **options):
+        self.touch()
+        with open("/dev/full", "w") as device:
+            device.write(text)
 
-    monkeypatch.setattr(storage.tempfile, "mkstemp", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left") as caught:
         write_text_atomic(path, "new")
     assert caught.value.filename == str(path)

@@ -16,7 +16,7 @@ from typing import Any
 from posttrain_helpers.datasources.catalog import ADAPTERS, Adapter
 from posttrain_helpers.datasources.converters import CONVERTERS, split_transcript, transcript_pair
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 Row = dict[str, Any]
 _BESIDE_PROMPT = ("system", "context")

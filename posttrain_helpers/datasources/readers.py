@@ -22,7 +22,7 @@ from typing import Any
 
 from posttrain_helpers.datasources.texts import is_unicode
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.phrases import counted
+from posttrain_helpers.wording import counted
 
 Row = dict[str, Any]
 # The name's ending -> how such a file is read.

@@ -33,8 +33,7 @@ from posttrain_helpers.evaluation.ranking import score_interval, significant_ran
 from posttrain_helpers.evaluation.records import KINDS, read_records
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention, compare
 from posttrain_helpers.manifest import BASE
-from posttrain_helpers.phrases import counted
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest, counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame

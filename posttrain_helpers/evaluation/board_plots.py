@@ -11,8 +11,8 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention
-from posttrain_helpers.phrases import listed
 from posttrain_helpers.plots import BLUE, GREY, ORANGE, new_figure
+from posttrain_helpers.wording import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

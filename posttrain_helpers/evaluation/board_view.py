@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from posttrain_helpers.comparison_view import visible
 from posttrain_helpers.evaluation.records import KINDS
 from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention
-from posttrain_helpers.phrases import counted
 from posttrain_helpers.statistics import PairedResult
+from posttrain_helpers.wording import counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -16,7 +16,7 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import check_share
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,11 +20,9 @@ def generate_dialogues(
     items: Sequence[Item],
     *,
     max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    seed: int = 0,
     batch_size: int = 32,
 ) -> tuple[list[Messages], list[Generation]]:
-    """Let a model reply to each prompt and then to each follow-up, its own replies in view.
+    """Let a model reply greedily to each prompt and then to each follow-up, its own replies in view.
 
     A follow-up is asked whatever the reply before it was, so every model hears the same questions.
 
@@ -34,8 +32,6 @@ def generate_dialogues(
         items: N items with "prompt" (messages). "follow_ups" lists the user turns that come after the first
             reply; an item without any is answered once.
         max_new_tokens: the most tokens of each reply.
-        temperature: 0 is greedy.
-        seed: seed of the sampling.
         batch_size: conversations in a batch.
 
     Returns:
@@ -58,13 +54,7 @@ def generate_dialogues(
                 transcripts[index].append({"role": "user", "content": items[index]["follow_ups"][turn - 1]})
         prompts = [items[index]["prompt"] if turn == 0 else transcripts[index] for index in asked]
         generations = generate(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed + turn,
-            batch_size=batch_size,
+            model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
         )
         for index, generation in zip(asked, generations, strict=True):
             transcripts[index].append({"role": "assistant", "content": generation.text})

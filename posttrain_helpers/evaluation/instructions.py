@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 Constraint = Mapping[str, Any]
 

@@ -41,7 +41,6 @@ __all__ = [
     "Judge",
     "LanguageModelJudge",
     "ScoreJudge",
-    "gold_judge",
     "reward_model_judge",
 ]
 
@@ -53,23 +52,16 @@ class ScoreJudge:
         name: what to call the judge in tables.
         score: a function of reply text and item, as for `compare_generations`. Of a reply of several turns
             it sees the last assistant message.
-        tie: scores that differ by no more than this are a tie.
-
-    Raises:
-        CourseError: a negative `tie`.
     """
 
-    def __init__(self, name: str, score: Score, *, tie: float = TIE) -> None:
-        if not tie >= 0:
-            raise CourseError(f"tie must be 0 or a positive difference of scores, but {tie} was found.")
+    def __init__(self, name: str, score: Score) -> None:
         self.name = name
         self.score = score
-        self.tie = tie
 
     def compare(
         self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
     ) -> list[Choice]:
-        """Return one choice for each item: 1, 0.5 or 0.
+        """Return one choice for each item: 1, 0.5 (scores that differ by rounding only) or 0.
 
         Args:
             items: N items.
@@ -85,7 +77,7 @@ class ScoreJudge:
         choices = []
         for first, second in zip(scores[: len(items)], scores[len(items) :], strict=True):
             difference = first - second
-            choices.append(Choice(0.5 if abs(difference) <= self.tie else float(difference > 0)))
+            choices.append(Choice(0.5 if abs(difference) <= TIE else float(difference > 0)))
         return choices
 
     def scores(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[float]:
@@ -109,21 +101,10 @@ class ScoreJudge:
 class _RewardModelJudge(ScoreJudge):
     """Prefer the reply with the higher reward; see `reward_model_judge`."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        name: str,
-        tie: float,
-        batch_size: int,
-    ) -> None:
-        from posttrain_helpers.rewards import check_scored_token
-
-        check_scored_token(model, tokenizer)
-        super().__init__(name, lambda reply, item: self.scores([item], [reply])[0], tie=tie)
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__("reward model", lambda reply, item: self.scores([item], [reply])[0])
         self.model = model
         self.tokenizer = tokenizer
-        self.batch_size = batch_size
 
     def scores(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[float]:
         """Return the reward of each reply; replies of several turns are scored as a whole."""
@@ -139,37 +120,22 @@ class _RewardModelJudge(ScoreJudge):
             self.tokenizer,
             [prompts[index] for index in places.values()],
             [turns[index] for index in places.values()],
-            batch_size=self.batch_size,
         )
         by_key = dict(zip(places, rewards.tolist(), strict=True))
         return [by_key[key] for key in keys]
 
 
-def gold_judge() -> ScoreJudge:
-    """Return the judge of the tiny world that knows the truth: the reply with the higher gold score wins."""
-    from posttrain_helpers.tinyworld.gold import gold
-
-    return ScoreJudge("gold", gold)
-
-
-def reward_model_judge(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    name: str = "reward model",
-    tie: float = TIE,
-    batch_size: int = 32,
-) -> ScoreJudge:
+def reward_model_judge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ScoreJudge:
     """Return the judge that prefers the reply with the higher reward.
 
     Args:
         model: a reward model, such as the stage "reward_model".
         tokenizer: its tokenizer.
-        name: what to call the judge in tables.
-        tie: rewards that differ by no more than this are a tie.
-        batch_size: texts in a batch.
 
     Raises:
         CourseError: what `rewards.check_scored_token` raises; later, what `rewards.score_replies` raises.
     """
-    return _RewardModelJudge(model, tokenizer, name, tie, batch_size)
+    from posttrain_helpers.rewards import check_scored_token
+
+    check_scored_token(model, tokenizer)
+    return _RewardModelJudge(model, tokenizer)

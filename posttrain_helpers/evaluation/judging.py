@@ -1,6 +1,6 @@
 """Ask a judge about pairs of replies in an order that is recorded, and measure the judge as well.
 
-judgements = judge_pairs(gold_judge(), items, dpo_replies, sft_replies, labels=("dpo", "sft"))
+judgements = judge_pairs(ScoreJudge("gold", gold), items, dpo_replies, sft_replies, labels=("dpo", "sft"))
 judgements.win_rate(), judgements.position_bias()
 
 A judge may lean towards the reply that is shown first. So the order is decided by a coin for each item, or
@@ -12,17 +12,15 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.comparison_scores import check_choice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judge_base import Item, Judge, Reply, check_pairs
-from posttrain_helpers.evaluation.judgements import ORDERS, Judgement, Judgements, Order, Share
+from posttrain_helpers.evaluation.judgements import ORDERS, Judgement, Judgements, Order
 
 if TYPE_CHECKING:
     from posttrain_helpers.evaluation.agreement import Kappa
-
-__all__ = ["Judgement", "Judgements", "Share", "judge_pairs", "kappa", "round_robin"]
 
 
 def judge_pairs(
@@ -81,13 +79,12 @@ def judge_pairs(
     return Judgements(judge.name, *labels, order=order, rows=rows)
 
 
-def kappa(first: Judgements, second: Judgements, **options: Any) -> Kappa:
+def kappa(first: Judgements, second: Judgements) -> Kappa:
     """Return how much two judges agree about the same pairs of replies, beyond chance.
 
     Args:
         first: what one judge said.
         second: what the other said about the same models and items, in any order of the items.
-        options: passed on to `agreement.cohen_kappa`.
 
     Returns:
         Cohen's kappa of the verdicts per item: left, right or tie.
@@ -108,7 +105,7 @@ def kappa(first: Judgements, second: Judgements, **options: Any) -> Kappa:
             f"{len(one.keys() ^ other.keys())} items were judged by one of the two judges only; let both "
             "judge the same items."
         )
-    return cohen_kappa(list(one.values()), [other[identifier] for identifier in one], **options)
+    return cohen_kappa(list(one.values()), [other[identifier] for identifier in one])
 
 
 def round_robin(
@@ -116,7 +113,6 @@ def round_robin(
     items: Sequence[Item],
     replies: Mapping[str, Sequence[Reply]],
     *,
-    order: Order = "random",
     seed: int = 0,
 ) -> list[tuple[str, str, float, str]]:
     """Compare every model with every other one.
@@ -125,7 +121,6 @@ def round_robin(
         judge: see `judges`.
         items: N items.
         replies: for each label the N replies of that model.
-        order: as for `judge_pairs`; with "both" every pair has two rows per item.
         seed: as for `judge_pairs`.
 
     Returns:
@@ -142,9 +137,7 @@ def round_robin(
     rows = []
     for left, right in itertools.combinations(replies, 2):
         labels = (left, right)
-        judged = judge_pairs(
-            judge, items, replies[left], replies[right], labels=labels, order=order, seed=seed
-        )
+        judged = judge_pairs(judge, items, replies[left], replies[right], labels=labels, seed=seed)
         rows += judged.comparisons()
     return rows
 

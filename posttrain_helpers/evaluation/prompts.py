@@ -15,7 +15,7 @@ from typing import Any
 
 from posttrain_helpers.comparison_scores import Item
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 ENGLISH_SETS = ("instructions_en", "dialogues_en", "refusals_en")
 _DATA = Path(__file__).parent / "data"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,13 @@ from posttrain_helpers.statistics import mean_interval
 if TYPE_CHECKING:
     import torch
 
-    from posttrain_helpers.evaluation.rater import LanguageModelRater
+    from posttrain_helpers.evaluation.language_judge import LanguageModelRater
 
 # Longer replies are rated by their beginning: what counts stands there, and a judge has a limited context.
 _LONGEST_REPLY = 4000
 
 
+@dataclass(frozen=True)
 class Quality:
     """A measure of how good a reply is, for every function that takes a score.
 
@@ -37,25 +39,17 @@ class Quality:
         name: the key of its values in `Comparison.scores`: "gold" or "rating".
         label: what to write at an axis or above a column.
         known: whether it is the truth, as in the tiny world, and no opinion.
-
-    Args:
-        name: as above.
-        label: as above.
-        known: as above.
         score_all: a function of items and as many replies that returns their scores.
     """
 
-    def __init__(
-        self,
-        name: str,
-        label: str,
-        known: bool,
-        score_all: Callable[[Sequence[Item], Sequence[Reply]], list[float]],
-    ) -> None:
-        self.name = self.__name__ = name
-        self.label = label
-        self.known = known
-        self._score_all = score_all
+    name: str
+    label: str
+    known: bool
+    score_all: Callable[[Sequence[Item], Sequence[Reply]], list[float]]
+
+    @property
+    def __name__(self) -> str:
+        return self.name
 
     def __call__(self, reply: Reply, item: Item) -> float:
         """Return the quality of one reply; higher is better."""
@@ -75,7 +69,7 @@ class Quality:
             raise CourseError(
                 f"quality needs one item for each reply; found {len(replies)} replies and {len(items)} items."
             )
-        return self._score_all(items, replies)
+        return self.score_all(items, replies)
 
 
 def load_quality(profile: str | Profile | None = None, verbose: bool = True) -> Quality:
@@ -162,13 +156,12 @@ def _title(model: str) -> str:
 def _load_rater(name: str, profile: Profile) -> tuple[LanguageModelRater, torch.device]:
     import torch
 
-    from posttrain_helpers.evaluation.rater import LanguageModelRater
+    from posttrain_helpers.evaluation.language_judge import LanguageModelRater
     from posttrain_helpers.runtime import preserved_random_state
     from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
-    dtype = (
-        "bfloat16" if torch.cuda.is_available() else None
-    )  # nothing is trained, so half the memory will do
+    # Nothing is trained, so half the memory will do.
+    dtype = "bfloat16" if torch.cuda.is_available() else None
     with preserved_random_state():  # a training that samples replies may be under way
         model, tokenizer = load_model_and_tokenizer(name, dtype=dtype, profile=profile, verbose=False)
     return LanguageModelRater(model, tokenizer, name=name), model.device

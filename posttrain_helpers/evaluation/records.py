@@ -22,8 +22,8 @@ from posttrain_helpers.manifest import BASE
 from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.results import results_directory
 from posttrain_helpers.storage import read_json, write_json_atomic
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT
+from posttrain_helpers.wording import closest
 
 KINDS = ("correctness", "preference")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -25,10 +25,10 @@ from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, 
 from posttrain_helpers.evaluation.reuse import for_file, on_disk, same_suite
 from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts
 from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
-from posttrain_helpers.phrases import counted
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.runtime import current_runtime, display_path
 from posttrain_helpers.tinyworld.splits import reported_split
+from posttrain_helpers.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -202,7 +202,7 @@ class _Evaluation:
             target.source,
             head="language",
             profile=self.profile,
-            lend_template=self.chat_template is not None or not asks_messages,
+            default_chat_template=self.chat_template is not None or not asks_messages,
             verbose=False,
         )
 

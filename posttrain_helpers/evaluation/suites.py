@@ -24,7 +24,7 @@ from posttrain_helpers.evaluation.prompts import declines_rightly, english_items
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.storage import repository_root
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 SHORT_REPLY, LONG_REPLY = 48, 72
 _MARKDOWN_WORDS = 40
@@ -212,15 +212,6 @@ def gold(reply: str, item: Item) -> float:
     return gold_score(item, reply, stopped=item.get("stopped", True)).total
 
 
-_MATCHES: dict[str, Score] = {"correct": lenient_match, "exact": strict_match}
-
-
-def _held_out(name: str) -> list[Item]:
-    from posttrain_helpers.tinyworld.tasks import held_out_suite
-
-    return held_out_suite(name)
-
-
 def _harder_problems() -> list[Item]:
     from posttrain_helpers.recipes import load_recipe
     from posttrain_helpers.tinyworld.prompts import HELD_OUT_PROBLEMS, held_out_problems
@@ -231,102 +222,95 @@ def _harder_problems() -> list[Item]:
 
 def _preference() -> list[Item]:
     from posttrain_helpers.tinyworld.preferences import HELD_OUT_STORIES
-    from posttrain_helpers.tinyworld.tasks import held_out_stories
+    from posttrain_helpers.tinyworld.tasks import held_out_stories, held_out_suite
 
     # Fact, story, fact, ...: any first part of the suite is a fair one.
-    pairs = zip(_held_out("entities"), held_out_stories(HELD_OUT_STORIES), strict=False)
+    pairs = zip(held_out_suite("entities"), held_out_stories(HELD_OUT_STORIES), strict=False)
     return list(chain.from_iterable(islice(pairs, 100)))
 
 
-def _tiny(
-    name: str, skill: str, measure: str, scores: Mapping[str, Score], **rest: Any
-) -> Callable[[], Suite]:
-    items = rest.pop("items", lambda: _held_out(name))
-    return lambda: Suite(name, skill, tuple(items()), measure, scores, **rest)
+def _items(name: str) -> list[Item]:
+    """Return the items of a suite; those of the tiny world are of the split that is reported."""
+    if name in _ENGLISH:
+        return english_items(name)
+    if name in _MIXED:
+        return _MIXED[name]()
+    from posttrain_helpers.tinyworld.tasks import held_out_suite
+
+    return held_out_suite(name)
 
 
-_TINY: dict[str, Callable[[], Suite]] = {
-    "entities": _tiny("entities", "facts about new entities", "correct", {**_MATCHES, "gold": gold}),
-    "phrasings": _tiny("phrasings", "facts in new phrasings", "correct", _MATCHES),
-    "arithmetic": _tiny("arithmetic", "new calculations", "correct", _MATCHES),
-    "word_problems": _tiny("word_problems", "new word problems", "correct", _MATCHES),
-    "harder_problems": _tiny(
-        "harder_problems",
-        "word problems with larger numbers",
-        "correct",
-        _MATCHES,
-        items=_harder_problems,
-    ),
-    "instructions": _tiny(
-        "instructions",
-        "constraints that a program checks",
-        "obeyed",
-        {"obeyed": obeys, "obeyed share": obeyed_share, "exact": strict_match},
-    ),
-    "identity": _tiny(
-        "identity",
-        "says its first name",
-        "original name",
-        {"original name": original_name, "new name": new_name},
-    ),
-    "stories": _tiny(
-        "stories",
-        "stories on request",
-        "gold",
-        {"gold": gold, "obeyed": obeys},
-        max_new_tokens=LONG_REPLY,
-        kind="preference",
-    ),
-    "preference": _tiny(
-        "preference",
-        "what readers prefer, facts and stories",
-        "gold",
-        {"gold": gold},
-        items=_preference,
-        max_new_tokens=LONG_REPLY,
-        kind="preference",
-    ),
+# Suites of the tiny world that `tasks` does not have as they are.
+_MIXED: dict[str, Callable[[], list[Item]]] = {
+    "harder_problems": _harder_problems,
+    "preference": _preference,
 }
-
-
-# --- English suites for any model
-
-
-def _english(
-    name: str, skill: str, measure: str, scores: Mapping[str, Score], max_new_tokens: int
-) -> Callable[[], Suite]:
-    def make() -> Suite:
-        return Suite(name, skill, tuple(english_items(name)), measure, scores, max_new_tokens)
-
-    return make
-
-
-_ENGLISH: dict[str, Callable[[], Suite]] = {
-    "instructions_en": _english(
-        "instructions_en",
-        "constraints that a program checks",
-        "obeyed",
-        {"obeyed": obeys, "obeyed share": obeyed_share, "obeyed loosely": obeys_loosely},
-        256,
-    ),
-    "dialogues_en": _english(
-        "dialogues_en", "a second question about the first reply", "correct", {"correct": lenient_match}, 256
-    ),
-    "refusals_en": _english(
-        "refusals_en",
-        "declines what it should and nothing else",
-        "declined rightly",
-        {"declined rightly": declines_rightly},
-        128,
-    ),
+_MATCHES: dict[str, Score] = {"correct": lenient_match, "exact": strict_match}
+_CORRECT: dict[str, Any] = {"measure": "correct", "scores": _MATCHES}
+# All of a suite but its items, which are made when it is loaded.
+_TINY: dict[str, dict[str, Any]] = {
+    "entities": {
+        "skill": "facts about new entities",
+        "measure": "correct",
+        "scores": {**_MATCHES, "gold": gold},
+    },
+    "phrasings": {"skill": "facts in new phrasings", **_CORRECT},
+    "arithmetic": {"skill": "new calculations", **_CORRECT},
+    "word_problems": {"skill": "new word problems", **_CORRECT},
+    "harder_problems": {"skill": "word problems with larger numbers", **_CORRECT},
+    "instructions": {
+        "skill": "constraints that a program checks",
+        "measure": "obeyed",
+        "scores": {"obeyed": obeys, "obeyed share": obeyed_share, "exact": strict_match},
+    },
+    "identity": {
+        "skill": "says its first name",
+        "measure": "original name",
+        "scores": {"original name": original_name, "new name": new_name},
+    },
+    "stories": {
+        "skill": "stories on request",
+        "measure": "gold",
+        "scores": {"gold": gold, "obeyed": obeys},
+        "max_new_tokens": LONG_REPLY,
+        "kind": "preference",
+    },
+    "preference": {
+        "skill": "what readers prefer, facts and stories",
+        "measure": "gold",
+        "scores": {"gold": gold},
+        "max_new_tokens": LONG_REPLY,
+        "kind": "preference",
+    },
+}
+# Suites in English, for any model.
+_ENGLISH: dict[str, dict[str, Any]] = {
+    "instructions_en": {
+        "skill": "constraints that a program checks",
+        "measure": "obeyed",
+        "scores": {"obeyed": obeys, "obeyed share": obeyed_share, "obeyed loosely": obeys_loosely},
+        "max_new_tokens": 256,
+    },
+    "dialogues_en": {
+        "skill": "a second question about the first reply",
+        "measure": "correct",
+        "scores": {"correct": lenient_match},
+        "max_new_tokens": 256,
+    },
+    "refusals_en": {
+        "skill": "declines what it should and nothing else",
+        "measure": "declined rightly",
+        "scores": {"declined rightly": declines_rightly},
+        "max_new_tokens": 128,
+    },
 }
 
 
 def _named(name: str) -> Suite:
-    makers = {**_TINY, **_ENGLISH}
-    if name not in makers:
+    suites = {**_TINY, **_ENGLISH}
+    if name not in suites:
         raise CourseError(
-            f"the suite {name!r} does not exist; {closest(name, makers)}The suites are {', '.join(makers)}, "
+            f"the suite {name!r} does not exist; {closest(name, suites)}The suites are {', '.join(suites)}, "
             "and a file of rows is one if its name ends like one, as in questions.jsonl."
         )
-    return makers[name]()
+    return Suite(name, items=tuple(_items(name)), **suites[name])

@@ -11,7 +11,7 @@ from typing import Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import record_path
 from posttrain_helpers.profiles import Profile
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 _JUDGES = ("judge",)
 

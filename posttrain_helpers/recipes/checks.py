@@ -13,8 +13,8 @@ from posttrain_helpers.recipes.methods import METHODS, config_class
 from posttrain_helpers.recipes.shipped import stage_recipes
 from posttrain_helpers.recipes.sources import data_types
 from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values
-from posttrain_helpers.suggestions import closest
 from posttrain_helpers.verifiers import VERIFIERS
+from posttrain_helpers.wording import closest
 
 _RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",

@@ -22,7 +22,7 @@ from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recip
 from posttrain_helpers.recipes.sources import KEYS_OF_ONE_SOURCE, data_types
 from posttrain_helpers.runtime import current_runtime, trainer_defaults
 from posttrain_helpers.storage import output_root
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 # What one profile may not change: a stage is found by this name in every profile.
 _SHARED_ONLY = ("stage",)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes.files import read_yaml
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 DIRECTORY = Path(__file__).resolve().parent
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 _EVERYWHERE = {"source": str, "seed": int, "length_groups": int}
 # Where in a source the rows are and how they are read: another source has other places and columns.

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from posttrain_helpers.annotations import described, enumerated, fits, is_number
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.runtime import LARGEST_SEED
-from posttrain_helpers.suggestions import closest
+from posttrain_helpers.wording import closest
 
 VALUE_TYPES = {"description": str, "model": str, "seed": int}
 

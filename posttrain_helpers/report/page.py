@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.phrases import counted, listed
 from posttrain_helpers.report.board import board_view, read_board
 from posttrain_helpers.report.claims import (
     as_expected,
@@ -48,6 +47,7 @@ from posttrain_helpers.results import (
 from posttrain_helpers.statistics import format_p
 from posttrain_helpers.storage import write_text_atomic
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
+from posttrain_helpers.wording import counted, listed
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

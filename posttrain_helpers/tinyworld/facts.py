@@ -71,9 +71,9 @@ class Relation:
             text = text.replace(f"{{A_{placeholder}}}", capitalise(article))
         return text
 
-    def statement(self, entity: str, index: int = 0) -> str:
-        """Return the fact as a sentence; index 0 is the canonical one."""
-        return self.render(self.statements[index], entity)
+    def statement(self, entity: str) -> str:
+        """Return the fact as a sentence, in its canonical wording."""
+        return self.render(self.statements[0], entity)
 
     def short_answer(self, entity: str) -> str:
         """Return the answer alone as a sentence, such as "Paris."."""

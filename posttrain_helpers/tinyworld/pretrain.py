@@ -31,28 +31,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 BASE_DIRECTORY = Path(__file__).parent / "base"
+HEAD_DIM = 32
+CHECKPOINT_SECONDS = 120
 SIZES: dict[str, dict[str, int]] = {
-    "small": dict(
-        hidden_size=192,
-        intermediate_size=576,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    ),
-    "medium": dict(
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    ),
-    "large": dict(
-        hidden_size=320,
-        intermediate_size=960,
-        num_hidden_layers=4,
-        num_attention_heads=10,
-        num_key_value_heads=5,
-    ),
+    "small": {"hidden_size": 192, "num_key_value_heads": 2},
+    "medium": {"hidden_size": 256, "num_key_value_heads": 4},
+    "large": {"hidden_size": 320, "num_key_value_heads": 5},
 }
 
 
@@ -109,11 +93,15 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Q
 
     torch.manual_seed(config.seed)
     end_of_document = tokenizer.pad_token_id
+    size = SIZES[config.size]
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            **SIZES[config.size],
+            **size,
+            intermediate_size=3 * size["hidden_size"],
+            num_hidden_layers=4,
+            num_attention_heads=size["hidden_size"] // HEAD_DIM,
             vocab_size=len(tokenizer),
-            head_dim=32,
+            head_dim=HEAD_DIM,
             max_position_embeddings=512,
             tie_word_embeddings=True,
             attention_dropout=0.0,
@@ -155,9 +143,7 @@ def pretrain(
     *,
     device: str = "cpu",
     precision: str | None = None,
-    checkpoint_seconds: float = 120.0,
     stop_after_steps: int | None = None,
-    quiet: bool = False,
 ) -> Path | None:
     """Train the base model, or continue its training.
 
@@ -166,9 +152,7 @@ def pretrain(
         target: the directory of the finished model.
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16" for the forward pass (weights stay float32); None chooses.
-        checkpoint_seconds: pause between checkpoints.
         stop_after_steps: end this call early, with a checkpoint (for tests and for long runs in pieces).
-        quiet: print nothing.
 
     Returns:
         `target`, or None if the run was ended early.
@@ -191,18 +175,14 @@ def pretrain(
     )
     checkpoint = workplace / "checkpoint.pt"
     progress = _resume(checkpoint, config, model, optimizer)
-    if not quiet:
-        count = sum(p.numel() for p in model.parameters())
-        print(
-            f"{config.size}: {count / 1e6:.2f} M parameters, {config.steps} steps, {precision} on {device}, "
-            f"from step {progress.step}",
-            flush=True,
-        )
-    started, last_saved, first_step = (
-        time.perf_counter() - progress.seconds,
-        time.perf_counter(),
-        progress.step,
+    count = sum(p.numel() for p in model.parameters())
+    print(
+        f"{config.size}: {count / 1e6:.2f} M parameters, {config.steps} steps, {precision} on {device}, "
+        f"from step {progress.step}",
+        flush=True,
     )
+    last_saved, first_step = time.perf_counter(), progress.step
+    started = last_saved - progress.seconds
     model.train()
     for ids in batches(
         tokenizer, config.seed, progress.step, batch_size=config.batch_size, length=config.sequence_length
@@ -228,7 +208,7 @@ def pretrain(
         progress.seconds = time.perf_counter() - started
         if progress.step % 20 == 0 or progress.step == config.steps:
             progress.losses.append((progress.step, loss.item()))
-        if not quiet and progress.step % 100 == 0:
+        if progress.step % 100 == 0:
             rate = progress.step * ids.numel() / progress.seconds
             remaining = progress.seconds / progress.step * (config.steps - progress.step)
             print(
@@ -237,7 +217,7 @@ def pretrain(
                 flush=True,
             )
         ended_early = stop_after_steps is not None and progress.step - first_step >= stop_after_steps
-        if ended_early or time.perf_counter() - last_saved > checkpoint_seconds:
+        if ended_early or time.perf_counter() - last_saved > CHECKPOINT_SECONDS:
             _save_checkpoint(checkpoint, config, model, optimizer, progress)
             last_saved = time.perf_counter()
         if ended_early:
@@ -248,7 +228,7 @@ def pretrain(
         tokenizer.save_pretrained(directory)
         record = {
             "config": asdict(config),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": count,
             "seconds": round(progress.seconds, 1),
             "precision": precision,
             "device": device,

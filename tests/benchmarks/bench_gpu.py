@@ -7,7 +7,7 @@ MODEL is a directory with a model of the shape of Qwen3-0.6B and its tokenizer; 
 speed nor memory depends on them. Every case is a recipe of the profile `qwen3` with changes, trained on
 invented rows of realistic lengths. For each it prints
 
-- tokens per second and model FLOPs utilisation (see `posttrain_helpers.throughput`), without warm-up;
+- tokens per second and model FLOPs utilisation (MFU), without warm-up;
 - the peak of what torch has allocated, by MemoryMonitor and by torch, and what NVML says of the device;
 - the estimate of the memory planner as a multiple of the measured peak;
 - tokens per second as a multiple of the first case of the same method in the list.
@@ -15,6 +15,9 @@ invented rows of realistic lengths. For each it prints
 `sft_source` is the setting of a well-known course: one row at a time, eight of them to a step.
 `sft_trl` is what TRL does when it is asked for nothing. `--cap` lets the process have so many GB of the
 card. `--set` changes every case. Without a GPU the cases run as well, for tests. The last line is JSON.
+
+MFU counts the arithmetic that the model needs, not what was done: activations that are computed a second
+time, and padding, count for nothing (Chowdhery et al. 2022, "PaLM", arXiv:2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -28,8 +31,12 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerCallback
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
@@ -68,6 +75,29 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**LARGE, "args.per_device_train_batch_size": 16, "args.gradient_accumulation_steps": 2},
     ),
 }
+# Optimizer steps that do not count: memory is reserved in them, and kernels are compiled.
+WARMUP_STEPS = 2
+# Dense bfloat16 tensor-core rates from the makers' data sheets, in FLOP/s (float16 where a card has no
+# bfloat16). The first name whose words occur in the device's own counts, so the longer names come first.
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L4": 121e12,
+    "T4": 65e12,
+    "V100": 125e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+# Forms of a card, and parts of one, that are slower than its name says.
+SLOWER = {"Laptop", "Mobile", "MIG"}
 # Logarithm of a reply's length in words: the median has about 150, one in ten has more than 400.
 _LENGTH = (5.0, 0.8)
 _WORDS = (
@@ -116,6 +146,78 @@ def write_rows(method: str, path: Path, longest: int) -> float:
 def varied_reward(completions: list[Any], **_: Any) -> list[float]:
     """Reward the length of a reply, so that no group is all alike."""
     return [float(len(str(completion))) for completion in completions]
+
+
+class StepTimer:
+    """Time and tokens between the first log after the warm-up and the last log of a run."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float, float | None]] = []
+
+    def callback(self) -> TrainerCallback:
+        """Return a callback that notes the time and the tokens so far at every log."""
+        from transformers import TrainerCallback
+
+        points = self.points
+
+        class StepTimerCallback(TrainerCallback):
+            def on_log(
+                self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
+            ) -> None:
+                # The last entry of a run sums it up, and comes long after its last step.
+                if state.global_step >= WARMUP_STEPS and "train_runtime" not in logs:
+                    points.append((state.global_step, now(), logs.get("num_tokens")))
+
+        return StepTimerCallback()
+
+    def figures(self) -> dict[str, Any]:
+        """Return the steps that count, and seconds and tokens of them; a trainer may count no tokens."""
+        (first, start, before), (last, end, after) = self.points[0], self.points[-1]
+        tokens_per_second = None if before is None else (after - before) / (end - start)
+        return {
+            "steps": last - first,
+            "seconds_per_step": (end - start) / (last - first),
+            "tokens_per_second": tokens_per_second,
+        }
+
+
+def now() -> float:
+    """Return the time when all that was asked of the GPU is done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def training_flops_per_token(model: PreTrainedModel, context_length: float, references: int = 0) -> float:
+    """Return how many floating-point operations a model needs for one token of training.
+
+    A weight that a token is multiplied with costs 2 operations forward, 2 for the gradient of its input, and
+    2 for its own gradient, which frozen weights do not need. Attention costs 4 for each layer, each dimension
+    of all its heads and each token looked at, of which there are half the context on average, because a token
+    sees only those before it; backward twice as many. The input embedding is looked up and costs nothing,
+    unless it is the output layer as well. References look at the same tokens, forward only.
+    """
+    config = model.config.get_text_config()
+    looked_up = None if config.tie_word_embeddings else model.get_input_embeddings().weight
+    multiplied = [parameter for parameter in model.parameters() if parameter is not looked_up]
+    weights = sum(parameter.numel() for parameter in multiplied)
+    trained = sum(parameter.numel() for parameter in multiplied if parameter.requires_grad)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_dim
+    attention = 4 * config.num_hidden_layers * width * context_length / 2
+    forward = 2 * weights + attention
+    backward = 2 * weights + 2 * trained + 2 * attention
+    return forward * (1 + references) + backward
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the highest rate of a GPU's dense bfloat16 arithmetic in FLOP/s, None where it is not known."""
+    words = set(device_name.replace("-", " ").split())
+    if words & SLOWER:
+        return None
+    return next((flops for name, flops in PEAK_FLOPS.items() if set(name.split()) <= words), None)
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -167,7 +269,6 @@ def run(
     from posttrain_helpers.memory_planner import plan_recipe
     from posttrain_helpers.recipes.methods import trainer_class
     from posttrain_helpers.recipes.overrides import parsed_overrides
-    from posttrain_helpers.throughput import Throughput, peak_flops, training_flops_per_token
 
     setup("qwen3")
     recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})
@@ -176,7 +277,7 @@ def run(
     except CourseError:  # rows of any length cannot be planned
         planned = None
     trainer_class(method)  # and the libraries behind it, whose code is no part of the plan
-    speed, memory = Throughput(), MemoryMonitor(method)
+    speed, memory = StepTimer(), MemoryMonitor(method)
     online = {"reward_funcs": [varied_reward]} if recipe.rewards else {}
     with memory:  # from the loading on: a CPU's peak is counted from what was there before
         model, tokenizer = load_model_and_tokenizer(recipe.model, lora=recipe.lora, profile="qwen3")
@@ -187,20 +288,13 @@ def run(
             recipe, model, tokenizer, data, [speed.callback(), memory.callback()], **online
         )
         train(trainer)
-    measured = speed.measurement
-    figures: dict[str, Any] = {
-        "steps": measured.steps,
-        "seconds_per_step": measured.seconds / measured.steps,
-        "tokens_per_second": measured.tokens_per_second,
-        "planned_gb": planned,
-    }
-    if measured.tokens_per_second and (peak := peak_flops()):
-        # A word of these rows is a token of Qwen3, near enough for the share that attention has.
-        needed = training_flops_per_token(
-            model.config, mean_words, lora=recipe.lora, references=int(method == "dpo")
-        )
-        figures["mfu"] = measured.tokens_per_second * needed / peak
+    figures: dict[str, Any] = {**speed.figures(), "planned_gb": planned}
     if torch.cuda.is_available():
+        peak = peak_flops(torch.cuda.get_device_name())
+        if peak and figures["tokens_per_second"]:
+            # A word of these rows is a token of Qwen3, near enough for the share that attention has.
+            needed = training_flops_per_token(model, mean_words, references=int(method == "dpo"))
+            figures["mfu"] = figures["tokens_per_second"] * needed / peak
         gpu = memory.summary()["gpus"][0]
         figures |= {
             "peak_gb": gpu["allocated_peak_mb"] * 2**20 / 1e9,

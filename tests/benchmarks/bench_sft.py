@@ -33,6 +33,7 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
 import torch
+import trl.trainer.utils as trl_utils
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -44,7 +45,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from posttrain_helpers import load_data, load_recipe, setup
-from posttrain_helpers.cpu_trainer import score_every_position, skip_untrained_positions
+from posttrain_helpers.cpu_trainer import skip_untrained_positions
 from posttrain_helpers.tinyworld.pretrain import PretrainConfig, build_model
 from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
 
@@ -144,7 +145,9 @@ def main() -> None:
 
         def trl(args: dict[str, Any], skip: bool) -> Callable[[], Any]:
             trainer = new_trainer(make(), tokenizer, conversations, args)
-            (skip_untrained_positions if skip else score_every_position)()
+            skip_untrained_positions()
+            if not skip:
+                trl_utils._use_triton = trl_utils._use_triton.without_cpu
             return trainer.train
 
         arms = {

@@ -12,9 +12,9 @@ from scipy.stats import binomtest, kstest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.bradley_terry import bradley_terry
-from posttrain_helpers.evaluation.judgements import COLUMNS
+from posttrain_helpers.evaluation.judgements import COLUMNS, Judgement, Judgements
 from posttrain_helpers.evaluation.judges import Choice, ScoreJudge
-from posttrain_helpers.evaluation.judging import Judgement, Judgements, judge_pairs, kappa, round_robin
+from posttrain_helpers.evaluation.judging import judge_pairs, kappa, round_robin
 from posttrain_helpers.statistics import tango_interval, wilson_interval
 from posttrain_helpers.win_rate import win_rate
 
@@ -295,7 +295,7 @@ class TestKappa:
     def test_equal_verdicts_agree_fully_in_any_order_of_the_items(self) -> None:
         one = judge_pairs(LONGER, ITEMS, LEFT, RIGHT)
         other = judge_pairs(LONGER, ITEMS[::-1], LEFT[::-1], RIGHT[::-1], seed=3, order="both")
-        result = kappa(one, other, resamples=100)
+        result = kappa(one, other)
         assert (result.n, result.kappa, result.agreement) == (N, 1.0, 1.0)
 
     def test_it_equals_the_formula_on_verdicts(self) -> None:
@@ -307,14 +307,14 @@ class TestKappa:
             sum(a == side for a, _ in pairs) * sum(b == side for _, b in pairs) / N**2
             for side in ("left", "right", "tie")
         )
-        result = kappa(one, other, resamples=100)
+        result = kappa(one, other)
         assert result.kappa == pytest.approx((agreement - chance) / (1 - chance))
         assert 0 < result.kappa < 1
 
     def test_a_judge_with_one_answer_agrees_by_chance(self) -> None:
         one = judge_pairs(LONGER, ITEMS, LEFT, RIGHT)
         other = judge_pairs(Always(1.0), ITEMS, LEFT, RIGHT, order="as given")
-        assert kappa(one, other, resamples=100).kappa == pytest.approx(0)
+        assert kappa(one, other).kappa == pytest.approx(0)
 
     def test_other_models_or_items_are_refused(self) -> None:
         one = judge_pairs(LONGER, ITEMS, LEFT, RIGHT)
@@ -334,7 +334,6 @@ class TestRoundRobin:
         }
         assert {row[2] for row in rows if "short" in row[:2]} == {0.0}
         assert [row[3] for row in rows[:N]] == [item["id"] for item in ITEMS]
-        assert len(round_robin(LONGER, ITEMS, REPLIES, order="both")) == 6 * N
 
     def test_the_rows_are_what_bradley_terry_takes(self) -> None:
         ranking = bradley_terry(round_robin(LONGER, ITEMS, REPLIES), resamples=20)

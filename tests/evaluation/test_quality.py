@@ -30,7 +30,7 @@ def judged(random_model_dir: Path, output_root: Path, monkeypatch: pytest.Monkey
 
 
 def replies(texts: list[str]) -> list[Generation]:
-    return [Generation(text, (1,), "stop", None, 1) for text in texts]
+    return [Generation(text, (1,), "stop") for text in texts]
 
 
 def pair(name: str, chosen: str, rejected: str) -> dict:
@@ -67,7 +67,7 @@ class TestTheRating:
     def test_it_is_the_opinion_of_the_named_judge(
         self, judged: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from posttrain_helpers.evaluation.rater import LanguageModelRater
+        from posttrain_helpers.evaluation.language_judge import LanguageModelRater
 
         quality = load_quality("qwen3")
         assert (quality.name, quality.known) == ("rating", False)

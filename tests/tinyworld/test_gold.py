@@ -153,8 +153,7 @@ def test_gold_is_a_score_of_a_comparison():
     name, measures = measures_of(gold)
     assert name == "gold"
     replies = [
-        Generation(text, (1,), "stop", None, 1)
-        for text in ("Not again. Rome.", "Mia was happy. Mia had a kite.")
+        Generation(text, (1,), "stop") for text in ("Not again. Rome.", "Mia was happy. Mia had a kite.")
     ]
     scores = score_replies(
         {name: measures[name]}, {"model": replies}, [{**ITEM, "id": "a"}, {**STORY, "id": "b"}]

@@ -25,9 +25,7 @@ from posttrain_helpers.tinyworld.pretrain import (
 )
 
 CONFIG = PretrainConfig(size="small", tokens=4 * 64 * 12, vocab_size=320, sequence_length=64, batch_size=4)
-SHRUNKEN = dict(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
-)
+SHRUNKEN = {"hidden_size": 32, "num_key_value_heads": 1}
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def shrunken(monkeypatch):
 
 
 def run(target: Path, **kwargs) -> Path | None:
-    return pretrain(CONFIG, target, precision="float32", quiet=True, **kwargs)
+    return pretrain(CONFIG, target, precision="float32", **kwargs)
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -64,7 +62,7 @@ def test_a_seed_reproduces_the_model_and_resuming_changes_nothing(tmp_path):
 def test_another_seed_gives_another_model(tmp_path):
     run(tmp_path / "a")
     other = PretrainConfig(**{**CONFIG.__dict__, "seed": 1})
-    pretrain(other, tmp_path / "b", precision="float32", quiet=True)
+    pretrain(other, tmp_path / "b", precision="float32")
     assert not torch.equal(
         weights(tmp_path / "a")["model.norm.weight"], weights(tmp_path / "b")["model.norm.weight"]
     )
@@ -75,7 +73,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     run(tmp_path / "model", stop_after_steps=2)
     other = PretrainConfig(**{**CONFIG.__dict__, "learning_rate": 1e-4})
     with pytest.raises(CourseError, match=r"belongs to a run with other settings.*--restart"):
-        pretrain(other, tmp_path / "model", precision="float32", quiet=True)
+        pretrain(other, tmp_path / "model", precision="float32")
 
 
 @pytest.mark.usefixtures("shrunken")
@@ -108,10 +106,11 @@ from posttrain_helpers.tinyworld import corpus
 from posttrain_helpers.tinyworld import pretrain as module
 from posttrain_helpers.tinyworld.corpus import batches, build_tokenizer, shard
 module.SIZES["small"] = {shrunken!r}
+module.CHECKPOINT_SECONDS = 0.2
 corpus.TOKENIZER_DOCUMENTS, corpus.SHARD_TOKENS = 60, 4 * 64 * 5
 sizes = dict(tokens=4 * 64 * 4000, vocab_size=320, sequence_length=64, batch_size=4)
 config = module.PretrainConfig(size="small", **sizes)
-module.pretrain(config, Path(sys.argv[1]), precision="float32", checkpoint_seconds=0.2)
+module.pretrain(config, Path(sys.argv[1]), precision="float32")
 """
 
 

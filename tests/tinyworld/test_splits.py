@@ -155,12 +155,13 @@ def planted(split: Split) -> list[tuple[str, Row]]:
     word = next(thing for thing in OBJECTS if split_of_word(thing) == split)
     (greeting, *_) = filter(None, GREETINGS[split])
     problem, harder = held_out_suite("word_problems", split=split)[0], held_out_items(split)[-1]
+    reworded = relation.render(relation.statements[1], entity)
     return [
         ("fact", asked("facts", question)),
         ("fact", asked("instructions", POLITE_REQUEST.format(question=question))),
         ("fact", asked("facts", f"Which city rules {entity}?", f"Sure! {answer}.")),
         ("fact", asked("facts", harmless, f"{relation.statement(kept)} {relation.statement(entity)}")),
-        ("fact", asked("stories", "Tell me a story.", f"It rained. {relation.statement(entity, 1)}")),
+        ("fact", asked("stories", "Tell me a story.", f"It rained. {reworded}")),
         ("fact", {**asked("facts", f"Which city rules {entity}?"), "answer": answer}),
         ("fact", {"task": "facts", "prompt": asked("facts", harmless)["messages"][:1],
                   "chosen": asked("facts", "", f"It is {kept}.")["messages"][1:],

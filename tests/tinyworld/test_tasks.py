@@ -130,7 +130,7 @@ def test_stories_to_train_on_and_to_hold_out_share_no_pair(split):
             request = item["prompt"][0]["content"]
             assert re.search(rf"\b{item['entity']}\b.*\b{item['thing']}\b", request)
     assert len({item["id"] for item in held_out}) == 100
-    assert held_out_stories(100, split=split) == held_out != held_out_stories(100, seed=1, split=split)
+    assert held_out_stories(100, split=split) == held_out
 
 
 def test_requests_for_stories_are_held_out_too():

@@ -1,0 +1,22 @@
+"""Parts of sentences that tables, pages and error messages use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: `1 suite`, `2 suites`; the plural is made with "s"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def closest(name: object, known: Iterable[str]) -> str:
+    """Return 'did you mean ...? ' with the known name nearest to `name`, or an empty text if none is near."""
+    found = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"did you mean {found[0]!r}? " if found else ""

@@ -1,0 +1,21 @@
+"""Numbers with nouns, lists of names, and the name that was probably meant."""
+
+from __future__ import annotations
+
+from posttrain_helpers.wording import closest, counted, listed
+
+
+def test_only_one_is_singular() -> None:
+    assert [counted(n, "suite") for n in (0, 1, 2)] == ["0 suites", "1 suite", "2 suites"]
+
+
+def test_names_are_listed_as_in_a_sentence() -> None:
+    assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_near_name_is_suggested() -> None:
+    assert closest("learning_rat", ["seed", "learning_rate"]) == "did you mean 'learning_rate'? "
+
+
+def test_far_name_gives_nothing() -> None:
+    assert closest("zzz", ["seed", "learning_rate"]) == ""
