@@ -26,6 +26,7 @@ from posttrain_helpers.comparison_scores import (
 )
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import Generation, Prompt, generate
+from posttrain_helpers.intervals import clusters_of
 from posttrain_helpers.storage import write_json_atomic
 
 if TYPE_CHECKING:
@@ -96,11 +97,8 @@ class Comparison:
         )
         if not before or (len(before) == 1 and not {*before, *after} <= {0, 1}):
             return None
-        clusters = [
-            ("item", index) if item.get("relation") is None else ("relation", str(item["relation"]))
-            for index, (item, value) in enumerate(zip(self.items, self.scores[label][measure], strict=True))
-            if value is not None
-        ]
+        scored = zip(self.items, self.scores[label][measure], strict=True)
+        clusters = clusters_of(item.get("relation") for item, value in scored if value is not None)
         return statistics.paired(before, after, clusters=clusters)
 
     def same_weights(self, label: str | None = None) -> bool:

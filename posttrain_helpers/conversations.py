@@ -20,7 +20,8 @@ UNKNOWN_ROLE, TOOL_CALL, WEIGHTED = "unknown role", "tool call", "reply with a w
 # Why messages are dropped in every form of rows, and what a set needs to have messages without this fault.
 MESSAGE_FAULTS = {
     UNKNOWN_ROLE: f"roles are {', '.join(ROLES)}, or usual names for them such as human, gpt, bot and model",
-    TOOL_CALL: "replies must be words; calls of tools and what tools return are not trained on",
+    TOOL_CALL: "calls of tools and what tools return are trained on in conversations only, where the model's "
+    "chat template renders them",
     WEIGHTED: "every reply of a row is trained on alike; leave out the rows or the weights",
 }
 _TOOL_KEYS = ("tool_calls", "function_call")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -39,6 +39,7 @@ from posttrain_helpers.datasources.forms import (
 )
 from posttrain_helpers.datasources.labels import has_labels, held_out_label, label_turns, usable_labels
 from posttrain_helpers.datasources.texts import special_tokens
+from posttrain_helpers.datasources.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.preferences import (
     explicit_pairs,
@@ -74,7 +75,8 @@ def load_data(
             preference data count pairs.
         verbose: print one line that counts what was loaded and what was dropped.
         tokenizer: its special tokens are looked for in the texts of a file or public set, beside those of the
-            usual families, which are always: such a text would forge the end of a turn.
+            usual families, which are always: such a text would forge the end of a turn. Conversations with
+            calls of tools are kept if its chat template renders these.
 
     Returns:
         The training set in an order that the seed fixes (a `messages` column, for preference data the columns
@@ -99,8 +101,7 @@ def load_data(
     if is_built_in(source):
         rows, held_out, dropped = _built_in(source, data, seed, recipe.profile)
     else:
-        special = special_tokens(tokenizer) if tokenizer else ()
-        rows, held_out, dropped = _public(source, data, seed, kind, special)
+        rows, held_out, dropped = _public(source, data, seed, kind, tokenizer)
     if not rows:
         reasons = listed_counts(dropped) or "the source is empty"
         raise CourseError(
@@ -182,7 +183,7 @@ _FORMS = {
 
 
 def _public(
-    source: str, data: dict[str, Any], seed: int, kind: str, special: Collection[str]
+    source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     adapter = find_adapter(source, data)
     most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
@@ -206,13 +207,18 @@ def _public(
         rows = with_messages(rows)
         form = _form_of(rows, kind)
     usable, turns, as_item = _FORMS[form]
+    if form == "conversations" and tokenizer is not None:
+        rows = [
+            row | {"messages": calls_in_words(row["messages"], tokenizer)} if "messages" in row else row
+            for row in rows
+        ]
     kept, dropped = usable(rows, source)
     dropped.update(converted)
     if (wanted := _wanted_form(form, kind)) != form:
         kept = as_form(kept, form, wanted, dropped)
         _, turns, as_item = _FORMS[wanted]
     kept = set_system_prompt(kept, data.get("system_prompt"), dropped)
-    kept = with_clean_texts(kept, dropped, special)
+    kept = with_clean_texts(kept, dropped, special_tokens(tokenizer) if tokenizer else ())
     random.Random(seed).shuffle(kept)
     held_out, kept = _split(kept, held_out_count, turns, dropped)
     items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]

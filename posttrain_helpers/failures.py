@@ -49,13 +49,31 @@ def machine_failure(error: BaseException) -> str | None:
     Args:
         error: what was raised, or was raised from what the machine refused.
     """
-    while error is not None:
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(_first_line(error)):
-            return _memory_sentence(error)
-        if (number := _refusal(error)) is not None:
-            return _file_sentence(error, number)
-        error = error.__cause__
+    if (sentence := memory_failure(error)) is not None:
+        return sentence
+    for cause in _causes(error):
+        if (number := _refusal(cause)) is not None:
+            return _file_sentence(cause, number)
     return None
+
+
+def memory_failure(error: BaseException) -> str | None:
+    """Return one sentence about memory that ran out, None for an error of another kind.
+
+    Args:
+        error: what was raised, or was raised from what the machine refused.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(_first_line(cause)):
+            return _memory_sentence(cause)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _memory_sentence(error: BaseException) -> str:

@@ -7,7 +7,7 @@ other clusters than as many prompts of different ones: `cluster_effect` says how
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -160,6 +160,21 @@ def mean_interval(
             rng=seed,
         ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def clusters_of(relations: Iterable[object | None], source: str = "") -> list[tuple[str, ...]]:
+    """Return the cluster of every prompt: those of one relation together, any other prompt on its own.
+
+    A model tends to know a relation or not.
+
+    Args:
+        relations: of each prompt, None where it is about none.
+        source: where the prompts come from, to tell those without a relation from those of another source.
+    """
+    return [
+        ("item", source, str(index)) if relation is None else ("relation", str(relation))
+        for index, relation in enumerate(relations)
+    ]
 
 
 def cluster_codes(clusters: Sequence[Hashable] | None, n: int) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""In a notebook: a NameError says which cell has to be run first.
+"""In a notebook: a NameError says which cell has to be run first, and memory that runs out what to change.
 
 After a restart of the kernel, or where a cell was skipped, a later cell fails with a bare "name 'trainer' is
 not defined". The notebooks beside the kernel tell which cell makes that name.
@@ -14,18 +14,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.failures import memory_failure
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
     from nbformat import NotebookNode
 
 
-def explain_missing_names() -> None:
-    """Let IPython add to a NameError which earlier cell makes the name; outside IPython nothing changes."""
+def explain_errors() -> None:
+    """Let IPython say what to do about a missing name or memory that ran out; elsewhere nothing changes."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if shell is not None and not shell.custom_exceptions:  # a reader's own handler stays
-        shell.set_custom_exc((NameError,), _show)
+        shell.set_custom_exc((NameError, MemoryError, RuntimeError), _show)
 
 
 def advice(name: str, run: Sequence[str], directory: Path) -> str:
@@ -51,13 +52,16 @@ def advice(name: str, run: Sequence[str], directory: Path) -> str:
 
 def _show(
     shell: InteractiveShell,
-    kind: type[NameError],
-    error: NameError,
+    kind: type[Exception],
+    error: Exception,
     traceback: TracebackType,
     tb_offset: int | None = None,
 ) -> None:
-    """Show the error as IPython does, with the advice behind its message."""
-    if error.name and _is_of_a_cell(traceback, shell.user_ns):
+    """Show the error as IPython does, with a message that says what to do."""
+    if not isinstance(error, NameError):
+        if (sentence := memory_failure(error)) is not None:
+            error.args = (sentence,)
+    elif error.name and _is_of_a_cell(traceback, shell.user_ns):
         added = advice(error.name, shell.history_manager.input_hist_raw, Path.cwd())
         if added:
             error.args = (f"{error}; {added}.",)

@@ -1,4 +1,4 @@
-"""When a GPU runs out of memory during training: free the device, and say with numbers what to change."""
+"""When memory runs out during training: free what the run held, and say with numbers what to change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def after_out_of_memory(trainer: Trainer, method: str | None, reason: str) -> str:
-    """Free what a training run that ran out of GPU memory still holds, and say in a sentence what to change.
+def after_out_of_memory(trainer: Trainer, method: str | None, reason: str, on_gpu: bool = True) -> str:
+    """Free what a training run that ran out of memory still holds, and say in a sentence what to change.
 
     Gradients, the optimizer with its state and torch's cache are dropped; the model stays.
 
@@ -24,6 +24,7 @@ def after_out_of_memory(trainer: Trainer, method: str | None, reason: str) -> st
             is being handled keeps its frames, and they keep the activations).
         method: its method, None if it is not known.
         reason: the message of the out-of-memory error.
+        on_gpu: whether it is the memory of a GPU.
     """
     import torch
 
@@ -36,11 +37,13 @@ def after_out_of_memory(trainer: Trainer, method: str | None, reason: str) -> st
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     size = trainer.args.per_device_train_batch_size
-    asked = re.search(r"Tried to allocate ([\d.]+ \w+)", reason)
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", reason)
     capacity = re.search(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", reason)
     numbers = [f"{asked[1]} more were asked for"] if asked else []
     numbers += [f"{capacity[2]} of {capacity[1]} were free"] if capacity else []
-    text = f"the GPU is out of memory at per_device_train_batch_size={size}"
+    text = (
+        f"{'the GPU is out of memory' if on_gpu else 'memory ran out'} at per_device_train_batch_size={size}"
+    )
     text += f" ({', '.join(numbers)})" if numbers else ""
     length = "max_completion_length" if hasattr(trainer.args, "max_completion_length") else "max_length"
     planned = ""

@@ -50,12 +50,16 @@ def reward_model_function(
     Returns:
         A function `f(prompts, completions, **columns)`; prompts are lists of messages, completions texts or
         lists of messages. It raises CourseError where `model` is no reward model.
+
+    Raises:
+        CourseError: a stage that is not there.
     """
     profile = get_profile(profile)
+    place = _place(str(model), profile)
 
     @cache
     def loaded() -> RewardFunction:
-        return as_reward_function(*_load(str(model), profile))
+        return as_reward_function(*_load(place, profile, str(model)))
 
     def score(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
         return loaded()(prompts=prompts, completions=completions)
@@ -64,21 +68,26 @@ def reward_model_function(
     return score
 
 
-def _load(model: str, profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _place(model: str, profile: Profile) -> str:
     from posttrain_helpers.manifest import STAGE_NAME, location
-    from posttrain_helpers.models import has_score_head, load_repaired
-    from posttrain_helpers.runtime import current_runtime, preserved_random_state
 
     place = location(model, profile)
     if STAGE_NAME.fullmatch(place) and not Path(place).is_dir():
         raise CourseError(
             f"the reward model {model!r} is not there yet; load_stage({model!r}) finds or builds a stage."
         )
+    return place
+
+
+def _load(place: str, profile: Profile, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from posttrain_helpers.models import has_score_head, load_repaired
+    from posttrain_helpers.runtime import current_runtime, preserved_random_state
+
     with preserved_random_state():  # a trainer that samples replies may be under way
         reward_model, tokenizer, _ = load_repaired(place, current_runtime(profile).device, profile=profile)
     if not has_score_head(reward_model):
         raise CourseError(
-            f"{model!r} cannot rate replies: a {type(reward_model).__name__} has no score head; name a stage "
+            f"{name!r} cannot rate replies: a {type(reward_model).__name__} has no score head; name a stage "
             "or directory of a reward model."
         )
     return reward_model, tokenizer

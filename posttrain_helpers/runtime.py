@@ -24,7 +24,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory_readings import memory_limit
-from posttrain_helpers.missing_names import explain_missing_names
+from posttrain_helpers.missing_names import explain_errors
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.storage import repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, USES, reported_split
@@ -119,7 +119,7 @@ def setup(profile: str | Profile | None = None, seed: int = 0, threads: int | No
     set_seed(seed)
     _current = runtime
     prepare_trainers()
-    explain_missing_names()
+    explain_errors()
     print(runtime)
     return runtime
 

@@ -151,12 +151,8 @@ def spread(lesson: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("claim")
 
 
-def is_established(lesson: str, name: str) -> bool:
-    """Say whether a claim held on at least nine of ten fresh seeds, at least ten of them measured."""
-    return _held_often(spread(lesson), name)
-
-
 def _held_often(table: pd.DataFrame, name: str) -> bool:
+    """Say whether a claim held on at least nine of ten seeds, at least ten of them measured."""
     if name not in table.index:
         return False
     row = table.loc[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -49,11 +49,12 @@ def save_stage(
     metrics: dict[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     as_it_is: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Save a trained model as a stage, whole or not at all.
 
     A former stage of this name is replaced if a shipped recipe made it. If the reader made it, it moves aside
-    first, and one printed line says to where.
+    first, and one line says to where.
 
     Args:
         trainer_or_model: a trainer after `train()`, or a model.
@@ -62,6 +63,7 @@ def save_stage(
         metrics: numbers to keep; None takes the trainer's final ones.
         tokenizer: needed with a model; a trainer has its own.
         as_it_is: also save a model whose training was interrupted, or that was trained before.
+        say: gets that line.
 
     Returns:
         The stage's directory.
@@ -70,21 +72,6 @@ def save_stage(
         CourseError: a bad name, no tokenizer, a training that `training_state.check_trained` refuses, weights
             that are not finite, or a disk that is full or read-only: then nothing is left behind.
     """
-    target, kept = save_keeping(trainer_or_model, name, recipe, metrics, tokenizer, as_it_is)
-    if kept is not None:
-        print(kept_sentence(name, kept))
-    return target
-
-
-def save_keeping(
-    trainer_or_model: Trainer | PreTrainedModel,
-    name: str,
-    recipe: Recipe,
-    metrics: dict[str, Any] | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    as_it_is: bool = False,
-) -> tuple[Path, Path | None]:
-    """Save a stage; return its directory, and where the reader's former one is now."""
     from safetensors import SafetensorError
 
     target = stage_path(name, recipe.profile)
@@ -122,7 +109,9 @@ def save_keeping(
             f"the stage {name!r} could not be written to {target} ({error}; {free / 1e9:.1f} GB are free), "
             "and nothing of it was kept; make room, or name another place in POSTTRAIN_OUTPUT."
         ) from error
-    return target, kept
+    if kept is not None:
+        say(_kept_sentence(name, kept))
+    return target
 
 
 def is_as_written(recipe: Recipe) -> bool:
@@ -161,7 +150,7 @@ def free_place(target: Path) -> Path:
     return next(place for place in places if not place.exists())
 
 
-def kept_sentence(name: str, kept: Path) -> str:
+def _kept_sentence(name: str, kept: Path) -> str:
     """Return the sentence that tells where the reader's former stage is now."""
     return (
         f"the former stage {name!r} was your own and is now {kept.name!r} (delete {display_path(kept)} when "

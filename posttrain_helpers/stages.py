@@ -28,7 +28,7 @@ from posttrain_helpers.progress import Progress
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.runtime import current_runtime, preserved_random_state
-from posttrain_helpers.stage_saving import free_place, is_readers, kept_sentence, save_keeping, stage_lock
+from posttrain_helpers.stage_saving import free_place, is_readers, save_stage, stage_lock
 from posttrain_helpers.verifiers import reward_models
 from posttrain_helpers.wording import closest
 
@@ -137,9 +137,9 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
         trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
         trainer.add_callback(progress.callback())
         metrics = train(trainer)
-        _, kept = save_keeping(trainer, recipe.stage, recipe, metrics=metrics)
-        note = "" if kept is None else f"; {kept_sentence(recipe.stage, kept)}"
-        progress.done(f"done in {time.perf_counter() - started:.0f} s{note}")
+        notes: list[str] = []
+        save_stage(trainer, recipe.stage, recipe, metrics=metrics, say=notes.append)
+        progress.done("; ".join([f"done in {time.perf_counter() - started:.0f} s", *notes]))
     return target
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.chat_markers import mark_replies, needs_markers
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.failures import memory_failure
 from posttrain_helpers.models import has_score_head
 from posttrain_helpers.recipes.methods import (
     METHODS,
@@ -138,7 +139,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     TRL leaves the model in training mode, in which generation without a cache writes garbage.
 
     Raises:
-        CourseError: the GPU has too little memory; what the run held there is freed. The loss or the weights
+        CourseError: there is too little memory; what the run held there is freed. The loss or the weights
             have become NaN, infinite or enormous. A package is missing that an argument asks for, or an
             argument of the optimizer, the schedule or the loading of rows is refused.
     """
@@ -154,18 +155,19 @@ def train(trainer: Trainer) -> dict[str, float]:
         with _refused_by(type(trainer.args).__name__, "arguments"):
             raise
     except torch.cuda.OutOfMemoryError as error:
-        reason = str(error)
-    except RuntimeError:
-        check_weights_are_sound(
-            trainer.model
-        )  # a policy of NaN cannot be sampled from, before a loss is seen
-        raise
+        reason, on_gpu = str(error), True
+    except (MemoryError, RuntimeError) as error:
+        if memory_failure(error) is None:
+            # A policy of NaN cannot be sampled from, before a loss is seen.
+            check_weights_are_sound(trainer.model)
+            raise
+        reason, on_gpu = str(error), False
     finally:
         trainer.model.eval()
     # Only now: while an exception is handled, the frames of the failed step live, and with them its tensors.
     from posttrain_helpers.out_of_memory import after_out_of_memory
 
-    raise CourseError(after_out_of_memory(trainer, _method_of(trainer), reason))
+    raise CourseError(after_out_of_memory(trainer, _method_of(trainer), reason, on_gpu))
 
 
 def _method_of(trainer: Trainer) -> str | None:

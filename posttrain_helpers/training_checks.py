@@ -92,37 +92,50 @@ def lost_in_tokenization(trainer: Trainer, rows_given: int) -> list[str]:
     """Count the rows that an SFT trainer has left out, and those that it has cut, without a word.
 
     Args:
-        trainer: its training set is tokenized. One that is packed tells nothing about the rows it came from.
+        trainer: its training set is tokenized, and packed if `args.packing` asks for it.
         rows_given: rows before TRL prepared them.
 
     Returns:
         One sentence for each reason.
     """
     dataset, args = trainer.train_dataset, trainer.args
-    if args.packing:
-        return []
+    masked = cut = 0
+    for labels in _full_rows(dataset, args.max_length):
+        masked += all(label == -100 for label in labels)
+        cut += _stops_before(trainer.processing_class.eos_token_id, labels)
+    if args.packing and args.packing_strategy != "bfd":
+        return [_split_sentence(cut, args)] if cut else []
+    # TRL takes out what no reply is left of, but packs it with the others where it packs.
+    left_out, taken = (
+        (masked, "teach nothing") if args.packing else (rows_given - len(dataset), "were left out")
+    )
     notes = []
-    if left_out := rows_given - len(dataset):
+    if left_out:
         notes.append(
-            f"{left_out:,} of {rows_given:,} rows were left out: no token of a reply is within "
+            f"{left_out:,} of {rows_given:,} rows {taken}: no token of a reply is within "
             f"max_length={args.max_length}"
         )
-    end = trainer.processing_class.eos_token_id
-    if cut := sum(_stops_before(end, labels) for labels in _full_rows(dataset, args.max_length)):
-        notes.append(_cut_sentence(cut, len(dataset), "rows", args.max_length))
+    if cut:
+        notes.append(_cut_sentence(cut, rows_given - left_out, "rows", args.max_length))
     return notes
 
 
 def _full_rows(dataset: Dataset, length: int | None) -> Iterator[list[int]]:
-    """Yield the labels of the rows that are as long as a row may be: only they may have been cut."""
+    """Yield the labels of the rows that are as long as a row may be: only they may have been cut.
+
+    Of a packed set these are the rows that one conversation fills, where packing keeps them apart at all.
+    """
     import pyarrow.compute
 
     if length is None:
         return
-    for batch in dataset.select_columns("labels").with_format("arrow").iter(10_000):
-        column = batch["labels"]
-        full = pyarrow.compute.greater_equal(pyarrow.compute.list_value_length(column), length)
-        yield from column.filter(full).to_pylist()
+    columns = [name for name in ("labels", "seq_lengths") if name in dataset.column_names]
+    for batch in dataset.select_columns(columns).with_format("arrow").iter(10_000):
+        full = pyarrow.compute.greater_equal(pyarrow.compute.list_value_length(batch["labels"]), length)
+        if "seq_lengths" in columns:
+            alone = pyarrow.compute.equal(pyarrow.compute.list_value_length(batch["seq_lengths"]), 1)
+            full = pyarrow.compute.and_(full, alone)
+        yield from batch["labels"].filter(full).to_pylist()
 
 
 def _stops_before(end: int, labels: Sequence[int]) -> bool:
@@ -135,6 +148,14 @@ def _cut_sentence(cut: int, rows: int, kind: str, length: int) -> str:
     return (
         f"{cut:,} of {rows:,} {kind} are cut off at max_length={length}, before the end token of a reply; "
         "raise it, or shorten them"
+    )
+
+
+def _split_sentence(cut: int, args: Any) -> str:
+    return (
+        f"{cut:,} packed rows end within a reply: packing_strategy={args.packing_strategy!r} splits at "
+        f"max_length={args.max_length} and trains the rest without what came before it; raise max_length, or "
+        "shorten the rows"
     )
 
 

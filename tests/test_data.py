@@ -190,6 +190,28 @@ def test_special_tokens_of_the_tokenizer_in_use(recipe_for, random_model_dir: Pa
     assert len(load_data(recipe, tokenizer=tokenizer)[0]) == len(GOOD)
 
 
+def test_calls_of_tools_are_kept_where_the_template_renders_them(
+    recipe_for, random_model_dir: Path, capsys
+) -> None:
+    from transformers import AutoTokenizer
+
+    call = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    calling = {"role": "assistant", "content": "I look it up.", "tool_calls": [call]}
+    recipe = recipe_for([*GOOD, {"messages": [{"role": "user", "content": "Weather?"}, calling]}])
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    assert len(load_data(recipe, tokenizer=tokenizer)[0]) == len(GOOD)
+    assert "1 tool call" in capsys.readouterr().out
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{% for call in m.tool_calls or [] %} {{ call.function | tojson }}{% endfor %}\n{% endfor %}"
+    )
+    train, _ = load_data(recipe, tokenizer=tokenizer)
+    assert len(train) == len(GOOD) + 1
+    assert "tool call" not in capsys.readouterr().out
+    replies = [row["messages"][-1]["content"] for row in train]
+    assert 'I look it up. {"name": "weather", "arguments": {"city": "Rome"}}' in replies
+
+
 def test_rows_of_other_chat_sets_are_read_as_they_are(recipe_for, capsys) -> None:
     rows = [
         {"messages": [{"from": one, "value": f"{one}?"}, {"from": two, "value": "Hello."}]}

@@ -12,6 +12,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
     cluster_codes,
     cluster_effect,
+    clusters_of,
     mean_interval,
     minimum_detectable_difference,
     tango_interval,
@@ -304,3 +305,10 @@ def test_five_prompts_can_show_nothing() -> None:
 def test_detectable_difference_refuses_bad_arguments(arguments: dict) -> None:
     with pytest.raises(CourseError, match="detectable difference needs"):
         minimum_detectable_difference(**arguments)
+
+
+def test_prompts_of_one_relation_form_a_cluster_and_others_stand_alone() -> None:
+    found = clusters_of(["capital", None, "animal", "capital", None], source="entities")
+    assert found[0] == found[3] == ("relation", "capital")
+    assert len(set(found)) == 4
+    assert set(found) & set(clusters_of(["capital", None, None], source="stories")) == {found[0]}

@@ -1,4 +1,4 @@
-"""A NameError in a notebook says which cell has to be run first."""
+"""Errors in a notebook: which cell has to be run first, and what to change where memory ran out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from posttrain_helpers.lessons import _kernel_manager_class
-from posttrain_helpers.missing_names import advice, explain_missing_names
+from posttrain_helpers.missing_names import advice, explain_errors
 
 SETUP = "from posttrain_helpers import setup\nruntime = setup('tiny', threads=1)"
 TRAIN = "trainer = 42\ndef loss():\n    inner = 1\n    return missing_inside"
 SAVE = "print(trainer)"
+NO_MEMORY = """raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\\nC++ frames")"""
 
 
 def notebook(directory: Path, *sources: str, name: str = "lesson.ipynb") -> nbformat.NotebookNode:
@@ -26,7 +27,17 @@ def notebook(directory: Path, *sources: str, name: str = "lesson.ipynb") -> nbfo
 
 
 def test_a_cell_that_was_skipped_is_named_by_the_kernel(tmp_path: Path, output_root: Path) -> None:
-    made = notebook(tmp_path, SETUP, TRAIN, SAVE, "print(traner)", "loss()", "len(3)")
+    made = notebook(
+        tmp_path,
+        SETUP,
+        TRAIN,
+        SAVE,
+        "print(traner)",
+        "loss()",
+        "len(3)",
+        NO_MEMORY,
+        "raise RuntimeError('x')",
+    )
     client = NotebookClient(
         made,
         timeout=300,
@@ -36,20 +47,24 @@ def test_a_cell_that_was_skipped_is_named_by_the_kernel(tmp_path: Path, output_r
     said, tracebacks = {}, []
     with client.setup_kernel():
         client.execute_cell(made.cells[1], 1)
-        for index in (3, 2, 3, 4, 5, 6):
+        for index in (3, 2, 3, 4, 5, 6, 7, 8):
             try:
                 client.execute_cell(made.cells[index], index)
             except CellExecutionError as error:
                 said[index] = f"{error.ename}: {error.evalue}"
                 tracebacks.append("".join(made.cells[index].outputs[-1].traceback))
-    assert ["Traceback (most recent call last)" in traceback for traceback in tracebacks] == [True] * 4
+    assert ["Traceback (most recent call last)" in traceback for traceback in tracebacks] == [True] * 6
     assert made.cells[3].outputs[0].text == "42\n"  # after cell 2 it runs
     assert said == {
-        3: "NameError: name 'trainer' is not defined; cell 3 of 7 ('trainer = 42') makes it: run all cells "
+        3: "NameError: name 'trainer' is not defined; cell 3 of 9 ('trainer = 42') makes it: run all cells "
         "above this one first.",
         4: "NameError: name 'traner' is not defined",
         5: "NameError: name 'missing_inside' is not defined",
         6: "TypeError: object of type 'int' has no len()",
+        7: "RuntimeError: memory ran out (DefaultCPUAllocator: can't allocate memory: you tried); close "
+        "other programs or raise the limit of this process, or ask for less: a smaller "
+        "args.per_device_train_batch_size, a smaller args.max_length, or fewer threads (OMP_NUM_THREADS).",
+        8: "RuntimeError: x",
     }
 
 
@@ -82,7 +97,7 @@ def test_a_changed_cell_is_still_of_its_notebook(tmp_path: Path) -> None:
 
 
 def test_outside_ipython_nothing_happens() -> None:
-    explain_missing_names()
+    explain_errors()
 
 
 def test_a_handler_of_the_reader_s_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,4 +107,4 @@ def test_a_handler_of_the_reader_s_own_stays(monkeypatch: pytest.MonkeyPatch) ->
         custom_exceptions = (KeyError,)
 
     monkeypatch.setattr(IPython, "get_ipython", Shell)
-    explain_missing_names()  # `Shell` has no set_custom_exc
+    explain_errors()  # `Shell` has no set_custom_exc

@@ -149,14 +149,24 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
         ("args.learning_rate=.nan", "args.learning_rate must be a finite number"),
         ("args.learning_rate=-1", "args.learning_rate must be a finite number of at least 0, but it is -1"),
         ("args.learning_rate=true", "args.learning_rate must be a finite number .* True"),
-        ("args.weight_decay=.inf", "args.weight_decay must be a finite number, but it is inf"),
+        ("args.weight_decay=.inf", "args.weight_decay must be a finite number of at least 0, but it is inf"),
         ("args.per_device_train_batch_size=0", "must be a whole number of at least 1, but it is 0"),
         ("args.per_device_train_batch_size=many", "must be a whole number of at least 1, .* 'many'"),
         ("args.gradient_accumulation_steps=1.5", "must be a whole number of at least 1, but it is 1.5"),
         ("args.num_train_epochs=two", "args.num_train_epochs must be a finite number"),
         ("args.max_length=-5", "args.max_length must be a whole number of at least 1, or null, but it is -5"),
         ("args.max_length=0", "args.max_length must be a whole number of at least 1, or null, but it is 0"),
-        ("args.max_steps=[3]", r"args.max_steps must be a whole number, but it is \[3\]"),
+        ("args.max_steps=[3]", r"args.max_steps must be a whole number of at least 1 .* but it is \[3\]"),
+        ("args.max_steps=-5", r"args.max_steps must be .* at least 1 \(or -1: not set\), but it is -5"),
+        ("args.max_steps=0", "args.max_steps must be a whole number of at least 1 .* but it is 0"),
+        ("args.num_train_epochs=-1", "args.num_train_epochs must be a finite number of at least 0"),
+        ("args.gradient_accumulation_steps=0", "must be a whole number of at least 1, but it is 0"),
+        ("args.per_device_eval_batch_size=0", "must be a whole number of at least 1, but it is 0"),
+        ("args.weight_decay=-1", "args.weight_decay must be a finite number of at least 0, but it is -1"),
+        ("args.warmup_steps=-0.1", "args.warmup_steps must be a finite number of at least 0, but it is -0.1"),
+        ("args.max_grad_norm=-1", "args.max_grad_norm must be a finite number of at least 0"),
+        ("args.logging_steps=-10", "args.logging_steps must be a finite number of at least 0"),
+        ("lora.r=0", "lora.r must be a whole number of at least 1, but it is 0"),
         ("args.packing=maybe", "args.packing must be true or false, but it is 'maybe'"),
         ("args.eos_token=7", "args.eos_token must be text or null, but it is 7"),
         ("args.model_init_kwargs=[a]", "args.model_init_kwargs must be keys and values or text or null"),
@@ -176,7 +186,7 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
         ("data.source=5", "data.source must be text, but it is 5"),
         ("model=[a]", "model must be text"),
         ("description={a: b}", "description must be text"),
-        ("lora.r=big", "lora.r must be a whole number, but it is 'big'"),
+        ("lora.r=big", "lora.r must be a whole number of at least 1, but it is 'big'"),
         ("lora.bias=some", "lora.bias must be none or all or lora_only, but it is 'some'"),
         ("args=5", "'args' is a section of settings.* write args.<name>=<value>, such as"),
         (
@@ -191,6 +201,24 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
 def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(CourseError, match=sentence):
         load_recipe("sft", "tiny", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("args.temperature=0", "args.temperature must be a finite number above 0, but it is 0"),
+        ("args.beta=-0.1", "args.beta must be a finite number of at least 0, but it is -0.1"),
+        ("args.num_generations=1", "args.num_generations must be .* at least 2, or null, but it is 1"),
+    ],
+)
+def test_a_wrong_setting_of_the_sampling_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_recipe("grpo", "tiny", [override])
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_steps", -1), ("warmup_steps", 0.1), ("weight_decay", 0)])
+def test_values_at_the_edge_of_their_range_are_accepted(key: str, value: float) -> None:
+    assert load_recipe("sft", "tiny", {f"args.{key}": value}).args[key] == value
 
 
 @pytest.mark.parametrize(

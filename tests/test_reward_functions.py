@@ -48,7 +48,6 @@ def test_names_of_verifiers_and_of_reward_models(reward_model_dir: Path) -> None
     assert exact is verifiers.exact_answer
     assert judge.__name__ == "judge"
     assert reward_model_function(reward_model_dir, name="mine").__name__ == "mine"
-    assert reward_model_function("reward_model").__name__ == "reward_model"
     assert verifiers.reward_models(["exact_answer", "reward_model", "a/b"]) == ["reward_model", "a/b"]
 
 
@@ -99,9 +98,9 @@ def test_the_model_is_loaded_once_and_not_before_it_is_needed(
     assert drawn == torch.rand(1)
 
 
-def test_a_reward_model_that_is_not_there_is_not_built_while_replies_are_rated(output_root: Path) -> None:
+def test_a_reward_model_that_is_not_there_is_missed_before_a_trainer_is_made(output_root: Path) -> None:
     with pytest.raises(CourseError, match=r"'reward_model' is not there yet; load_stage\('reward_model'\)"):
-        reward_model_function("reward_model")(prompts=PROMPTS, completions=MESSAGES)
+        reward_functions(["exact_answer", "reward_model"])
 
 
 def test_a_language_model_is_no_reward_model(random_model_dir: Path) -> None:

@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from posttrain_helpers import lessons, seeds
 from posttrain_helpers.cli import main
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.seeds import check_claims, is_established, parse_seeds, run_seeds, spread
+from posttrain_helpers.seeds import check_claims, parse_seeds, run_seeds, spread
 from posttrain_helpers.statistics import Bound, Claim
 
 LESSON = "00_toy"
@@ -135,9 +135,9 @@ def test_a_claim_is_established_by_nine_of_ten_seeds(
     count: int, held: int, established: bool, directory: Path
 ) -> None:
     write_table({"learns": [(seed < held, 0.5) for seed in range(count)]})
-    assert is_established(LESSON, "learns") is established
-    assert not is_established(LESSON, "another claim")
-    assert not is_established("01_other", "learns")
+    claims = [claim("learns", True), claim("another claim", True)]
+    assert check_claims(LESSON, runtime(), claims)["asserted"].to_list() == [established, False]
+    assert check_claims("01_other", runtime(), claims)["asserted"].to_list() == [False, False]
 
 
 def test_a_lesson_that_was_never_measured_has_an_empty_spread(directory: Path) -> None:

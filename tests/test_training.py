@@ -250,9 +250,43 @@ def test_gpu_out_of_memory_is_one_sentence(pair, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(trainer, "train", explode)
     with pytest.raises(
-        CourseError, match=r"per_device_train_batch_size=4 \(20\.00 GiB more were asked for\)"
+        CourseError,
+        match=r"^the GPU is out of memory at per_device_train_batch_size=4 \(20\.00 GiB more were asked",
     ):
         train(trainer)
+    assert not trainer.model.training
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 16384000 bytes. Error code 12 (Cannot allocate memory)\nC++ frames"
+            ),
+            r" \(16384000 bytes more were asked for\)",
+        ),
+        (MemoryError(), ""),
+    ],
+)
+def test_memory_that_runs_out_without_a_gpu_is_one_sentence(
+    error: Exception, asked: str, pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(recipe(), *pair, rows())
+    trainer.train()
+    assert trainer.optimizer.state
+
+    def explode(*args: object, **kwargs: object) -> None:
+        trainer.model.train()
+        raise error
+
+    monkeypatch.setattr(trainer, "train", explode)
+    with pytest.raises(
+        CourseError, match=f"^memory ran out at per_device_train_batch_size=4{asked}; .* are freed"
+    ):
+        train(trainer)
+    assert trainer.optimizer is None
     assert not trainer.model.training
 
 

@@ -364,6 +364,56 @@ def test_rows_that_sft_leaves_out_or_cuts_are_counted(
     ]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "sentences"),
+    [
+        (
+            "bfd",
+            [
+                "data: 2 of 10 rows teach nothing: no token of a reply is within max_length=64",
+                "data: 3 of 8 rows are cut off at max_length=64, before the end token of a reply; raise it, "
+                "or shorten them",
+            ],
+        ),
+        (
+            "bfd_split",
+            [
+                "data: 3 packed rows end within a reply: packing_strategy='bfd_split' splits at "
+                "max_length=64 and trains the rest without what came before it; raise max_length, or "
+                "shorten the rows"
+            ],
+        ),
+    ],
+)
+def test_rows_that_sft_cuts_when_it_packs_are_counted(
+    strategy: str, sentences: list[str], recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Between 65 and 128 tokens: two pieces, the first of which is full.
+    rows = [
+        *[conversation("cow?", "A cow says moo.")] * 5,
+        *[conversation("cow?", "A cow says moo. " * 16)] * 3,
+        *[conversation("What is the capital of France? " * 10, "Paris.")] * 2,
+    ]
+    packing = {"args__assistant_only_loss": True, "args__packing": True, "args__packing_strategy": strategy}
+    make_trainer(recipe("sft", **packing), *load("sft"), Dataset.from_list(rows))
+    assert capsys.readouterr().out.splitlines() == sentences
+
+
+def test_wrapped_packing_says_that_replies_go_on_in_another_row(
+    recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packing = {
+        "args__assistant_only_loss": True,
+        "args__packing": True,
+        "args__packing_strategy": "wrapped",
+    }
+    rows = [conversation("cow?", "A cow says moo. " * 20)]
+    trainer = make_trainer(recipe("sft", **packing), *load("sft"), Dataset.from_list(rows))
+    assert [len(row) for row in trainer.train_dataset["labels"]][:2] == [64, 64]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "2 packed rows end within a reply: packing_strategy='wrapped' splits at max_length=64" in line
+
+
 def test_rows_of_sft_that_fit_are_not_mentioned(recipe, load, capsys: pytest.CaptureFixture[str]) -> None:
     fitting = conversation("cow?", "A cow says moo.")
     make_trainer(recipe("sft"), *load("sft"), Dataset.from_list([fitting] * 4))
@@ -371,7 +421,9 @@ def test_rows_of_sft_that_fit_are_not_mentioned(recipe, load, capsys: pytest.Cap
         recipe("sft", args__max_length=None), *load("sft"), Dataset.from_list([fitting] * 4)
     )
     exact = len(trainer.train_dataset[0]["input_ids"])
-    make_trainer(recipe("sft", args__max_length=exact), *load("sft"), Dataset.from_list([fitting] * 4))
+    for packing in (False, True):
+        exactly = recipe("sft", args__max_length=exact, args__packing=packing)
+        make_trainer(exactly, *load("sft"), Dataset.from_list([fitting] * 4))
     assert capsys.readouterr().out == ""
 
 

@@ -6,14 +6,15 @@ A board is made of evaluation records alone, that is, of the JSON files that an 
     print(board)
     board.leaderboard()
 
-Models are compared item by item on the same items. A record whose items of a suite differ from those of most
-models is not compared there; `notes` says so.
+Models are compared item by item on the same items. Questions about one relation are right or wrong together,
+so tests take them as one cluster, where the records name relations. A record whose items of a suite differ
+from those of most models is not compared there; `notes` says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.board_scores import (
     SuiteScores,
     check_records,
+    common_clusters,
     differing_settings,
     document_losses,
     frontier_points,
@@ -144,13 +146,14 @@ class Board:
         found = self._suite(suite)
         rows = {}
         for label, values in found.scores.items():
-            low, high = score_interval(values, found.yes_no)
+            low, high = score_interval(values, found.yes_no, clusters=found.clusters)
             rows[label] = {"n": len(values), "mean": float(values.mean()), "low": low, "high": high}
         return pandas.DataFrame.from_dict(rows, orient="index")
 
     def ranks(self, suite: str) -> DataFrame:
         """Return `significant_ranks` of the headline scores of one suite, the best model first."""
-        return self._ranks(("suite", suite), dict(self._suite(suite).scores))
+        found = self._suite(suite)
+        return self._ranks(("suite", suite), dict(found.scores), found.clusters)
 
     def averaged(self, kind: str = "correctness") -> list[str]:
         """Return the suites of one kind that make the average: those that most models were measured on.
@@ -186,7 +189,10 @@ class Board:
 
         whose plain mean is the average and whose paired differences have the variance of a stratified mean,
         the sum of s_s^2 / (S^2 * n_s). Items that were only weighted would also count as chance that one
-        suite is harder than another. One suite alone is ranked by its own scores.
+        suite is harder than another. One suite alone is ranked by its own scores. Where the questions of a
+        suite form clusters, 1 / (1 - sum of the squared shares of its clusters) stands for n_s / (n_s - 1),
+        which is the same when each question is a cluster, and questions about one relation are one cluster
+        in all suites.
 
         Args:
             kind: "correctness", or "preference" for the suites that a gold score judges.
@@ -215,7 +221,8 @@ class Board:
                 f"No model was measured on all of {', '.join(names)}; evaluate one model on all of them."
             )
         total = sum(suite.n for suite in suites)
-        ranks = self._ranks(("kind", kind), {label: stratified(suites, label) for label in labels})
+        numbers = {label: stratified(suites, label) for label in labels}
+        ranks = self._ranks(("kind", kind), numbers, common_clusters(suites))
         frame = ranks.copy()
         if all(suite.yes_no for suite in suites):  # resampled residuals may leave the range of a share
             frame["low"], frame["high"] = frame["low"].clip(lower=0.0), frame["high"].clip(upper=1.0)
@@ -253,7 +260,10 @@ class Board:
             self._cached[key] = {
                 label: {
                     name: compare(
-                        scores[name][against], scores[name][label], higher_is_better=name != DOCUMENTS
+                        scores[name][against],
+                        scores[name][label],
+                        higher_is_better=name != DOCUMENTS,
+                        clusters=None if name == DOCUMENTS else self.suites[name].clusters,
                     )
                     if {label, against} <= set(scores[name])
                     else None
@@ -361,9 +371,11 @@ class Board:
             )
         return self.suites[name]
 
-    def _ranks(self, key: Any, scores: dict[str, np.ndarray]) -> DataFrame:
+    def _ranks(
+        self, key: Any, scores: dict[str, np.ndarray], clusters: Sequence[Hashable] | None
+    ) -> DataFrame:
         if key not in self._cached:
-            self._cached[key] = significant_ranks(scores)
+            self._cached[key] = significant_ranks(scores, clusters=clusters)
         return self._cached[key]
 
     def _note_the_average(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from posttrain_helpers import metrics
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.ranking import all_yes_no, score_interval
+from posttrain_helpers.intervals import clusters_of
 
 if TYPE_CHECKING:
     from posttrain_helpers.evaluation.records import EvaluationRecord
@@ -27,6 +28,8 @@ class SuiteScores:
         name, skill, kind, measure: as in the records.
         positions: the items for which every one of these models has a score.
         scores: for each model one score per position.
+        clusters: what the items of each position are right or wrong together with (see
+            `intervals.clusters_of`); None where the records tell of no relations.
     """
 
     name: str
@@ -35,6 +38,7 @@ class SuiteScores:
     measure: str
     positions: tuple[int, ...]
     scores: Mapping[str, np.ndarray]
+    clusters: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def n(self) -> int:
@@ -102,7 +106,12 @@ def suite_scores(records: Mapping[str, EvaluationRecord]) -> tuple[dict[str, Sui
             label: np.array([row[index] for index in positions], dtype=float)
             for label, row in zip(same, rows, strict=True)
         }
-        found[name] = SuiteScores(name, suite.skill, suite.kind, suite.measure, positions, scores)
+        relations = next((r for label in same if (r := records[label].suites[name].relations)), None)
+        every = None if relations is None else clusters_of(relations, source=name)
+        clusters = None if every is None else tuple(every[index] for index in positions)
+        if clusters and len(set(clusters)) == 1:
+            clusters = None  # of other relations nothing is known
+        found[name] = SuiteScores(name, suite.skill, suite.kind, suite.measure, positions, scores, clusters)
     return found, notes
 
 
@@ -170,11 +179,35 @@ def stratified(suites: Sequence[SuiteScores], label: str) -> np.ndarray:
             average
             + total
             / (len(suites) * suite.n)
-            * math.sqrt(suite.n / (suite.n - 1))
+            / math.sqrt(1 - _repeated_share(suite))
             * (suite.scores[label] - suite.scores[label].mean())
             for suite in suites
         ]
     )
+
+
+def _repeated_share(suite: SuiteScores) -> float:
+    """Return how probable it is that two draws of an item are of the same cluster."""
+    counts = Counter(suite.clusters or range(suite.n)).values()
+    return sum((count / suite.n) ** 2 for count in counts)
+
+
+def common_clusters(suites: Sequence[SuiteScores]) -> list[tuple[str, ...]] | None:
+    """Return the cluster of every item of several suites; questions about one relation share it.
+
+    Args:
+        suites: those of `stratified`, in the same order.
+
+    Returns:
+        One cluster per item; None where no suite has any.
+    """
+    if not any(suite.clusters for suite in suites):
+        return None
+    return [
+        cluster
+        for suite in suites
+        for cluster in suite.clusters or clusters_of([None] * suite.n, source=suite.name)
+    ]
 
 
 def frontier_points(

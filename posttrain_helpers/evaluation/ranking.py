@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.intervals import check_share, mean_interval, wilson_interval
+from posttrain_helpers.intervals import (
+    check_share,
+    cluster_codes,
+    cluster_effect,
+    mean_interval,
+    wilson_interval,
+)
 from posttrain_helpers.statistics import holm, paired_binary, paired_differences, sign_flip_p
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ def significant_ranks(
     higher_is_better: bool = True,
     alpha: float = 0.05,
     adjust: Literal["holm"] | None = "holm",
+    clusters: Sequence[Hashable] | None = None,
 ) -> pd.DataFrame:
     """Rank models by their mean score, and count as better only what a paired test shows to be better.
 
@@ -46,6 +53,7 @@ def significant_ranks(
         alpha: probability of a difference anywhere in the table that is not there; the intervals have the
             level 1 - alpha, each for itself.
         adjust: correction for the number of pairs, "holm" or None.
+        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
         One row per model, best mean first, with the label as index and the columns `n`, `mean`, `low` and
@@ -64,7 +72,9 @@ def significant_ranks(
     import pandas as pd
 
     table = _score_table(scores)
-    tests = pairwise_tests(scores, higher_is_better=higher_is_better, alpha=alpha, adjust=adjust)
+    tests = pairwise_tests(
+        scores, higher_is_better=higher_is_better, alpha=alpha, adjust=adjust, clusters=clusters
+    )
     means = {label: float(values.mean()) for label, values in table.items()}
     order = sorted(table, key=means.__getitem__, reverse=higher_is_better)
     better: dict[str, set[str]] = {label: set() for label in order}
@@ -74,7 +84,9 @@ def significant_ranks(
         better[loser].add(winner)
         worse[winner].add(loser)
     yes_no = all_yes_no(table)
-    intervals = {label: score_interval(values, yes_no, 1 - alpha) for label, values in table.items()}
+    intervals = {
+        label: score_interval(values, yes_no, 1 - alpha, clusters) for label, values in table.items()
+    }
     rows = {
         label: {
             "n": len(table[label]),
@@ -99,19 +111,22 @@ def pairwise_tests(
     higher_is_better: bool = True,
     alpha: float = 0.05,
     adjust: Literal["holm"] | None = "holm",
+    clusters: Sequence[Hashable] | None = None,
 ) -> pd.DataFrame:
     """Test every pair of models on the same items.
 
     Yes/no scores have the exact McNemar test of `paired_binary`. Others have the sign-flip test of
     `paired_numeric` below 30 items, and the paired t-test from there on: the smallest p of a resampled test
     is about 2 / resamples, which a correction for many pairs never finds significant, while the t-test has no
-    such floor and takes no time.
+    such floor and takes no time. With clusters the tests are those of whole clusters: signs are flipped
+    together, and the t-test has the error and the degrees of freedom of `cluster_effect`.
 
     Args:
         scores: as in `significant_ranks`.
         higher_is_better: False for a loss.
         alpha: a pair is significant when its adjusted p is below this.
         adjust: correction for the number of pairs, "holm" or None.
+        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
         One row per pair: `first`, `second`, `difference` (mean of the second less that of the first),
@@ -126,7 +141,7 @@ def pairwise_tests(
     check_share("alpha", alpha)
     table = _score_table(scores)
     pairs = list(itertools.combinations(table, 2))
-    p_values = _p_values(table, pairs, alpha)
+    p_values = _p_values(table, pairs, alpha, clusters)
     adjusted = adjust_p_values(p_values, adjust)
     differences = [float(table[second].mean() - table[first].mean()) for first, second in pairs]
     return pd.DataFrame(
@@ -162,13 +177,16 @@ def all_yes_no(scores: Mapping[str, np.ndarray]) -> bool:
     return all(np.isin(values, (0.0, 1.0)).all() for values in scores.values())
 
 
-def score_interval(values: np.ndarray, yes_no: bool, confidence: float = 0.95) -> tuple[float, float]:
+def score_interval(
+    values: np.ndarray, yes_no: bool, confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
+) -> tuple[float, float]:
     """Return the ends of the interval of a mean score.
 
     Args:
         values: one score per item.
         yes_no: whether the scores are 0 or 1; then the interval is Wilson's, else `mean_interval`.
         confidence: level of the interval, as a share.
+        clusters: the cluster of every item, for scores that are not yes/no.
 
     Returns:
         The low and the high end; NaN for a single score that is not yes or no.
@@ -177,7 +195,7 @@ def score_interval(values: np.ndarray, yes_no: bool, confidence: float = 0.95) -
         return wilson_interval(int(values.sum()), len(values), confidence)
     if len(values) < 2:
         return math.nan, math.nan
-    return mean_interval(values, confidence, resamples=_RESAMPLES)
+    return mean_interval(values, confidence, resamples=_RESAMPLES, clusters=clusters)
 
 
 def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
@@ -208,27 +226,34 @@ def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]
     return table
 
 
-def _p_values(table: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], alpha: float) -> list[float]:
+def _p_values(
+    table: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    alpha: float,
+    clusters: Sequence[Hashable] | None,
+) -> list[float]:
     if all_yes_no(table):
-        return [paired_binary(table[first], table[second]).p for first, second in pairs]
-    if len(next(iter(table.values()))) >= ENOUGH_FOR_T:
-        return [_paired_t(table[first], table[second]) for first, second in pairs]
+        return [paired_binary(table[first], table[second], clusters=clusters).p for first, second in pairs]
+    differences = [paired_differences(table[first], table[second]) for first, second in pairs]
+    n = len(next(iter(table.values())))
+    codes = cluster_codes(clusters, n)
+    if n >= ENOUGH_FOR_T:
+        return [_paired_t(difference, codes) for difference in differences]
     # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
     resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / alpha))
-    return [
-        sign_flip_p(paired_differences(table[first], table[second]), resamples=resamples)
-        for first, second in pairs
-    ]
+    flipped = [d if codes is None else np.bincount(codes, d) for d in differences]
+    return [sign_flip_p(values, resamples=resamples) for values in flipped]
 
 
-def _paired_t(first: np.ndarray, second: np.ndarray) -> float:
+def _paired_t(difference: np.ndarray, codes: np.ndarray | None) -> float:
     # scipy.stats.ttest_1samp has the same p, but takes a hundred times as long to check its arguments.
     from scipy.special import stdtr
 
-    difference = paired_differences(first, second)
     n = len(difference)
     if np.ptp(difference) == 0:
         # Without spread there is no t: equal scores tie, and equal changes have the p of the sign-flip test.
-        return 1.0 if difference[0] == 0 else 2 * 0.5**n
-    t = difference.mean() / (difference.std(ddof=1) / math.sqrt(n))
-    return float(2 * stdtr(n - 1, -abs(t)))
+        independent = n if codes is None else int(codes.max()) + 1
+        return 1.0 if difference[0] == 0 else 2 * 0.5**independent
+    effect, degrees = (1.0, n - 1) if codes is None else cluster_effect(difference, codes)
+    t = difference.mean() / (difference.std(ddof=1) * math.sqrt(effect / n))
+    return float(2 * stdtr(degrees, -abs(t)))

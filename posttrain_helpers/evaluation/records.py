@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -49,6 +49,8 @@ class SuiteRecord:
         scores: for each measure one value per item: yes/no, a number, or None where nothing can be scored.
         transcripts: for suites with several turns the whole conversations, the last reply included, as
             messages with role and content; None for suites of single turns.
+        relations: what fact each item asks for, such as "capital": answers about one relation are right or
+            wrong together. None for an item that asks for no fact, or for the whole suite.
     """
 
     name: str
@@ -62,6 +64,7 @@ class SuiteRecord:
     tokens: tuple[int, ...]
     scores: dict[str, tuple[Value, ...]]
     transcripts: tuple[tuple[dict[str, str], ...], ...] | None = None
+    relations: tuple[str | None, ...] | None = None
 
     @property
     def headline(self) -> tuple[Value, ...]:
@@ -230,6 +233,8 @@ def _suite(entry: dict[str, Any]) -> SuiteRecord:
     values["scores"] = {name: tuple(scores) for name, scores in entry["scores"].items()}
     if values["transcripts"] is not None:
         values["transcripts"] = tuple(map(tuple, values["transcripts"]))
+    if values["relations"] is not None:
+        values["relations"] = tuple(values["relations"])
     return SuiteRecord(**values)
 
 
@@ -266,7 +271,7 @@ def _check_record(content: Any, where: str) -> None:
 def _check_suite(name: str, suite: Any, where: str) -> None:
     if not isinstance(suite, Mapping):
         raise CourseError(f"{where} is no JSON object but a {type(suite).__name__}; {_REMEDY}.")
-    _require(suite, [item.name for item in fields(SuiteRecord) if item.name != "transcripts"], where)
+    _require(suite, [item.name for item in fields(SuiteRecord) if item.default is MISSING], where)
     _check(suite["name"] == name, where, "name", suite["name"], "must be the name of the suite")
     _check(suite["kind"] in KINDS, where, "kind", suite["kind"], f"must be {' or '.join(KINDS)}")
     types = {"ids": str, "prompts": str, "replies": str, "stopped": bool, "tokens": int}
@@ -284,8 +289,7 @@ def _check_suite(name: str, suite: Any, where: str) -> None:
     _check(suite["measure"] in suite["scores"], where, "measure", suite["measure"],
            f"must be one of the scores {', '.join(suite['scores'])}")  # fmt: skip
     columns = {key: suite[key] for key in types} | dict(suite["scores"])
-    if suite.get("transcripts") is not None:
-        columns["transcripts"] = suite["transcripts"]
+    columns |= {key: suite[key] for key in ("transcripts", "relations") if suite.get(key) is not None}
     for key, values in columns.items():
         _check(isinstance(values, list), where, key, values, "must be a list")
         _check(len(values) == len(suite["ids"]), where, key, f"{len(values)} values",

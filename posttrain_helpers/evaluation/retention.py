@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,11 @@ class Retention:
 
 
 def compare(
-    before: Sequence[float], after: Sequence[float], *, higher_is_better: bool = True
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    higher_is_better: bool = True,
+    clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult | None:
     """Compare two models item by item, with a p-value that a correction for many tests leaves some power.
 
@@ -126,18 +130,19 @@ def compare(
         before: one score per item of the first model.
         after: one score per item of the second model.
         higher_is_better: False for losses.
+        clusters: the cluster of every item, as in `statistics.paired`.
 
     Returns:
         The result; None for a single item that is not yes or no, which allows no comparison.
     """
+    options = {"higher_is_better": higher_is_better, "clusters": clusters}
     if {*map(float, before), *map(float, after)} <= {0.0, 1.0}:
-        return statistics.paired_binary(before, after, higher_is_better=higher_is_better)
+        return statistics.paired_binary(before, after, **options)
     if len(before) < 2:
         return None
     if len(before) < ENOUGH_FOR_T:
-        return statistics.paired_numeric(
-            before, after, higher_is_better=higher_is_better, resamples=_MANY_RESAMPLES
-        )
-    result = statistics.paired_numeric(before, after, higher_is_better=higher_is_better, resamples=_RESAMPLES)
-    p = float(pairwise_tests({"before": before, "after": after}, adjust=None)["p"].iloc[0])
+        return statistics.paired_numeric(before, after, resamples=_MANY_RESAMPLES, **options)
+    result = statistics.paired_numeric(before, after, resamples=_RESAMPLES, **options)
+    scores = {"before": before, "after": after}
+    p = float(pairwise_tests(scores, adjust=None, clusters=clusters)["p"].iloc[0])
     return replace(result, p=p, p_at_floor=False)

@@ -232,6 +232,7 @@ class _Evaluation:
             tokens=tuple(len(reply.token_ids) for reply in replies),
             scores={measure: tuple(scores[measure]) for measure in suite.scores},
             transcripts=transcripts,
+            relations=_relations(suite),
         )
 
     def _retention(
@@ -337,6 +338,13 @@ def _last_turn(item: dict[str, Any]) -> str:
     if item.get("follow_ups"):
         return item["follow_ups"][-1]
     return item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
+
+
+def _relations(suite: Suite) -> tuple[str | None, ...] | None:
+    found = [item.get("relation") for item in suite.items]
+    if all(relation is None for relation in found):
+        return None
+    return tuple(None if relation is None else str(relation) for relation in found)
 
 
 def _text(path: Path) -> str | None:

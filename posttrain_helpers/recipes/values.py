@@ -22,14 +22,19 @@ _ALSO_TAKEN = {"loss_type": str, "fsdp": bool | list[str]}
 _LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
+    **dict.fromkeys(("max_steps", "num_iterations", "r"), 1),
     **dict.fromkeys(("learning_rate", "num_train_epochs", "seed", "data_seed"), 0),
+    **dict.fromkeys(("weight_decay", "warmup_steps", "max_grad_norm", "beta", "lora_dropout"), 0),
+    **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), 0),
     **dict.fromkeys(("max_samples", "held_out_samples", "length_groups"), 1),
     **dict.fromkeys(("n_train", "steps", "comparisons"), 1),
     **dict.fromkeys(("n_prompts", "identity"), 0),
-    "samples": 2,
+    **dict.fromkeys(("samples", "num_generations"), 2),
     "largest": 3,
 }
-_ABOVE = dict.fromkeys(("label_temperature", "sampling_temperature"), 0)
+_ABOVE = dict.fromkeys(("temperature", "label_temperature", "sampling_temperature"), 0)
+# A number out of the range that the libraries read as "not set".
+_NOT_SET = {"max_steps": -1}
 _MOST = dict.fromkeys(("seed", "data_seed"), LARGEST_SEED)
 
 
@@ -63,6 +68,8 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
 
 
 def _is_in_range(key: str, value: float) -> bool:
+    if key in _NOT_SET and value == _NOT_SET[key]:
+        return True
     least, most = _LEAST.get(key, -math.inf), _MOST.get(key, math.inf)
     return least <= value <= most and value > _ABOVE.get(key, -math.inf)
 
@@ -75,6 +82,8 @@ def _wanted(key: str, kind: Any) -> str:
         bounds = f" of at least {_LEAST[key]}"
     else:
         bounds = f" above {_ABOVE[key]}" if key in _ABOVE else ""
+    if key in _NOT_SET:
+        bounds += f" (or {_NOT_SET[key]}: not set)"
     if bounds and fits(None, kind):  # the bounds are those of a number
         return f"{described(kind).removesuffix(' or null')}{bounds}, or null"
     return f"{described(kind)}{bounds}"

@@ -214,6 +214,38 @@ def test_ranks_of_one_suite_separate_what_the_paired_test_separates():
     assert ranks["rank"].to_dict() == {"dpo": 1, "sft": 2}
 
 
+def test_questions_about_one_relation_count_together_within_a_suite_and_across_suites():
+    before, after = [False] * 10 + [True] * 30, [True] * 40
+    own = [f"relation {item // 10}" for item in range(40)]
+
+    def ranks(*relations):
+        models = {
+            label: [suite(f"suite {i}", scores, relations=found) for i, found in enumerate(relations)]
+            for label, scores in (("sft", before), ("dpo", after))
+        }
+        board = Board([record(label, suites) for label, suites in models.items()])
+        return board.ranks("suite 0")["rank"].to_dict(), board.leaderboard()["ranks"].to_dict()
+
+    apart, together = {"dpo": 1, "sft": 2}, {"dpo": 1, "sft": 1}
+    assert ranks(None) == (apart, {"dpo": "1", "sft": "2"})
+    assert ranks(tuple(own)) == (together, {"dpo": "1-2", "sft": "1-2"})
+    assert ranks(("capital",) * 40) == ranks((None,) * 40) == ranks(None)
+    # Six suites that all change in a relation of their own show a difference; in the same one they do not.
+    others = [tuple(f"{name} of {number}" for name in own) for number in range(6)]
+    assert ranks(*others)[1] == {"dpo": "1", "sft": "2"}
+    assert ranks(*[tuple(own)] * 6)[1] == {"dpo": "1-2", "sft": "1-2"}
+
+
+def test_the_relations_of_any_record_serve_all_models():
+    # A record of an earlier version has none.
+    parts = {"sft": suite("entities", mixed(20)), "dpo": suite("entities", mixed(30), relations=("x",) * 40)}
+    assert Board([record(label, [part]) for label, part in parts.items()]).suites["entities"].clusters is None
+    named = suite("entities", [None, *mixed(30, 39)], relations=("w", *"xy" * 19, None))
+    found = Board([record("sft", [parts["sft"]]), record("dpo", [named])]).suites["entities"]
+    assert found.clusters[:3] == (("relation", "x"), ("relation", "y"), ("relation", "x"))
+    assert found.clusters[-1] == ("item", "entities", "39")
+
+
 def test_one_suite_is_ranked_by_its_own_yes_no_scores():
     row = two(mixed(10), mixed(30)).leaderboard().loc["dpo"]
     assert (row["low"], row["high"]) == wilson_interval(30, 40)

@@ -88,6 +88,40 @@ def test_few_items_have_the_sign_flip_test() -> None:
     assert pairwise_tests(scores)["p"].tolist() == [paired_numeric(scores["m0"], scores["m1"]).p]
 
 
+RELATIONS = [f"relation {item // 10}" for item in range(40)]
+
+
+def test_questions_of_one_relation_are_one_cluster() -> None:
+    # All ten changes are those of one relation, which may as well have gone the other way.
+    scores = {"a": [0] * 10 + [1] * 30, "b": [1] * 40}
+    assert pairwise_tests(scores)["p"].tolist() == [2 * 0.5**10]
+    assert pairwise_tests(scores, clusters=RELATIONS)["p"].tolist() == [1.0]
+    assert significant_ranks(scores)["rank"].to_dict() == {"b": 1, "a": 2}
+    assert significant_ranks(scores, clusters=RELATIONS)["rank"].to_dict() == {"b": 1, "a": 1}
+    one_relation = ["capital"] * 40  # tells nothing of others: the result is about this one
+    assert pairwise_tests(scores, clusters=one_relation)["p"].tolist() == [2 * 0.5**10]
+
+
+def test_clusters_of_equal_size_have_the_t_test_of_their_means() -> None:
+    rng = np.random.default_rng(0)
+    difference = np.repeat(rng.normal(1.0, 1.0, size=4), 10) + 0.1 * rng.normal(size=40)
+    scores = {"a": np.zeros(40), "b": difference}
+    expected = stats.ttest_1samp(difference.reshape(4, 10).mean(1), 0.0).pvalue
+    assert pairwise_tests(scores, clusters=RELATIONS)["p"].tolist() == [pytest.approx(expected)]
+    assert pairwise_tests(scores)["p"][0] < expected / 100
+    frame = significant_ranks(scores, clusters=RELATIONS)
+    low, high = mean_interval(difference, clusters=RELATIONS)
+    assert tuple(frame.loc["b", ["low", "high"]]) == (low, high)
+    assert pairwise_tests({"a": [0.5] * 40, "b": [0.7] * 40}, clusters=RELATIONS)["p"][0] == 2 * 0.5**4
+
+
+def test_few_items_have_the_sign_flip_test_of_their_clusters() -> None:
+    scores, clusters = normal_scores([0.0, 1.0], 12), [item // 3 for item in range(12)]
+    (p,) = pairwise_tests(scores, clusters=clusters)["p"]
+    assert p == paired_numeric(scores["m0"], scores["m1"], clusters=clusters).p
+    assert p != paired_numeric(scores["m0"], scores["m1"]).p
+
+
 def test_equal_changes_have_the_exact_p_and_rounding_is_no_change() -> None:
     scores = np.linspace(0.1, 0.9, 40)
     assert pairwise_tests({"a": scores, "b": scores + 0.1})["p"].tolist() == [2 * 0.5**40]

@@ -68,7 +68,7 @@ def record(**changes: Any) -> EvaluationRecord:
 
 def test_a_record_comes_back_as_it_was_written(output_root: Path) -> None:
     messages = ({"role": "user", "content": "What?"}, {"role": "assistant", "content": "Ünïcode."})
-    written = record(suites={"facts": suite(transcripts=(messages, messages))})
+    written = record(suites={"facts": suite(transcripts=(messages, messages), relations=("capital", None))})
     path = write_record(written)
     assert path == output_root / "tiny" / "evaluation" / "sft.json" == record_path("sft", "tiny")
     assert read_record(path) == written

@@ -24,6 +24,22 @@ def test_retention_is_the_paired_comparison_with_the_reference():
     assert (row["label"], row["suite"], row["n"], row["verdict"]) == ("dpo", "entities", 40, "worse")
 
 
+@pytest.mark.parametrize("yes_no", [True, False])
+@pytest.mark.parametrize("n", [20, 40])
+def test_what_one_relation_forgot_says_nothing_of_others(n, yes_no):
+    noise = 0.0 if yes_no else 0.01 * np.random.default_rng(0).normal(size=n)
+    before = np.ones(n) + noise
+    after = before - ([1.0] * 10 + [0.0] * (n - 10))
+    relations = tuple("capital" if item < 10 else f"relation {item // 5}" for item in range(n))
+    kind = "correctness" if yes_no else "preference"
+    alone = two(before.tolist(), after.tolist(), kind=kind)
+    assert alone.retention().verdict("dpo", "entities") == "worse"
+    board = two(before.tolist(), after.tolist(), kind=kind, relations=relations)
+    assert board.retention().verdict("dpo", "entities") == "no_difference_shown"
+    assert board.retention().results["dpo"]["entities"].clusters == len(set(relations))
+    assert board.retention().matrix().loc["dpo", "entities"] == pytest.approx(-10 / n)
+
+
 def test_retention_can_compare_with_any_model():
     board = two(mixed(30), mixed(10))
     retention = board.retention("dpo")

@@ -34,7 +34,7 @@ def asked(text: str, **more: Any) -> dict[str, Any]:
 FACTS = Suite(
     "facts",
     "facts",
-    (asked("A cow says"), asked("What is 3 + 4?"), asked("An owl", answer=None)),
+    (asked("A cow says", relation="sounds"), asked("What is 3 + 4?"), asked("An owl", answer=None)),
     "correct",
     {"correct": lenient_match, "words": length},
     max_new_tokens=6,
@@ -106,6 +106,8 @@ def test_a_record_holds_replies_scores_and_losses(output_root: Path, random_mode
         word_count(text) - 10 * (not end) for text, end in zip(suite.replies, suite.stopped, strict=True)
     )
     assert list(suite.scores) == ["correct", "words"]
+    assert suite.relations == ("sounds", None, None)
+    assert record.suites["preference"].relations is None
     losses = metrics.text_losses(model, tokenizer, TEXTS)
     assert record.retention["losses"] == pytest.approx([loss for loss, _ in losses], rel=1e-5)
     assert record.retention["tokens"] == [count for _, count in losses]
