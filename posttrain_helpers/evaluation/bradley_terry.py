@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.intervals import TAIL
 
 # Ten times as likely to win is 400 points apart.
 ELO_PER_NAT = 400 / math.log(10)
@@ -84,7 +85,7 @@ def bradley_terry(matches: Iterable[Match], *, resamples: int = 500, seed: int =
     resampled_wins += draws.standard_gamma(virtual / 2, size=(resamples, *shape))
 
     ratings = CENTRE + ELO_PER_NAT * _strengths((wins + virtual / 2)[None])[0]
-    low, high = np.quantile(CENTRE + ELO_PER_NAT * _strengths(resampled_wins), (0.025, 0.975), axis=0)
+    low, high = np.quantile(CENTRE + ELO_PER_NAT * _strengths(resampled_wins), (TAIL, 1 - TAIL), axis=0)
     order = np.argsort(-ratings, kind="stable")
     return Ranking(*({labels[i]: float(values[i]) for i in order} for values in (ratings, low, high)))
 

@@ -15,7 +15,7 @@ from posttrain_helpers.evaluation.bradley_terry import bradley_terry
 from posttrain_helpers.evaluation.judgements import COLUMNS
 from posttrain_helpers.evaluation.judges import Choice, ScoreJudge
 from posttrain_helpers.evaluation.judging import Judgement, Judgements, judge_pairs, kappa, round_robin
-from posttrain_helpers.statistics import tango_interval, wilson_interval
+from posttrain_helpers.intervals import tango_interval, wilson_interval
 from posttrain_helpers.win_rate import win_rate
 
 N = 200
