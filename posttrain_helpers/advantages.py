@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.divergence import k1_estimate, k3_estimate
-from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +32,9 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     Returns:
         A scalar.
-
-    Raises:
-        CourseError: the mask is 0 everywhere.
     """
     chosen = values[mask.bool()]
-    if chosen.numel() == 0:
-        raise CourseError(
-            f"the mean needs a token, but the mask of shape {tuple(mask.shape)} is 0 everywhere; look for "
-            "completions without tokens."
-        )
+    assert chosen.numel(), f"the mask of shape {tuple(mask.shape)} is 0 everywhere"
     return chosen.mean()
 
 
@@ -58,15 +50,9 @@ def masked_whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = T
 
     Returns:
         The whitened values, 0 outside the mask, shape (B, T).
-
-    Raises:
-        CourseError: fewer than 2 tokens count, so that there is no variance.
     """
     chosen = values[mask.bool()]
-    if chosen.numel() < 2:
-        raise CourseError(
-            f"whitening needs at least 2 tokens, but the mask has {chosen.numel()}; use a larger batch."
-        )
+    assert chosen.numel() >= 2, f"whitening needs at least 2 tokens, but the mask has {chosen.numel()}"
     mean, variance = chosen.mean(), chosen.var()
     whitened = (values - mean) * (variance + 1e-8).rsqrt()
     if not shift_mean:
@@ -96,18 +82,9 @@ def shaped_rewards(
 
     Returns:
         The rewards and the estimates of the divergence, each 0 outside the mask, shape (B, T).
-
-    Raises:
-        CourseError: an unknown estimator, or a completion without tokens.
     """
-    if kl_estimator not in KL_ESTIMATORS:
-        raise CourseError(f"kl_estimator must be one of {', '.join(KL_ESTIMATORS)}, not {kl_estimator!r}.")
     lengths = mask.long().sum(-1)
-    if (lengths == 0).any():
-        raise CourseError(
-            f"completion {lengths.tolist().index(0)} has no token that could carry its score; a completion "
-            "needs at least its end token."
-        )
+    assert (lengths > 0).all(), "a completion without tokens has none that could carry its score"
     kl = KL_ESTIMATORS[kl_estimator](log_probs, ref_log_probs).masked_fill(~mask.bool(), 0)
     last = (lengths - 1).unsqueeze(-1)
     rewards = (-kl_coef * kl).scatter_add(-1, last, scores.to(kl.dtype).unsqueeze(-1))
@@ -169,12 +146,8 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
 
     Returns:
         Advantages, shape (B,); exactly 0 in a group whose rewards are all equal.
-
-    Raises:
-        CourseError: an unknown scale, groups of fewer than 2, or a batch that is no whole number of groups.
     """
-    if scale not in SCALES:
-        raise CourseError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}.")
+    assert scale in SCALES, f"scale must be one of {SCALES}, not {scale!r}"
     groups = _groups(rewards, group_size)
     advantages = groups - groups.mean(-1, keepdim=True)
     if scale == "group":
@@ -196,9 +169,6 @@ def leave_one_out_advantages(rewards: torch.Tensor, group_size: int) -> torch.Te
 
     Returns:
         Advantages, shape (B,); exactly 0 in a group whose rewards are all equal.
-
-    Raises:
-        CourseError: groups of fewer than 2, or a batch that is no whole number of groups.
     """
     groups = _groups(rewards, group_size)
     others = (groups.sum(-1, keepdim=True) - groups) / (group_size - 1)
@@ -220,13 +190,7 @@ def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n
 
     Returns:
         The new coefficient.
-
-    Raises:
-        CourseError: a target or horizon that is not above 0.
     """
-    for name, value in (("target", target), ("horizon", horizon)):
-        if not value > 0:
-            raise CourseError(f"{name} must be above 0, but it is {value}.")
     error = min(max(kl / target - 1, -LARGEST_KL_ERROR), LARGEST_KL_ERROR)
     return kl_coef * (1 + error * n / horizon)
 
@@ -237,15 +201,7 @@ def _groups(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
     No advantage changes by the shift, and rounding cannot make one out of equal rewards: the float mean of
     three times 0.1 need not be 0.1.
     """
-    if group_size < 2:
-        raise CourseError(
-            f"group_size must be at least 2, but it is {group_size}; a single completion has no other to be "
-            "compared with."
-        )
-    if len(rewards) % group_size:
-        raise CourseError(
-            f"{len(rewards)} rewards cannot be split into groups of {group_size}; pass the rewards of all "
-            "completions of each prompt."
-        )
+    assert group_size >= 2, f"group_size is {group_size}: a single completion has no other beside it"
+    assert len(rewards) % group_size == 0, f"{len(rewards)} rewards make no groups of {group_size}"
     groups = rewards.float().view(-1, group_size)
     return groups - groups[:, :1]

@@ -1,4 +1,4 @@
-"""Intervals of a rate, a paired difference and a mean, and what a number of prompts can show at all.
+"""95 % intervals of a rate, a paired difference and a mean, and what a number of prompts can show at all.
 
 Prompts of one cluster, such as the questions about one relation, are answered alike, so they tell less about
 other clusters than as many prompts of different ones: `cluster_effect` says how much less.
@@ -13,34 +13,33 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 
+# The level of every interval; tests are read at 1 minus it.
+CONFIDENCE = 0.95
+# The share beyond each end of an interval.
+TAIL = (1 - CONFIDENCE) / 2
+# Prompts that all change alike are significant from this many on: 2 * 0.5**6 < 0.05.
+FEWEST_PROMPTS = 6
+# The power for which `minimum_detectable_difference` asks.
+POWER = 0.8
 # A resampled mean never leaves the range of the data: with fewer values the bootstrap is too narrow.
 _FEWEST_FOR_BOOTSTRAP = 8
 # Bounds one batch of resamples to about 32 MB of float64.
 VALUES_PER_BATCH = 4_000_000
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """Return the lower and upper end of the Wilson score interval of one rate, as shares.
 
     Args:
         successes: number of prompts that succeed, 0 to `n`.
         n: number of prompts, at least 1.
-        confidence: level of the interval, as a share.
-
-    Raises:
-        CourseError: when an argument is out of range.
 
     Source: Wilson (1927), Journal of the American Statistical Association 22, 209-212.
     """
     from scipy.stats import binomtest
 
-    check_share("confidence", confidence)
-    if n < 1 or not 0 <= successes <= n:
-        raise CourseError(
-            f"A rate needs at least one prompt and 0 <= successes <= n; found successes={successes}, n={n}. "
-            "Count the successes among the prompts that were scored."
-        )
-    interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
+    assert n >= 1, f"a rate needs at least one prompt, not {n}"
+    interval = binomtest(int(successes), int(n)).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -48,7 +47,6 @@ def tango_interval(
     up: int,
     down: int,
     n: int,
-    confidence: float = 0.95,
     *,
     design_effect: float = 1.0,
     degrees: float = math.inf,
@@ -63,11 +61,7 @@ def tango_interval(
         up: prompts that fail before and succeed after.
         down: prompts that succeed before and fail after.
         n: all prompts, changed or not.
-        confidence: level of the interval, as a share.
         design_effect, degrees: for clustered prompts, from `cluster_effect`.
-
-    Raises:
-        CourseError: when the counts do not fit together.
 
     Source: Tango (1998), Statistics in Medicine 17, 891-908: the differences that the score test does not
     reject, with the maximum-likelihood estimate of the rate of `down` under each difference. Clusters divide
@@ -76,14 +70,10 @@ def tango_interval(
     from scipy.optimize import brentq
     from scipy.stats import t
 
-    check_share("confidence", confidence)
-    if n < 1 or up < 0 or down < 0 or up + down > n:
-        raise CourseError(
-            f"The prompts that changed must be among the n prompts; found up={up}, down={down}, n={n}. "
-            "Pass counts, not rates."
-        )
+    assert min(up, down) >= 0, f"numbers of prompts: up={up}, down={down}"
+    assert 1 <= n >= up + down, f"{up} + {down} changed prompts, but {n} in all"
     # Dividing every count by the design effect divides the statistic by it.
-    critical = design_effect * t.isf((1 - confidence) / 2, degrees) ** 2
+    critical = design_effect * t.isf(TAIL, degrees) ** 2
 
     def excess(difference: float) -> float:
         # Squared numerator of the score statistic minus its critical value: negative inside the interval.
@@ -102,10 +92,8 @@ def tango_interval(
 
 def mean_interval(
     values: Sequence[float],
-    confidence: float = 0.95,
     *,
     resamples: int = 9999,
-    seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Return the ends of the interval of a mean: expanded percentile bootstrap, Student's t below 8 values.
@@ -117,9 +105,7 @@ def mean_interval(
 
     Args:
         values: one number per prompt, at least 2.
-        confidence: level of the interval, as a share.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resampling.
+        resamples: number of bootstrap resamples; the seed is 0.
         clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Raises:
@@ -129,7 +115,6 @@ def mean_interval(
     """
     from scipy.stats import bootstrap, norm, t, ttest_1samp
 
-    check_share("confidence", confidence)
     values = np.asarray(values, dtype=float)
     n = len(values)
     if n < 2:
@@ -142,13 +127,13 @@ def mean_interval(
     if codes is not None:
         effect, degrees = cluster_effect(values, codes)
         error = math.sqrt(effect * values.var(ddof=1) / n)
-        half = float(t.isf((1 - confidence) / 2, degrees)) * error
+        half = float(t.isf(TAIL, degrees)) * error
         return float(values.mean()) - half, float(values.mean()) + half
     if n < _FEWEST_FOR_BOOTSTRAP:
-        interval = ttest_1samp(values, 0.0).confidence_interval(confidence)
+        interval = ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
     else:
         # Resampled means spread too little by sqrt((n - 1) / n), and normal quantiles are shorter than t.
-        expanded = 1 - 2 * norm.sf(math.sqrt(n / (n - 1)) * t.isf((1 - confidence) / 2, n - 1))
+        expanded = 1 - 2 * norm.sf(math.sqrt(n / (n - 1)) * t.isf(TAIL, n - 1))
         interval = bootstrap(
             (values,),
             np.mean,
@@ -157,7 +142,7 @@ def mean_interval(
             batch=max(1, VALUES_PER_BATCH // n),
             confidence_level=expanded,
             method="percentile",
-            rng=seed,
+            rng=0,
         ).confidence_interval
     return float(interval.low), float(interval.high)
 
@@ -229,29 +214,17 @@ def cluster_effect(values: np.ndarray, codes: np.ndarray) -> tuple[float, float]
     return max(1.0, float(between / variance)) if variance else 1.0, float(degrees)
 
 
-def can_be_significant(n: int, confidence: float) -> bool:
-    """Return whether `n` independent prompts that all change alike are significant (5 at 95 % are not)."""
-    return 2 * 0.5**n < 1 - confidence
-
-
-def minimum_detectable_difference(
-    n: int, *, discordant: float = 0.0, sd: float | None = None, confidence: float = 0.95, power: float = 0.8
-) -> float | None:
-    """Return the smallest true difference that `n` prompts show with probability `power`.
+def minimum_detectable_difference(n: int, *, discordant: float = 0.0, sd: float | None = None) -> float:
+    """Return the smallest true difference that `n` prompts show with a probability of 80 %.
 
     Args:
-        n: number of prompts.
+        n: number of prompts, at least `FEWEST_PROMPTS`.
         discordant: for rates: share of the prompts whose success changes at all, in either direction. The
             larger it is, the harder a difference is to see; at 0, the best case, all changes point one way.
         sd: for numeric scores: standard deviation of the differences per prompt; None means rates.
-        confidence: 1 minus the level of the test.
-        power: probability of a significant result in the right direction.
 
     Returns:
-        A share, or a number in the unit of `sd`; None when `n` prompts can never be significant (5 at 95 %).
-
-    Raises:
-        CourseError: when an argument is out of range.
+        A share, or a number in the unit of `sd`.
 
     Source: for rates the power of the exact McNemar test averaged over the number of changed prompts, as in
     Schork and Williams (1980); for scores (t[1 - alpha/2, n-1] + t[power, n-1]) * sd / sqrt(n).
@@ -259,30 +232,15 @@ def minimum_detectable_difference(
     from scipy.optimize import brentq
     from scipy.stats import binom, t
 
-    check_share("confidence", confidence)
-    check_share("power", power)
-    if n < 1 or not 0 <= discordant <= 1 or (sd is not None and not 0 <= sd < math.inf):
-        raise CourseError(
-            "The detectable difference needs n >= 1, a discordant share from 0 to 1 and a finite sd >= 0; "
-            f"found n={n}, discordant={discordant}, sd={sd}. Take them from a PairedResult."
-        )
-    alpha = 1 - confidence
-    if not can_be_significant(n, confidence):
-        return None
+    assert n >= FEWEST_PROMPTS, f"{n} prompts can show no difference"
     if sd is not None:
-        return float((t.isf(alpha / 2, n - 1) + t.ppf(power, n - 1)) * sd / math.sqrt(n))
+        return float((t.isf(TAIL, n - 1) + t.ppf(POWER, n - 1)) * sd / math.sqrt(n))
     changed = np.arange(n + 1)
-    critical = binom.isf(alpha / 2, changed, 0.5)
+    critical = binom.isf(TAIL, changed, 0.5)
 
     def surplus(difference: float) -> float:
         share = max(discordant, difference)
         upward = (share + difference) / (2 * share)
-        return float((binom.pmf(changed, n, share) * binom.sf(critical, changed, upward)).sum()) - power
+        return float((binom.pmf(changed, n, share) * binom.sf(critical, changed, upward)).sum()) - POWER
 
     return float(brentq(surplus, 1e-9, 1.0, xtol=1e-6))
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise a CourseError unless `value` lies strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise CourseError(f"{name} must lie between 0 and 1; found {value}. Write 95 % as 0.95.")

@@ -1,12 +1,12 @@
-"""Measures of replies: correctness (strict and lenient), repetition, diversity, length and perplexity."""
+"""Measures of replies: correctness (strict and lenient), repetition, diversity, length and loss."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.plain_text import holds_words, plain_text
@@ -24,10 +24,6 @@ _NUMBER = re.compile(
         (?P<exponent>[eE][-+]?[0-9]{1,3}(?![0-9]))?""",
     re.VERBOSE,
 )
-
-
-class _Stopped(Protocol):
-    stop_reason: str
 
 
 def last_number(text: str) -> Decimal | None:
@@ -148,22 +144,6 @@ def distinct_n(texts: Iterable[str], n: int = 2) -> float:
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def stop_rate(generations: Sequence[_Stopped]) -> float:
-    """Return the share of generations that ended by a stop token and not by the length limit.
-
-    Args:
-        generations: objects with a `stop_reason`, "stop" or "length".
-
-    Raises:
-        CourseError: when there is none.
-    """
-    if not generations:
-        raise CourseError(
-            "The stop rate needs at least one generation; found none. Generate before measuring."
-        )
-    return sum(generation.stop_reason == "stop" for generation in generations) / len(generations)
-
-
 def text_losses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], batch_size: int = 16
 ) -> list[tuple[float, int]]:
@@ -189,6 +169,7 @@ def text_losses(
     from torch.nn.functional import cross_entropy
 
     from posttrain_helpers.divergence import MOST_LOGITS
+    from posttrain_helpers.generation import evaluation_mode
 
     texts = list(_several(texts))
     if not texts or batch_size < 1:
@@ -214,22 +195,17 @@ def text_losses(
     vocabulary = model.get_output_embeddings().weight.shape[0]
     batch_size = max(1, min(batch_size, MOST_LOGITS // 16 // (max(map(len, ids)) * vocabulary)))
     losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = tokenizer.pad(
-                    {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
-                ).to(model.device)
-                logits = model(**batch, use_cache=False).logits[:, :-1].float()
-                targets = batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
-                sums = cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(dim=1)
-                for row, total in zip(rows, sums.tolist(), strict=True):
-                    losses[row] = (total, len(ids[row]) - 1)
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer.pad(
+                {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
+            ).to(model.device)
+            logits = model(**batch, use_cache=False).logits[:, :-1].float()
+            targets = batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
+            sums = cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(dim=1)
+            for row, total in zip(rows, sums.tolist(), strict=True):
+                losses[row] = (total, len(ids[row]) - 1)
     broken = sum(not math.isfinite(total) for total, _ in losses)
     if broken:
         raise CourseError(
@@ -237,24 +213,6 @@ def text_losses(
             "diverged. Train again with a smaller learning rate."
         )
     return losses
-
-
-def perplexity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], batch_size: int = 16
-) -> float:
-    """Return the perplexity of the texts: exp of the mean loss per token, so long texts weigh more.
-
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer, with a padding token.
-        texts: plain texts, read as they are.
-        batch_size: texts per forward pass.
-
-    Raises:
-        CourseError: as `text_losses`.
-    """
-    losses = text_losses(model, tokenizer, texts, batch_size)
-    return math.exp(sum(total for total, _ in losses) / sum(count for _, count in losses))
 
 
 def _value(match: re.Match[str]) -> Decimal:

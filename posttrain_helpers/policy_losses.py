@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 
 from posttrain_helpers.divergence import k3_estimate
-from posttrain_helpers.errors import CourseError
 
 KINDS = ("token", "sequence", "constant")
 
@@ -31,11 +30,8 @@ def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, temperature: flo
 
     Returns:
         Log-probabilities in nats, shape (B, T).
-
-    Raises:
-        CourseError: a temperature that is not above 0.
     """
-    return _scaled(logits, temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return (logits.float() / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def token_entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -47,11 +43,8 @@ def token_entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tenso
 
     Returns:
         Entropies in nats, from 0 (one token is certain) to log V (all are equally likely), shape (B, T).
-
-    Raises:
-        CourseError: a temperature that is not above 0.
     """
-    return torch.special.entr(_scaled(logits, temperature).softmax(-1)).sum(-1)
+    return torch.special.entr((logits.float() / temperature).softmax(-1)).sum(-1)
 
 
 def clipped_policy_loss(
@@ -77,16 +70,10 @@ def clipped_policy_loss(
 
     Returns:
         Loss per token, and True where the clip makes it constant; each of shape (B, T).
-
-    Raises:
-        CourseError: advantages of another shape.
     """
-    batch = log_probs.shape[0]
-    if advantages.shape not in (log_probs.shape, (batch, 1)):
-        raise CourseError(
-            f"advantages must have the shape {tuple(log_probs.shape)} or ({batch}, 1), but they have "
-            f"{tuple(advantages.shape)}; one number per completion needs .unsqueeze(-1)."
-        )
+    assert advantages.shape in (log_probs.shape, (len(log_probs), 1)), (
+        f"advantages have the shape {tuple(advantages.shape)}, beside tokens of {tuple(log_probs.shape)}"
+    )
     ratio = (log_probs - old_log_probs).exp()
     high = epsilon if epsilon_high is None else epsilon_high
     unclipped = ratio * advantages
@@ -150,17 +137,9 @@ def aggregate(
 
     Returns:
         A scalar; a completion with no token that counts adds 0, as in TRL.
-
-    Raises:
-        CourseError: an unknown kind, or "constant" without a length.
     """
-    if kind not in KINDS:
-        raise CourseError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
-    if kind == "constant" and not (max_length and max_length > 0):
-        raise CourseError(
-            "kind 'constant' divides by the longest possible completion, so max_length must be at least 1, "
-            f"but it is {max_length}; pass the max_completion_length of the sampling."
-        )
+    assert kind in KINDS, f"kind must be one of {KINDS}, not {kind!r}"
+    assert kind != "constant" or max_length, "the kind 'constant' divides by max_length"
     losses = losses.masked_fill(~mask.bool(), 0)  # not a product: 0 times NaN is NaN
     lengths = mask.sum(-1)
     if kind == "token":
@@ -208,20 +187,9 @@ def grpo_loss(
     Returns:
         A scalar. On-policy and with a beta of 0 it says nothing about progress: each ratio is 1, so it is
         the mean of the negative advantages, whatever its gradient.
-
-    Raises:
-        CourseError: a beta without reference, advantages of another shape, or as `aggregate`.
     """
-    if advantages.shape != log_probs.shape[:1]:
-        raise CourseError(
-            f"grpo_loss needs one advantage per completion, shape ({log_probs.shape[0]},), but they have "
-            f"{tuple(advantages.shape)}; clipped_policy_loss takes advantages of tokens."
-        )
-    if beta != 0 and ref_log_probs is None:
-        raise CourseError(
-            f"beta is {beta}, so the loss needs ref_log_probs; pass them, or set beta to 0 to train without "
-            "a reference."
-        )
+    assert advantages.shape == log_probs.shape[:1], f"one advantage per completion: {tuple(advantages.shape)}"
+    assert beta == 0 or ref_log_probs is not None, f"beta is {beta}, so the loss needs ref_log_probs"
     # `aggregate` drops the losses of the padding; this also stops what NaN there would send to the gradient.
     log_probs = log_probs.masked_fill(~mask.bool(), 0)
     losses, _ = clipped_policy_loss(
@@ -233,11 +201,3 @@ def grpo_loss(
             kl = kl * (log_probs - old_log_probs).exp()
         losses = losses + beta * kl
     return aggregate(losses, mask, kind, max_length)
-
-
-def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    if not temperature > 0:
-        raise CourseError(
-            f"temperature must be above 0, but it is {temperature}: greedy choices have no probabilities."
-        )
-    return logits.float() / temperature

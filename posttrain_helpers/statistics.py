@@ -9,7 +9,6 @@ number is a `Bound`.
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Hashable, Sequence
@@ -21,37 +20,16 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
+    CONFIDENCE,
+    FEWEST_PROMPTS,
     VALUES_PER_BATCH,
-    can_be_significant,
     cluster_codes,
     cluster_effect,
     mean_interval,
     minimum_detectable_difference,
     tango_interval,
-    wilson_interval,
+    wilson_interval,  # noqa: F401 (lessons import it from here)
 )
-
-__all__ = [
-    "VERDICTS",
-    "Bound",
-    "Claim",
-    "PairedResult",
-    "Verdict",
-    "adjusted_claims",
-    "describe",
-    "holm",
-    "mean_interval",
-    "minimum_detectable_difference",
-    "paired",
-    "paired_binary",
-    "paired_differences",
-    "paired_numeric",
-    "pass_at_k",
-    "sign_flip_p",
-    "tango_interval",
-    "verdict",
-    "wilson_interval",
-]
 
 Verdict = Literal["improved", "worse", "no_difference_shown", "non_inferior"]
 VERDICTS: tuple[Verdict, ...] = ("improved", "worse", "no_difference_shown", "non_inferior")
@@ -68,12 +46,11 @@ class PairedResult:
         n: number of prompts.
         before, after: mean score of the first and of the second model (rates when `kind` is "binary").
         difference: `after - before`.
-        low, high: ends of the interval of the difference.
+        low, high: ends of the 95 % interval of the difference.
         p: two-sided p-value of "no difference"; an underflow is raised to the smallest positive float.
         up, down, same: number of prompts whose score rose, fell, stayed.
         kind: "binary" or "numeric".
         sd: standard deviation of the differences per prompt.
-        confidence: level of the interval, as a share.
         higher_is_better: whether a rise is an improvement.
         clusters: number of clusters; None when every prompt counts on its own.
         design_effect: by how much the clusters raise the variance of the difference, 1 without them.
@@ -92,7 +69,6 @@ class PairedResult:
     same: int
     kind: Literal["binary", "numeric"]
     sd: float
-    confidence: float = 0.95
     higher_is_better: bool = True
     clusters: int | None = None
     design_effect: float = 1.0
@@ -103,7 +79,6 @@ def paired_binary(
     before: Sequence[bool],
     after: Sequence[bool],
     *,
-    confidence: float = 0.95,
     higher_is_better: bool = True,
     clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult:
@@ -115,7 +90,6 @@ def paired_binary(
     Args:
         before: success per prompt of the first model, True/False or 1/0.
         after: success per prompt of the second model, in the same order.
-        confidence: level of the interval, as a share.
         higher_is_better: whether more successes are an improvement.
         clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
@@ -129,7 +103,7 @@ def paired_binary(
     """
     from scipy.stats import binomtest
 
-    first, second = _paired_scores(before, after)
+    first, second = paired_scores(before, after)
     if not _yes_no(first, second):
         raise CourseError(
             "Yes/no scores must be True/False or 1/0; found other numbers. Use paired_numeric for those."
@@ -137,23 +111,21 @@ def paired_binary(
     up, down = int((second > first).sum()), int((second < first).sum())
     codes = cluster_codes(clusters, len(first))
     if codes is None:
-        interval = tango_interval(up, down, len(first), confidence)
+        interval = tango_interval(up, down, len(first))
         p = binomtest(up, up + down, 0.5).pvalue if up + down else 1.0
     else:
         effect, degrees = cluster_effect(second - first, codes)
-        interval = tango_interval(up, down, len(first), confidence, design_effect=effect, degrees=degrees)
+        interval = tango_interval(up, down, len(first), design_effect=effect, degrees=degrees)
         p = _exact_sign_flip_p(np.bincount(codes, second - first).astype(int))
-    return _result(first, second, interval, p, "binary", confidence, higher_is_better, codes)
+    return _result(first, second, interval, p, "binary", higher_is_better, codes)
 
 
 def paired_numeric(
     before: Sequence[float],
     after: Sequence[float],
     *,
-    confidence: float = 0.95,
     higher_is_better: bool = True,
     resamples: int = 9999,
-    seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> PairedResult:
     """Compare two mean scores on the same prompts: sign-flip permutation test and a bootstrap interval.
@@ -165,10 +137,8 @@ def paired_numeric(
     Args:
         before: score per prompt of the first model.
         after: score per prompt of the second model, in the same order.
-        confidence: level of the interval, as a share.
         higher_is_better: whether a higher score is an improvement (False for a loss).
-        resamples: bootstrap resamples, and sign flips where not all of them can be enumerated.
-        seed: seed of the resampling.
+        resamples: bootstrap resamples, and sign flips where not all of them can be enumerated; the seed is 0.
         clusters: the cluster of every prompt; None when the prompts are independent. See `cluster_codes`.
 
     Returns:
@@ -180,27 +150,27 @@ def paired_numeric(
     Source: Fisher (1935), The Design of Experiments, section 21, for the test; Hesterberg (2015) for the
     interval.
     """
-    first, second = _paired_scores(before, after)
+    first, second = paired_scores(before, after)
     difference = paired_differences(first, second)
-    interval = mean_interval(difference, confidence, resamples=resamples, seed=seed, clusters=clusters)
+    interval = mean_interval(difference, resamples=resamples, clusters=clusters)
     codes = cluster_codes(clusters, len(difference))
     flipped = difference if codes is None else np.bincount(codes, difference)
-    p = sign_flip_p(flipped, resamples=resamples, seed=seed)
-    result = _result(first, second, interval, p, "numeric", confidence, higher_is_better, codes)
+    p = sign_flip_p(flipped, resamples=resamples)
+    result = _result(first, second, interval, p, "numeric", higher_is_better, codes)
     # Of few enough prompts all sign flips are enumerated, and every p is larger than this.
     return replace(result, p_at_floor=result.p <= 2 / (resamples + 1))
 
 
 def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
     """Compare by `paired_binary` when every score is 0 or 1, else by `paired_numeric`; same arguments."""
-    compare = paired_binary if _yes_no(*_paired_scores(before, after)) else paired_numeric
+    compare = paired_binary if _yes_no(*paired_scores(before, after)) else paired_numeric
     return compare(before, after, **options)
 
 
 def verdict(result: PairedResult, expected_margin: float | None = None) -> Verdict:
     """Read a result: improved, worse, no difference shown, or non-inferior.
 
-    "improved" and "worse" need an interval without 0 and also p < 1 - confidence: the score interval of five
+    "improved" and "worse" need an interval without 0 and also p < 0.05: the score interval of five
     prompts up and none down lies above 0, but its p is 0.0625.
 
     Args:
@@ -215,7 +185,7 @@ def verdict(result: PairedResult, expected_margin: float | None = None) -> Verdi
     Raises:
         CourseError: when the margin is not positive.
     """
-    significant = result.p < 1 - result.confidence
+    significant = result.p < 1 - CONFIDENCE
     low, high = (result.low, result.high) if result.higher_is_better else (-result.high, -result.low)
     if expected_margin is not None:
         if not expected_margin > 0:
@@ -244,7 +214,7 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
     facts = (
         f"{label}: on these {result.n} held-out prompts{clusters} {result.up} up, {result.down} down, "
         f"{result.same} same; difference {result.difference:+{digits}} "
-        f"({100 * result.confidence:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
+        f"({100 * CONFIDENCE:g} % interval {result.low:+{digits}} to {result.high:+{digits}}, "
         f"{format_p(result.p, result.p_at_floor)})."
     )
     reading = verdict(result, expected_margin)
@@ -256,9 +226,9 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         return f"{facts} {conclusion} {expected_margin:{digits}} or more."
     if result.low == result.high:
         return f"{facts} No difference shown: every prompt changed alike, so the interval has no width."
-    if (result.low > 0 or result.high < 0) != (result.p < 1 - result.confidence):
+    if (result.low > 0 or result.high < 0) != (result.p < 1 - CONFIDENCE):
         return f"{facts} No difference shown: interval and test disagree, so more prompts are needed."
-    if not can_be_significant(result.clusters or result.n, result.confidence):
+    if (result.clusters or result.n) < FEWEST_PROMPTS:
         few = f"{result.n} prompts" if result.clusters is None else f"{result.clusters} clusters"
         return f"{facts} No difference shown; {few} are too few to show any."
     churn = (
@@ -266,7 +236,7 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
     )
     # Clustered prompts are worth fewer independent ones, but never less than one for each cluster.
     worth = max(result.clusters or 0, int(result.n / result.design_effect))
-    visible = minimum_detectable_difference(worth, confidence=result.confidence, **churn)
+    visible = minimum_detectable_difference(worth, **churn)
     return (
         f"{facts} No difference shown; this many prompts could have shown >= {visible:{digits}} (80 % power)."
     )
@@ -280,15 +250,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         c: correct ones among them.
         k: number of attempts that are granted, 1 to `n`.
 
-    Raises:
-        CourseError: when the counts do not fit together.
-
     Source: Chen et al. (2021), arXiv:2107.03374, equation 1.
     """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise CourseError(
-            f"pass@k needs 0 <= c <= n and 1 <= k <= n; found n={n}, c={c}, k={k}. Draw at least k samples."
-        )
+    assert 0 <= c <= n, f"{c} of {n} samples cannot be correct"
+    assert 1 <= k <= n, f"pass@{k} needs at least {k} samples, not {n}"
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
@@ -299,10 +264,11 @@ class Claim:
     Attributes:
         name: what the lesson claims, for readers.
         metric: the score, e.g. "exact_match".
-        n, before, after, difference, low, high, p, confidence, p_at_floor: as in `PairedResult`.
+        n, before, after, difference, low, high, p, p_at_floor: as in `PairedResult`.
         expected: the verdict that the lesson promises.
         verdict: the verdict that the result has.
         at_least: the lowest `after` that the lesson accepts; None when the verdict is all that it promises.
+        confidence: level of the interval, for readers of the results file.
         adjusted_p: p corrected for the number of claims, when `adjusted_claims` has; the verdict follows it.
     """
 
@@ -318,7 +284,7 @@ class Claim:
     expected: Verdict
     verdict: Verdict
     at_least: float | None = None
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     p_at_floor: bool = False
     adjusted_p: float | None = None
 
@@ -347,14 +313,13 @@ class Claim:
                 no finite number.
         """
         if expected not in VERDICTS:
-            close = difflib.get_close_matches(str(expected), VERDICTS, n=1, cutoff=0.0)[0]
-            raise CourseError(f"{expected!r} is no verdict; did you mean {close!r}? Use one of {VERDICTS}.")
+            raise CourseError(f"{expected!r} is no verdict; use one of {', '.join(VERDICTS)}.")
         if (expected == "non_inferior") != (margin is not None):
             raise CourseError(
                 "A margin belongs to a claim that expects 'non_inferior' and to no other; found "
                 f"expected={expected!r} with margin={margin}. Change one of the two."
             )
-        shared = ("n", "before", "after", "difference", "low", "high", "p", "confidence", "p_at_floor")
+        shared = ("n", "before", "after", "difference", "low", "high", "p", "p_at_floor")
         fields = {key: getattr(result, key) for key in shared}
         return cls(
             name,
@@ -463,16 +428,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Args:
         p_values: p-values of m tests, in any order.
 
-    Raises:
-        CourseError: when a value is no probability.
-
     Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
     """
     values = np.asarray(p_values, dtype=float)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise CourseError(
-            f"A p-value lies between 0 and 1; found {list(map(float, values))}. Pass the p of each test."
-        )
+    assert ((values >= 0) & (values <= 1)).all(), f"a p-value lies between 0 and 1: {values}"
     order = np.argsort(values)
     adjusted = np.empty_like(values)
     adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
@@ -483,7 +442,7 @@ def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
     """Return the claims of one lesson with their p corrected for their number, and verdicts that follow it.
 
     Of ten tests at 5 % each, one is easily significant by chance. Claims that expect a difference are
-    corrected together by `holm`; where the corrected p is not below 1 - confidence, no difference is shown.
+    corrected together by `holm`; where the corrected p is not below 0.05, no difference is shown.
     Claims that expect none ("no_difference_shown", "non_inferior") need no correction and stay as they are.
     Intervals keep their level, each for itself.
 
@@ -497,7 +456,7 @@ def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
     adjusted = list(claims)
     for place, p in zip(tested, holm([claims[place].p for place in tested]), strict=True):
         claim = claims[place]
-        shown = claim.verdict if p < 1 - claim.confidence else "no_difference_shown"
+        shown = claim.verdict if p < 1 - CONFIDENCE else "no_difference_shown"
         adjusted[place] = replace(claim, adjusted_p=p, verdict=shown)
     return adjusted
 
@@ -525,7 +484,12 @@ def format_p(p: float, at_floor: bool = False) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p {'<=' if at_floor else '='} {p:.2g}"
 
 
-def _paired_scores(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def paired_scores(before: Sequence[float], after: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of two models on the same prompts as arrays.
+
+    Raises:
+        CourseError: when the lists are empty, differ in length, or a score is missing or infinite.
+    """
     first, second = (
         np.array([math.nan if score is None else score for score in scores], dtype=float)
         for scores in (before, after)
@@ -554,7 +518,6 @@ def _result(
     interval: tuple[float, float],
     p: float,
     kind: Literal["binary", "numeric"],
-    confidence: float,
     higher_is_better: bool,
     codes: np.ndarray | None,
 ) -> PairedResult:
@@ -573,20 +536,18 @@ def _result(
         same=n - up - down,
         kind=kind,
         sd=float(difference.std(ddof=1)) if n > 1 else 0.0,
-        confidence=confidence,
         higher_is_better=higher_is_better,
         clusters=None if codes is None else int(codes.max()) + 1,
         design_effect=1.0 if codes is None else cluster_effect(difference, codes)[0],
     )
 
 
-def sign_flip_p(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0) -> float:
+def sign_flip_p(differences: np.ndarray, *, resamples: int = 9999) -> float:
     """Return the two-sided p of the sign-flip test that the mean of the differences is 0.
 
     Args:
         differences: one number per prompt (or cluster), from `paired_differences`.
-        resamples: sign flips that are drawn where not all of them can be enumerated.
-        seed: seed of the drawing.
+        resamples: sign flips that are drawn where not all of them can be enumerated; the seed is 0.
     """
     from scipy.stats import permutation_test
 
@@ -597,7 +558,7 @@ def sign_flip_p(differences: np.ndarray, *, resamples: int = 9999, seed: int = 0
         vectorized=True,
         n_resamples=resamples,
         batch=max(1, VALUES_PER_BATCH // len(differences)),
-        rng=seed,
+        rng=0,
     ).pvalue
     return float(p)
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.intervals import (
+    FEWEST_PROMPTS,
     cluster_codes,
     cluster_effect,
     clusters_of,
@@ -22,47 +23,33 @@ from posttrain_helpers.intervals import (
 Z2 = stats.norm.ppf(0.975) ** 2
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
-def test_wilson_closed_form(confidence: float) -> None:
+def test_wilson_closed_form() -> None:
     k, n = 7, 20
-    z = stats.norm.ppf((1 + confidence) / 2)
-    centre = (k + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
-    assert wilson_interval(k, n, confidence) == pytest.approx((centre - half, centre + half))
-    assert wilson_interval(k, n) == wilson_interval(k, n, 0.95)
+    centre = (k + Z2 / 2) / (n + Z2)
+    half = math.sqrt(Z2) / (n + Z2) * math.sqrt(k * (n - k) / n + Z2 / 4)
+    assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half))
     assert wilson_interval(0, 10) == pytest.approx((0.0, Z2 / (10 + Z2)))
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
-    with pytest.raises(CourseError, match="at least one prompt"):
+    with pytest.raises((AssertionError, ValueError)):
         wilson_interval(successes, n)
 
 
-@pytest.mark.parametrize("confidence", [0, 1, 95])
-def test_confidence_is_a_share(confidence: float) -> None:
-    for call in (
-        lambda: wilson_interval(1, 2, confidence),
-        lambda: tango_interval(1, 0, 2, confidence),
-        lambda: mean_interval([1.0, 2.0], confidence),
-        lambda: minimum_detectable_difference(10, confidence=confidence),
-    ):
-        with pytest.raises(CourseError, match="confidence must lie between 0 and 1"):
-            call()
-
-
 @pytest.mark.parametrize(
-    ("up", "down", "n", "confidence", "low", "high", "digits"),
+    ("up", "down", "n", "low", "high", "digits"),
     [
         # Bentur et al. (2009) and Cavo et al. (2012) in Fagerland, Lydersen and Laake (2014), Statistics in
-        # Medicine 33, 2850-2875, and the R package contingencytables; the last one is PropCIs::scoreci.mp.
-        (1, 7, 21, 0.95, -0.517, -0.026, 3),
-        (6, 16, 161, 0.95, -0.1240, -0.0054, 4),
-        (28, 25, 618, 0.90, -0.0148, 0.0247, 4),
+        # Medicine 33, 2850-2875, and the R package contingencytables.
+        (1, 7, 21, -0.517, -0.026, 3),
+        (6, 16, 161, -0.1240, -0.0054, 4),
+        # The other ends of the first one: a comparison of second with first.
+        (7, 1, 21, 0.026, 0.517, 3),
     ],
 )
-def test_tango_published_values(up, down, n, confidence, low, high, digits) -> None:
-    assert [round(end, digits) for end in tango_interval(up, down, n, confidence)] == [low, high]
+def test_tango_published_values(up, down, n, low, high, digits) -> None:
+    assert [round(end, digits) for end in tango_interval(up, down, n)] == [low, high]
 
 
 @pytest.mark.parametrize("n", [1, 5, 20, 1000, 100_000])
@@ -82,7 +69,7 @@ def test_tango_is_antisymmetric_and_holds_the_difference() -> None:
 
 @pytest.mark.parametrize(("up", "down", "n"), [(0, 0, 0), (-1, 0, 5), (3, 3, 5)])
 def test_tango_refuses_impossible_counts(up: int, down: int, n: int) -> None:
-    with pytest.raises(CourseError, match="counts, not rates"):
+    with pytest.raises(AssertionError, match="prompts"):
         tango_interval(up, down, n)
 
 
@@ -107,22 +94,20 @@ def test_tango_covers_where_wald_does_not() -> None:
 
 
 def test_an_exact_rejection_implies_that_the_score_interval_excludes_zero() -> None:
-    for changed in range(1, 60):
+    for changed in (5, 6, 7, 12, 30, 59):
         for up in range(changed + 1):
             if stats.binomtest(up, changed).pvalue < 0.05:
                 low, high = tango_interval(up, changed - up, 200)
                 assert low > 0 or high < 0
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.99])
-def test_mean_interval_matches_student_on_few_values_and_near_normal_ones(confidence: float) -> None:
+def test_mean_interval_matches_student_on_few_values_and_near_normal_ones() -> None:
     few = np.array([0.3, 1.2, -0.4, 0.9, 0.1])
-    student = stats.t.interval(confidence, len(few) - 1, few.mean(), stats.sem(few))
-    assert mean_interval(few, confidence) == pytest.approx(student)
+    student = stats.t.interval(0.95, len(few) - 1, few.mean(), stats.sem(few))
+    assert mean_interval(few) == pytest.approx(student)
     many = np.random.default_rng(3).normal(size=40)
-    student = stats.t.interval(confidence, len(many) - 1, many.mean(), stats.sem(many))
-    assert mean_interval(many, confidence) == pytest.approx(student, abs=0.06 * many.std())
-    assert mean_interval(many) == mean_interval(many, 0.95)
+    student = stats.t.interval(0.95, len(many) - 1, many.mean(), stats.sem(many))
+    assert mean_interval(many) == pytest.approx(student, abs=0.06 * many.std())
 
 
 def test_mean_interval_makes_up_for_the_spread_that_resamples_lack() -> None:
@@ -140,17 +125,18 @@ def test_mean_interval_leans_to_the_side_of_the_outliers() -> None:
     assert high - values.mean() > 1.3 * (values.mean() - low)
 
 
-def test_mean_interval_is_seeded() -> None:
+def test_mean_interval_is_seeded_whatever_was_drawn_before() -> None:
     values = np.random.default_rng(0).exponential(size=30)
-    assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
-    assert mean_interval(values, seed=1) != mean_interval(values, seed=2)
+    first = mean_interval(values)
+    np.random.seed(7)
+    assert mean_interval(values) == first != mean_interval(values, resamples=999)
 
 
 @pytest.mark.parametrize("n", [3, 8, 20])
 def test_mean_interval_covers(n: int) -> None:
     """With 400 repetitions, 0.95 shows as 0.92 to 0.98 in 99 % of cases; plain percentile at 8 has 0.89."""
     rng = np.random.default_rng(n)
-    ends = np.array([mean_interval(rng.normal(size=n), resamples=999, seed=seed) for seed in range(400)])
+    ends = np.array([mean_interval(rng.normal(size=n), resamples=999) for _ in range(400)])
     assert 0.92 <= ((ends[:, 0] <= 0) & (ends[:, 1] >= 0)).mean() <= 0.98
 
 
@@ -171,9 +157,8 @@ def test_clusters_of_equal_size_have_the_error_of_their_means() -> None:
     means = values.reshape(12, 5).mean(1)
     assert effect == pytest.approx((means.var(ddof=1) / 12) / (values.var(ddof=1) / 60))
     assert effect > 2
-    for confidence in (0.95, 0.8):
-        student = stats.t.interval(confidence, 11, means.mean(), stats.sem(means))
-        assert mean_interval(values, confidence, clusters=labels) == pytest.approx(student)
+    student = stats.t.interval(0.95, 11, means.mean(), stats.sem(means))
+    assert mean_interval(values, clusters=labels) == pytest.approx(student)
 
 
 def test_clusters_of_unequal_size_leave_fewer_degrees_of_freedom() -> None:
@@ -209,36 +194,7 @@ def test_clusters_never_make_an_interval_narrower() -> None:
 @pytest.mark.parametrize("shared", [0.0, 0.3, 0.8])
 def test_mean_interval_covers_with_clusters_of_unequal_size(shared: float) -> None:
     """As many relations as there are, of 1 to 28 prompts; `shared` is the variance between relations."""
-    sizes = [
-        2,
-        2,
-        3,
-        3,
-        3,
-        6,
-        7,
-        8,
-        8,
-        9,
-        10,
-        11,
-        12,
-        12,
-        13,
-        13,
-        14,
-        15,
-        15,
-        17,
-        18,
-        21,
-        22,
-        25,
-        26,
-        29,
-        31,
-        34,
-    ]
+    sizes = np.linspace(1, 28, 28).astype(int)
     labels = np.repeat(np.arange(28), sizes)
     rng = np.random.default_rng(4)
     ends = []
@@ -257,11 +213,10 @@ def test_mean_interval_guards() -> None:
 
 
 def test_detectable_rate_without_churn_is_a_binomial_tail() -> None:
-    """With all changes one way, six are needed (four at 80 %): the power is P(Binomial(n, d) >= 6)."""
-    for n in (8, 50, 200):
-        for confidence, needed in ((0.8, 4), (0.95, 6), (0.99, 8)):
-            difference = minimum_detectable_difference(n, confidence=confidence)
-            assert stats.binom.sf(needed - 1, n, difference) == pytest.approx(0.8, abs=1e-3)
+    """With all changes one way, six are needed: the power is P(Binomial(n, d) >= 6)."""
+    for n in (6, 8, 50, 200):
+        difference = minimum_detectable_difference(n)
+        assert stats.binom.sf(5, n, difference) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_detectable_rate_with_churn_has_the_promised_power() -> None:
@@ -271,40 +226,28 @@ def test_detectable_rate_with_churn_has_the_promised_power() -> None:
     changes = rng.multinomial(
         n, [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant], 3000
     )
-    shown = [up > down and stats.binomtest(int(up), int(up + down)).pvalue < 0.05 for up, down, _ in changes]
-    assert np.mean(shown) == pytest.approx(0.8, abs=0.025)
+    p = 2 * stats.binom.sf(changes[:, 0] - 1, changes[:, 0] + changes[:, 1], 0.5)
+    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.025)
     assert difference > minimum_detectable_difference(n)
 
 
-@pytest.mark.parametrize(("confidence", "wanted"), [(0.95, 0.8), (0.8, 0.8), (0.99, 0.8), (0.95, 0.5)])
-def test_detectable_mean_has_the_promised_power(confidence: float, wanted: float) -> None:
-    n, sd = 30, 0.4
-    difference = minimum_detectable_difference(n, sd=sd, confidence=confidence, power=wanted)
-    critical = stats.t.isf((1 - confidence) / 2, n - 1)
-    power = stats.nct.sf(critical, n - 1, difference / sd * math.sqrt(n))
-    assert power == pytest.approx(wanted, abs=0.01)
+@pytest.mark.parametrize(("n", "sd"), [(30, 0.4), (10, 3.0), (500, 0.1)])
+def test_detectable_mean_has_the_promised_power(n: int, sd: float) -> None:
+    difference = minimum_detectable_difference(n, sd=sd)
+    power = stats.nct.sf(stats.t.isf(0.025, n - 1), n - 1, difference / sd * math.sqrt(n))
+    assert power == pytest.approx(0.8, abs=0.015)
 
 
-def test_detectable_difference_shrinks_with_prompts_and_grows_with_power() -> None:
+def test_detectable_difference_shrinks_with_prompts() -> None:
     sizes = [minimum_detectable_difference(n, discordant=0.1) for n in (20, 100, 500, 2500)]
     assert sizes == sorted(sizes, reverse=True)
-    assert minimum_detectable_difference(50, power=0.9) > minimum_detectable_difference(50, power=0.5)
 
 
 def test_five_prompts_can_show_nothing() -> None:
-    assert minimum_detectable_difference(5) is None
-    assert minimum_detectable_difference(5, sd=1.0) is None
-    assert minimum_detectable_difference(5, confidence=0.9) is not None
-    assert minimum_detectable_difference(6, confidence=0.99) is None
-    assert minimum_detectable_difference(6) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"n": 0}, {"n": 9, "discordant": 1.5}, {"n": 9, "sd": -1.0}, {"n": 9, "sd": math.nan}]
-)
-def test_detectable_difference_refuses_bad_arguments(arguments: dict) -> None:
-    with pytest.raises(CourseError, match="detectable difference needs"):
-        minimum_detectable_difference(**arguments)
+    assert 2 * 0.5 ** (FEWEST_PROMPTS - 1) > 0.05 > 2 * 0.5**FEWEST_PROMPTS
+    for sd in (None, 1.0):
+        with pytest.raises(AssertionError, match="5 prompts can show no difference"):
+            minimum_detectable_difference(5, sd=sd)
 
 
 def test_prompts_of_one_relation_form_a_cluster_and_others_stand_alone() -> None:

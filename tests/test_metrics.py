@@ -1,10 +1,9 @@
-"""Verifiers against the traps of substring and string equality; perplexity against the model's own loss."""
+"""Verifiers against the traps of substring and string equality; losses against the model's own loss."""
 
 from __future__ import annotations
 
 import math
 from decimal import Decimal
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +13,7 @@ from posttrain_helpers.metrics import (
     last_number,
     lenient_match,
     numbers_equal,
-    perplexity,
     repetition_rate,
-    stop_rate,
     strict_match,
     text_losses,
     word_count,
@@ -166,13 +163,9 @@ def test_ngram_guards() -> None:
         distinct_n("a b c")
 
 
-def test_word_count_and_stop_rate() -> None:
+def test_word_count() -> None:
     assert word_count("  one two\nthree ") == 3
     assert word_count("") == 0
-    reasons = ["stop", "length", "stop", "stop"]
-    assert stop_rate([SimpleNamespace(stop_reason=reason) for reason in reasons]) == 0.75
-    with pytest.raises(CourseError, match="at least one generation"):
-        stop_rate([])
 
 
 TEXTS = ["The capital of France is Paris.", "A cow says moo.", "3 + 4 = 7. An owl can fly. user asks."]
@@ -221,30 +214,29 @@ def test_text_losses_equal_the_models_own_loss(model_and_tokenizer) -> None:
         assert [total for total, _ in losses] == pytest.approx([total for total, _ in expected], rel=1e-4)
 
 
-def test_perplexity_weighs_tokens_and_restores_the_mode(model_and_tokenizer) -> None:
+def test_text_losses_restore_the_mode_and_leave_the_tokenizer(model_and_tokenizer) -> None:
     model, tokenizer = model_and_tokenizer
-    losses = text_losses(model, tokenizer, TEXTS)
-    expected = math.exp(sum(total for total, _ in losses) / sum(count for _, count in losses))
+    model.eval()
+    expected = text_losses(model, tokenizer, TEXTS)
+    assert not model.training
     model.train()
     tokenizer.padding_side = "left"
-    assert perplexity(model, tokenizer, TEXTS, batch_size=2) == pytest.approx(expected, rel=1e-4)
+    again = text_losses(model, tokenizer, TEXTS, batch_size=2)
     assert model.training
     assert tokenizer.padding_side == "left"
-    model.eval()
-    perplexity(model, tokenizer, TEXTS)
-    assert not model.training
-    assert 0.5 < expected / len(tokenizer) < 2  # a random model knows nothing
+    assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in expected], rel=1e-4)
 
 
 def test_dropout_does_not_reach_the_losses(model_and_tokenizer) -> None:
     import copy
 
     model, tokenizer = copy.deepcopy(model_and_tokenizer[0]), model_and_tokenizer[1]
-    expected = perplexity(model, tokenizer, TEXTS)
+    expected = text_losses(model, tokenizer, TEXTS)
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.9
     model.train()
-    assert perplexity(model, tokenizer, TEXTS) == pytest.approx(expected, rel=1e-6)
+    for found, loss in zip(text_losses(model, tokenizer, TEXTS), expected, strict=True):
+        assert found == pytest.approx(loss, rel=1e-6)
 
 
 def test_half_precision_is_widened_before_the_losses(model_and_tokenizer) -> None:
@@ -264,7 +256,7 @@ def test_half_precision_is_widened_before_the_losses(model_and_tokenizer) -> Non
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_perplexity_of_a_uniform_model_is_the_vocabulary(model_and_tokenizer) -> None:
+def test_a_uniform_model_loses_the_log_of_the_vocabulary_at_each_token(model_and_tokenizer) -> None:
     import copy
 
     import torch
@@ -273,31 +265,32 @@ def test_perplexity_of_a_uniform_model_is_the_vocabulary(model_and_tokenizer) ->
     uniform = copy.deepcopy(model)
     with torch.no_grad():
         uniform.get_input_embeddings().weight.zero_()  # tied: every logit is 0
-    assert perplexity(uniform, tokenizer, TEXTS) == pytest.approx(uniform.config.vocab_size, rel=1e-4)
+    for loss, tokens in text_losses(uniform, tokenizer, TEXTS):
+        assert loss / tokens == pytest.approx(math.log(uniform.config.vocab_size), rel=1e-4)
 
 
-def test_perplexity_guards(model_and_tokenizer) -> None:
+def test_text_losses_guards(model_and_tokenizer) -> None:
     import copy
 
     import torch
 
     model, tokenizer = model_and_tokenizer
     with pytest.raises(CourseError, match="found 0 texts"):
-        perplexity(model, tokenizer, [])
+        text_losses(model, tokenizer, [])
     with pytest.raises(CourseError, match="found one string"):
-        perplexity(model, tokenizer, "one text")
+        text_losses(model, tokenizer, "one text")
     with pytest.raises(CourseError, match="from 2 to 256 tokens; found 0"):
-        perplexity(model, tokenizer, ["", TEXTS[0]])
+        text_losses(model, tokenizer, ["", TEXTS[0]])
     with pytest.raises(CourseError, match="from 2 to 256 tokens"):
-        perplexity(model, tokenizer, ["owl " * 400])
+        text_losses(model, tokenizer, ["owl " * 400])
     with pytest.raises(CourseError, match="batch_size=0"):
-        perplexity(model, tokenizer, TEXTS, batch_size=0)
+        text_losses(model, tokenizer, TEXTS, batch_size=0)
     padless = copy.deepcopy(tokenizer)
     padless.pad_token = None
     with pytest.raises(CourseError, match="no padding token"):
-        perplexity(model, padless, TEXTS)
+        text_losses(model, padless, TEXTS)
     diverged = copy.deepcopy(model)
     with torch.no_grad():
         diverged.get_input_embeddings().weight.fill_(math.nan)
     with pytest.raises(CourseError, match="loss of 3 of 3 texts is not finite"):
-        perplexity(diverged, tokenizer, TEXTS)
+        text_losses(diverged, tokenizer, TEXTS)

@@ -11,24 +11,20 @@ import pytest
 from scipy import stats
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.intervals import mean_interval, minimum_detectable_difference, tango_interval
 from posttrain_helpers.statistics import (
-    VERDICTS,
     Bound,
     Claim,
     PairedResult,
     adjusted_claims,
     describe,
     holm,
-    mean_interval,
-    minimum_detectable_difference,
     paired,
     paired_binary,
     paired_differences,
     paired_numeric,
     pass_at_k,
-    tango_interval,
     verdict,
-    wilson_interval,
 )
 
 
@@ -197,7 +193,7 @@ def test_equal_models_differ_as_rarely_in_clusters_as_promised(kind: str) -> Non
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(28), np.arange(1, 29))
     wrong, wrong_alone, inside = [], [], []
-    for _ in range(120):
+    for _ in range(80):
         tilt = rng.normal(0, 0.25, size=28)[labels]
         if kind == "binary":
             before, after = rng.random((2, len(labels))) < np.array([0.5 - tilt / 2, 0.5 + tilt / 2])
@@ -205,8 +201,8 @@ def test_equal_models_differ_as_rarely_in_clusters_as_promised(kind: str) -> Non
             result = paired_binary(before, after, clusters=labels)
         else:
             before, after = np.zeros(len(labels)), tilt + rng.normal(0, 0.4, size=len(labels))
-            alone = paired_numeric(before, after, resamples=199)
-            result = paired_numeric(before, after, clusters=labels, resamples=499)
+            alone = paired_numeric(before, after, resamples=99)
+            result = paired_numeric(before, after, clusters=labels, resamples=199)
         wrong.append(verdict(result) != "no_difference_shown")
         wrong_alone.append(verdict(alone) != "no_difference_shown")
         inside.append(result.low <= 0 <= result.high)
@@ -270,12 +266,11 @@ def test_identical_changes_show_a_direction_but_no_equality() -> None:
     assert verdict(paired_numeric(scores, scores + 0.1)) == "improved"
 
 
-def test_the_interval_of_many_prompts_has_the_confidence_asked_for() -> None:
-    scores = np.random.default_rng(0).normal(size=60)
-    ends = {c: mean_interval(scores, c) for c in (0.5, 0.8, 0.99)}
-    for confidence, (low, high) in ends.items():
-        result = paired_numeric(np.zeros(60), scores, confidence=confidence)
-        assert (result.low, result.high) == (low, high)
+@pytest.mark.parametrize("n", [7, 60])
+def test_the_interval_of_graded_scores_is_that_of_the_mean_difference(n: int) -> None:
+    scores = np.random.default_rng(0).normal(size=n)
+    result = paired_numeric(np.zeros(n), scores)
+    assert (result.low, result.high) == mean_interval(scores)
 
 
 def test_one_prompt_has_no_mean_interval() -> None:
@@ -324,32 +319,6 @@ def test_a_verdict_needs_the_interval_and_the_test() -> None:
     # Nor does the interval alone make one worse.
     assert binary(0, 5, 15).high < 0
     assert verdict(binary(0, 5, 15)) == "no_difference_shown"
-
-
-def test_another_confidence_changes_interval_test_and_words() -> None:
-    four = binary(4, 0, 16, confidence=0.8)
-    assert (four.low, four.high) == tango_interval(4, 0, 20, 0.8)
-    assert (four.low, four.high) != tango_interval(4, 0, 20)
-    assert four.p == 0.125
-    assert verdict(four) == "improved"  # p is below 1 - 0.8
-    assert verdict(binary(4, 0, 16)) == "no_difference_shown"
-    assert verdict(binary(0, 6, 14, confidence=0.99)) == "no_difference_shown"
-    assert "(80 % interval" in describe(four, "exact match")
-    scores = np.random.default_rng(0).normal(size=7)
-    few = paired_numeric(np.zeros(7), scores, confidence=0.8)
-    student = stats.t.interval(0.8, 6, scores.mean(), stats.sem(scores))
-    assert (few.low, few.high, few.confidence) == pytest.approx((*student, 0.8))
-    unclear = binary(3, 2, 95, confidence=0.8)
-    visible = minimum_detectable_difference(100, discordant=0.05, confidence=0.8)
-    assert visible < minimum_detectable_difference(100, discordant=0.05) - 0.005
-    assert f"could have shown >= {visible:.3f}" in describe(unclear, "exact match")
-    # Four prompts are enough at 80 %, and 95 % would need six.
-    assert "could have shown" in describe(binary(2, 1, 1, confidence=0.8), "exact match")
-    labels = [0] * 5 + [1] * 9 + [2] * 3 + [3] * 8
-    before, after = [0] * 25, [1] * 9 + [0] * 16
-    wide = paired_binary(before, after, clusters=labels, confidence=0.99)
-    narrow = paired_binary(before, after, clusters=labels, confidence=0.8)
-    assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_a_p_that_cannot_be_smaller_is_written_as_a_bound() -> None:
@@ -417,7 +386,7 @@ def test_pass_at_k_is_the_mean_over_all_subsets() -> None:
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 2, 5), (4, 5, 1), (4, -1, 1), (4, 2, 0), (0, 0, 1)])
 def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
-    with pytest.raises(CourseError, match="at least k samples"):
+    with pytest.raises(AssertionError, match=f"of {n} samples|at least {k} samples"):
         pass_at_k(n, c, k)
 
 
@@ -527,14 +496,8 @@ def test_a_bound_of_another_library_s_number_is_json() -> None:
 
 
 def test_claim_refuses_an_unknown_verdict() -> None:
-    with pytest.raises(CourseError, match="did you mean 'improved'"):
+    with pytest.raises(CourseError, match="'improve' is no verdict; use one of improved, worse"):
         Claim.from_result("a", "exact_match", binary(1, 0, 0), "improve")
-    assert all(name in VERDICTS for name in ("improved", "worse", "no_difference_shown", "non_inferior"))
-
-
-def test_wilson_is_reachable_from_here() -> None:
-    low, high = wilson_interval(1, 10)
-    assert low < 0.1 < high
 
 
 def test_holm_by_hand() -> None:
@@ -552,7 +515,7 @@ def test_holm_rejects_what_a_published_table_rejects() -> None:
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
 def test_holm_refuses_what_is_no_probability(bad: float) -> None:
-    with pytest.raises(CourseError, match="between 0 and 1"):
+    with pytest.raises(AssertionError, match="between 0 and 1"):
         holm([0.5, bad])
 
 
@@ -603,7 +566,7 @@ def test_claims_that_expect_no_difference_are_not_corrected() -> None:
     assert all(claim.held for claim in adjusted[2:])
 
 
-def test_the_corrected_verdict_keeps_level_floor_and_equal_weights() -> None:
+def test_the_corrected_verdict_keeps_floor_and_equal_weights() -> None:
     before = np.random.default_rng(0).normal(size=30)
     result = paired_numeric(before, before + np.linspace(0.5, 1, 30), resamples=199)
     claims = [Claim.from_result(name, "reward", result, "improved", at_least=99.0) for name in "abcdef"]
@@ -611,7 +574,5 @@ def test_the_corrected_verdict_keeps_level_floor_and_equal_weights() -> None:
     assert (first.adjusted_p, first.verdict) == (pytest.approx(0.06), "no_difference_shown")
     with pytest.raises(AssertionError, match=r"needs at least 99, .*p <= 0\.01, corrected p <= 0\.06"):
         first.check()
-    at_80 = [dataclasses.replace(claim, confidence=0.8) for claim in claims]
-    assert adjusted_claims(at_80)[0].verdict == "improved"
     equal = dataclasses.replace(claims[0], verdict="no_difference_shown")
     assert adjusted_claims([equal])[0].verdict == "no_difference_shown"

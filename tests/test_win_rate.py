@@ -6,7 +6,7 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics import verdict
-from posttrain_helpers.win_rate import win_rate
+from posttrain_helpers.win_rate import TIE, win_rate
 
 
 def test_wins_ties_and_losses_are_counted():
@@ -30,10 +30,10 @@ def test_rounding_is_a_tie():
     assert result.same == 2
 
 
-@pytest.mark.parametrize(("tie", "ties"), [(0, 2), (0.25, 3), (0.2, 2)])
-def test_a_difference_as_large_as_the_tie_is_one(tie: float, ties: int):
-    result = win_rate([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.25, 4.5], tie=tie)
-    assert (result.same, result.up, result.down) == (ties, 4 - ties, 0)
+@pytest.mark.parametrize(("size", "ties"), [(TIE, 3), (2 * TIE, 1)])
+def test_a_difference_as_large_as_the_tie_is_one(size: float, ties: int):
+    result = win_rate([0.0, 0.0, 0.0], [size, -size, 0.0])
+    assert (result.same, result.up, result.down) == (ties, (3 - ties) // 2, (3 - ties) // 2)
 
 
 def test_a_clear_winner_improves_and_an_equal_does_not():
@@ -50,7 +50,9 @@ def test_wins_in_one_cluster_are_worth_one():
     assert verdict(clustered) == "no_difference_shown"
 
 
-@pytest.mark.parametrize(("before", "after"), [([1.0], [1.0, 2.0]), ([1.0, None], [1.0, 2.0])])
-def test_missing_scores_are_refused(before, after):
-    with pytest.raises(CourseError, match="one score per prompt"):
-        win_rate(before, after)
+@pytest.mark.parametrize(
+    ("before", "message"), [([1.0], "one score per prompt"), ([1.0, None], "1 of 2 prompts")]
+)
+def test_missing_scores_are_refused(before: list, message: str):
+    with pytest.raises(CourseError, match=message):
+        win_rate(before, [1.0, 2.0])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.intervals import check_share
+from posttrain_helpers.intervals import TAIL
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,9 @@ class Kappa:
     Attributes:
         n: number of items.
         kappa: 1 for perfect agreement, 0 for what chance gives, negative below that.
-        low, high: ends of the interval of kappa.
+        low, high: ends of the 95 % interval of kappa.
         agreement: share of the items on which the raters agree.
         expected_agreement: that share if both drew their labels at random, each at their own rates.
-        confidence: level of the interval, as a share.
     """
 
     n: int
@@ -34,24 +33,9 @@ class Kappa:
     high: float
     agreement: float
     expected_agreement: float
-    confidence: float = 0.95
-
-    def __str__(self) -> str:
-        interval = f"({100 * self.confidence:g} % interval {self.low:.2f} to {self.high:.2f})"
-        return (
-            f"kappa {self.kappa:.2f} {interval}: the raters agree on {self.agreement:.0%} of {self.n} items, "
-            f"chance would give {self.expected_agreement:.0%}."
-        )
 
 
-def cohen_kappa(
-    first: Sequence[Hashable],
-    second: Sequence[Hashable],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Kappa:
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, resamples: int = 2000) -> Kappa:
     """Return (agreement - expected agreement) / (1 - expected agreement) of two raters, with its interval.
 
     A rater that always gives the same label agrees with another as often as chance has it: kappa is 0. When
@@ -64,9 +48,7 @@ def cohen_kappa(
     Args:
         first: the label of every item by one rater; any hashable values.
         second: those of the other rater, in the same order.
-        confidence: level of the interval, as a share.
-        resamples: number of resamples.
-        seed: seed of the resampling.
+        resamples: number of resamples; the seed is 0.
 
     Raises:
         CourseError: when the lists are empty or differ in length, or all labels of both raters are the same.
@@ -74,7 +56,6 @@ def cohen_kappa(
     Source: Cohen (1960), Educational and Psychological Measurement 20, 37-46; Rubin (1981), Annals of
     Statistics 9, 130-134, for the bootstrap; Perks (1947) for the virtual item.
     """
-    check_share("confidence", confidence)
     if len(first) != len(second) or not len(first):
         raise CourseError(
             "Kappa needs one label per item from each rater, in the same order; found "
@@ -90,11 +71,10 @@ def cohen_kappa(
     np.add.at(counts, ([labels[label] for label in first], [labels[label] for label in second]), 1)
     kappa, agreement, expected = (float(value) for value in _kappa(counts))
     # Exponential weights of the items of a cell add up to a gamma variable.
-    weights = np.random.default_rng(seed).standard_gamma(
+    weights = np.random.default_rng(0).standard_gamma(
         counts + 1 / counts.size, size=(resamples, *counts.shape)
     )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(_kappa(weights)[0], (tail, 1 - tail))
+    low, high = np.quantile(_kappa(weights)[0], (TAIL, 1 - TAIL))
     # A perfect kappa is the end of its scale: no resample reaches it.
     return Kappa(
         n=len(first),
@@ -103,7 +83,6 @@ def cohen_kappa(
         high=max(float(high), kappa),
         agreement=agreement,
         expected_agreement=expected,
-        confidence=confidence,
     )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from posttrain_helpers.errors import CourseError
-
 
 def best_of_n(proxies: Sequence[float], values: Sequence[float], n: int) -> float:
     """Return the expected value of the best of `n` replies, where the proxy decides which is best.
@@ -24,17 +22,11 @@ def best_of_n(proxies: Sequence[float], values: Sequence[float], n: int) -> floa
         values: what counts, in the same order; the proxies themselves give the expected proxy.
         n: replies that are drawn, 1 to N.
 
-    Raises:
-        CourseError: lists of different length, or `n` outside 1 to N.
-
     Source: Nakano et al. (2021), arXiv:2112.09332, appendix I (the unbiased estimator).
     """
     total = len(proxies)
-    if total != len(values) or not 1 <= n <= total:
-        raise CourseError(
-            f"best-of-n needs one proxy and one value for each sample and 1 <= n <= samples; found {total} "
-            f"proxies, {len(values)} values and n={n}. Draw at least n samples and score each of them."
-        )
+    assert total == len(values), f"{total} proxies, but {len(values)} values"
+    assert 1 <= n <= total, f"the best of {n} needs at least {n} samples, not {total}"
     by_proxy: dict[float, list[float]] = {}
     for proxy, value in zip(proxies, values, strict=True):
         by_proxy.setdefault(proxy, []).append(value)
@@ -58,11 +50,6 @@ def best_of_n_kl(n: int) -> float:
     Args:
         n: replies that are drawn, at least 1.
 
-    Raises:
-        CourseError: `n` is below 1.
-
     Source: Beirami et al. (2024), arXiv:2401.01879, section 3.
     """
-    if n < 1:
-        raise CourseError(f"best-of-n draws at least one reply, but n={n} was found.")
     return math.log(n) - (n - 1) / n

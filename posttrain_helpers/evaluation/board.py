@@ -228,7 +228,7 @@ class Board:
             frame["low"], frame["high"] = frame["low"].clip(lower=0.0), frame["high"].clip(upper=1.0)
         frame["ranks"] = [
             f"{best}" if best == worst else f"{best}-{worst}"
-            for best, worst in zip(frame["best_rank"], frame["worst_rank"], strict=True)
+            for best, worst in zip(frame["rank"], frame["worst_rank"], strict=True)
         ]
         frame["n"] = total
         frame = frame.rename(columns={"mean": "score"})

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.intervals import (
-    check_share,
-    cluster_codes,
-    cluster_effect,
-    mean_interval,
-    wilson_interval,
-)
+from posttrain_helpers.intervals import cluster_codes, cluster_effect, mean_interval, wilson_interval
 from posttrain_helpers.statistics import holm, paired_binary, paired_differences, sign_flip_p
 
 if TYPE_CHECKING:
@@ -28,39 +22,33 @@ if TYPE_CHECKING:
 
 # From this many items on, the t-test of the differences replaces the sign-flip test.
 ENOUGH_FOR_T = 30
+# A pair differs significantly when its adjusted p is below this.
+ALPHA = 0.05
 # Resamples of an interval, and the fewest sign flips of a test: all that there are for up to 13 items.
 _RESAMPLES = 2000
 _SIGN_FLIPS = 9999
 
 
 def significant_ranks(
-    scores: Mapping[str, Sequence[float]],
-    *,
-    higher_is_better: bool = True,
-    alpha: float = 0.05,
-    adjust: Literal["holm"] | None = "holm",
-    clusters: Sequence[Hashable] | None = None,
+    scores: Mapping[str, Sequence[float]], clusters: Sequence[Hashable] | None = None
 ) -> pd.DataFrame:
     """Rank models by their mean score, and count as better only what a paired test shows to be better.
 
     Two models whose intervals overlap may still differ: the tests compare them item by item, the intervals
-    of the means do not. With Holm's correction all the ranges from `best_rank` to `worst_rank` hold at once
-    with probability 1 - alpha.
+    of the means do not. With Holm's correction all the ranges from `rank` to `worst_rank` hold at once with a
+    probability of 95 %.
 
     Args:
-        scores: for every model the score per item, in the same order of items for all models.
-        higher_is_better: False for a loss.
-        alpha: probability of a difference anywhere in the table that is not there; the intervals have the
-            level 1 - alpha, each for itself.
-        adjust: correction for the number of pairs, "holm" or None.
+        scores: for every model the score per item, in the same order of items for all models; higher is
+            better.
         clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
         One row per model, best mean first, with the label as index and the columns `n`, `mean`, `low` and
         `high` (Wilson where all scores are yes/no, `mean_interval` otherwise), `rank` (1 + the number of
-        models that are significantly better, so that ties share it), `best_rank` (the same number) and
-        `worst_rank` (the number of models less the significantly worse ones), `tied_with` (a tuple of the
-        labels that no test separates from this one, best first).
+        models that are significantly better, so that ties share it), `worst_rank` (the number of models less
+        the significantly worse ones), `tied_with` (a tuple of the labels that no test separates from this
+        one, best first).
 
     Raises:
         CourseError: when there is no model, the models have different numbers of scores, a score is missing,
@@ -72,44 +60,36 @@ def significant_ranks(
     import pandas as pd
 
     table = _score_table(scores)
-    tests = pairwise_tests(
-        scores, higher_is_better=higher_is_better, alpha=alpha, adjust=adjust, clusters=clusters
-    )
+    tests = pairwise_tests(scores, clusters=clusters)
     means = {label: float(values.mean()) for label, values in table.items()}
-    order = sorted(table, key=means.__getitem__, reverse=higher_is_better)
+    order = sorted(table, key=means.__getitem__, reverse=True)
     better: dict[str, set[str]] = {label: set() for label in order}
     worse: dict[str, set[str]] = {label: set() for label in order}
     for row in tests[tests["significant"]].itertuples():
-        winner, loser = (row.second, row.first) if row.improvement > 0 else (row.first, row.second)
+        winner, loser = (row.second, row.first) if row.difference > 0 else (row.first, row.second)
         better[loser].add(winner)
         worse[winner].add(loser)
     yes_no = all_yes_no(table)
-    intervals = {
-        label: score_interval(values, yes_no, 1 - alpha, clusters) for label, values in table.items()
-    }
-    rows = {
-        label: {
+    rows = {}
+    for label in order:
+        low, high = score_interval(table[label], yes_no, clusters)
+        rows[label] = {
             "n": len(table[label]),
             "mean": means[label],
-            "low": intervals[label][0],
-            "high": intervals[label][1],
+            "low": low,
+            "high": high,
             "rank": 1 + len(better[label]),
-            "best_rank": 1 + len(better[label]),
             "worst_rank": len(order) - len(worse[label]),
             "tied_with": tuple(
                 other for other in order if other not in {label, *better[label], *worse[label]}
             ),
         }
-        for label in order
-    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
 
 
 def pairwise_tests(
     scores: Mapping[str, Sequence[float]],
     *,
-    higher_is_better: bool = True,
-    alpha: float = 0.05,
     adjust: Literal["holm"] | None = "holm",
     clusters: Sequence[Hashable] | None = None,
 ) -> pd.DataFrame:
@@ -123,36 +103,38 @@ def pairwise_tests(
 
     Args:
         scores: as in `significant_ranks`.
-        higher_is_better: False for a loss.
-        alpha: a pair is significant when its adjusted p is below this.
         adjust: correction for the number of pairs, "holm" or None.
         clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
-        One row per pair: `first`, `second`, `difference` (mean of the second less that of the first),
-        `improvement` (the same, with the sign turned where lower is better), `p`, `adjusted_p` and
-        `significant`.
+        One row per pair: `first`, `second`, `difference` (mean of the second less that of the first), `p`,
+        `adjusted_p` and `significant`.
 
     Raises:
-        CourseError: as in `significant_ranks`.
+        CourseError: another correction, or as in `significant_ranks`.
     """
     import pandas as pd
 
-    check_share("alpha", alpha)
     table = _score_table(scores)
     pairs = list(itertools.combinations(table, 2))
-    p_values = _p_values(table, pairs, alpha, clusters)
+    yes_no, codes = all_yes_no(table), cluster_codes(clusters, len(next(iter(table.values()))))
+    # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
+    resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / ALPHA))
+    p_values = [
+        paired_binary(table[first], table[second], clusters=clusters).p
+        if yes_no
+        else _p_value(paired_differences(table[first], table[second]), codes, resamples)
+        for first, second in pairs
+    ]
     adjusted = adjust_p_values(p_values, adjust)
-    differences = [float(table[second].mean() - table[first].mean()) for first, second in pairs]
     return pd.DataFrame(
         {
             "first": [first for first, _ in pairs],
             "second": [second for _, second in pairs],
-            "difference": differences,
-            "improvement": [value if higher_is_better else -value for value in differences],
+            "difference": [float(table[second].mean() - table[first].mean()) for first, second in pairs],
             "p": p_values,
             "adjusted_p": adjusted,
-            "significant": [p < alpha for p in adjusted],
+            "significant": [p < ALPHA for p in adjusted],
         }
     ).astype({"significant": bool})
 
@@ -178,24 +160,23 @@ def all_yes_no(scores: Mapping[str, np.ndarray]) -> bool:
 
 
 def score_interval(
-    values: np.ndarray, yes_no: bool, confidence: float = 0.95, clusters: Sequence[Hashable] | None = None
+    values: np.ndarray, yes_no: bool, clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float]:
-    """Return the ends of the interval of a mean score.
+    """Return the ends of the 95 % interval of a mean score.
 
     Args:
         values: one score per item.
         yes_no: whether the scores are 0 or 1; then the interval is Wilson's, else `mean_interval`.
-        confidence: level of the interval, as a share.
         clusters: the cluster of every item, for scores that are not yes/no.
 
     Returns:
         The low and the high end; NaN for a single score that is not yes or no.
     """
     if yes_no:
-        return wilson_interval(int(values.sum()), len(values), confidence)
+        return wilson_interval(int(values.sum()), len(values))
     if len(values) < 2:
         return math.nan, math.nan
-    return mean_interval(values, confidence, resamples=_RESAMPLES, clusters=clusters)
+    return mean_interval(values, resamples=_RESAMPLES, clusters=clusters)
 
 
 def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
@@ -226,30 +207,14 @@ def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]
     return table
 
 
-def _p_values(
-    table: Mapping[str, np.ndarray],
-    pairs: Sequence[tuple[str, str]],
-    alpha: float,
-    clusters: Sequence[Hashable] | None,
-) -> list[float]:
-    if all_yes_no(table):
-        return [paired_binary(table[first], table[second], clusters=clusters).p for first, second in pairs]
-    differences = [paired_differences(table[first], table[second]) for first, second in pairs]
-    n = len(next(iter(table.values())))
-    codes = cluster_codes(clusters, n)
-    if n >= ENOUGH_FOR_T:
-        return [_paired_t(difference, codes) for difference in differences]
-    # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
-    resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / alpha))
-    flipped = [d if codes is None else np.bincount(codes, d) for d in differences]
-    return [sign_flip_p(values, resamples=resamples) for values in flipped]
-
-
-def _paired_t(difference: np.ndarray, codes: np.ndarray | None) -> float:
+def _p_value(difference: np.ndarray, codes: np.ndarray | None, resamples: int) -> float:
     # scipy.stats.ttest_1samp has the same p, but takes a hundred times as long to check its arguments.
     from scipy.special import stdtr
 
     n = len(difference)
+    if n < ENOUGH_FOR_T:
+        flipped = difference if codes is None else np.bincount(codes, difference)
+        return sign_flip_p(flipped, resamples=resamples)
     if np.ptp(difference) == 0:
         # Without spread there is no t: equal scores tie, and equal changes have the p of the sign-flip test.
         independent = n if codes is None else int(codes.max()) + 1

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import beta
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.bradley_terry import ELO_PER_NAT, bradley_terry, elo
+from posttrain_helpers.evaluation.bradley_terry import ELO_PER_NAT, Ranking, bradley_terry, elo
 
 
 def duel(wins: int, losses: int, ties: int = 0) -> list[tuple[str, str, float]]:
@@ -29,41 +29,38 @@ def round_robin(strengths: list[float], prompts: int, rng: np.random.Generator, 
     ]
 
 
+def nats(ranking: Ranking, first: str, second: str) -> float:
+    """By how much the strength of the first label is the higher one."""
+    return (ranking.ratings[first] - ranking.ratings[second]) / ELO_PER_NAT
+
+
 @pytest.mark.parametrize(("wins", "losses"), [(13, 7), (20, 0), (0, 5), (1, 1)])
 def test_two_models_have_the_closed_form(wins: int, losses: int) -> None:
-    ranking = bradley_terry(duel(wins, losses))
-    logit = math.log((wins + 0.5) / (losses + 0.5))
-    assert ranking.ratings["a"] - ranking.ratings["b"] == pytest.approx(ELO_PER_NAT * logit, abs=1e-6)
+    ranking = bradley_terry(duel(wins, losses), resamples=2)
+    assert nats(ranking, "a", "b") == pytest.approx(math.log((wins + 0.5) / (losses + 0.5)))
     assert ranking.ratings["a"] + ranking.ratings["b"] == pytest.approx(2000)
-    rate, _, _ = ranking.expected_win_rate("a", "b")
-    assert rate == pytest.approx((wins + 0.5) / (wins + losses + 1))
-    assert ranking.expected_win_rate("b", "a")[0] == pytest.approx(1 - rate)
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.95])
 @pytest.mark.parametrize(("wins", "losses"), [(13, 7), (20, 0)])
-def test_two_models_have_jeffreys_interval(wins: int, losses: int, confidence: float) -> None:
-    ranking = bradley_terry(duel(wins, losses), resamples=20_000, confidence=confidence)
-    _, low, high = ranking.expected_win_rate("a", "b")
-    expected = beta.ppf(((1 - confidence) / 2, (1 + confidence) / 2), wins + 0.5, losses + 0.5)
-    assert (low, high) == pytest.approx(tuple(expected), abs=0.01)
-    assert low < high
-    # The ends of the ratings are those of the same resamples: half the difference of two, around 1000.
-    odds = np.log(expected / (1 - expected))
-    assert (ranking.low["a"], ranking.high["a"]) == pytest.approx(1000 + ELO_PER_NAT / 2 * odds, rel=0.02)
+def test_two_models_have_jeffreys_interval(wins: int, losses: int) -> None:
+    ranking = bradley_terry(duel(wins, losses), resamples=20_000)
+    # Ratings lie around 1000, so the distance of two is twice that of one from 1000.
+    ends = np.array([ranking.low["a"], ranking.high["a"]]) - 1000
+    rates = 1 / (1 + np.exp(-2 * ends / ELO_PER_NAT))
+    assert rates == pytest.approx(beta.ppf((0.025, 0.975), wins + 0.5, losses + 0.5), abs=0.01)
+    assert ends[0] < ends[1]
 
 
 def test_the_scale_is_elos() -> None:
-    # Ten times as many wins as losses, virtual halves included: 400 points, an expected win rate of 10/11.
-    ranking = bradley_terry(duel(wins=104, losses=10), resamples=10)
-    assert ranking.ratings["a"] - ranking.ratings["b"] == pytest.approx(400 * math.log10(104.5 / 10.5))
+    # Ten times as many wins as losses, virtual halves included: 400 points.
+    ratings = bradley_terry(duel(wins=104, losses=10), resamples=2).ratings
+    assert ratings["a"] - ratings["b"] == pytest.approx(400 * math.log10(104.5 / 10.5))
     assert ELO_PER_NAT * math.log(10) == pytest.approx(400)
 
 
 def test_a_tie_is_half_a_win_each() -> None:
     tied, split = bradley_terry(duel(3, 1, ties=4), resamples=2), bradley_terry(duel(5, 3), resamples=2)
     assert tied.ratings == pytest.approx(split.ratings)
-    assert tied.wins == {"a": 5 / 8, "b": 3 / 8}
 
 
 def test_strengths_maximise_the_penalised_likelihood() -> None:
@@ -85,23 +82,24 @@ def test_strengths_maximise_the_penalised_likelihood() -> None:
         )
 
     best = minimize(loss, np.zeros(3), tol=1e-9).x
-    ratings = bradley_terry(rows, resamples=2, anchor="m0").ratings
-    assert ratings["m0"] == 1000
-    found = [(ratings[label] - 1000) / ELO_PER_NAT for label in labels[1:]]
+    ranking = bradley_terry(rows, resamples=2)
+    found = [nats(ranking, label, "m0") for label in labels[1:]]
     assert found == pytest.approx(list(best), abs=1e-4)
 
 
-def test_virtual_ties_follow_the_comparisons() -> None:
+def test_virtual_ties_follow_the_matches() -> None:
     # In a chain every link is the only one, so each pair has a whole virtual tie and its own closed form.
     rows = [("a", "b", 1)] * 9 + [("c", "b", 0)] * 4 + [("c", "d", 1)] * 2
-    ratings = bradley_terry(rows, resamples=2).ratings
+    ranking = bradley_terry(rows, resamples=2)
     for winner, loser, wins in (("a", "b", 9), ("b", "c", 4), ("c", "d", 2)):
-        expected = ELO_PER_NAT * math.log((wins + 0.5) / 0.5)
-        assert ratings[winner] - ratings[loser] == pytest.approx(expected)
+        assert nats(ranking, winner, loser) == pytest.approx(math.log((wins + 0.5) / 0.5))
 
 
-def test_a_model_that_wins_everything_stays_finite_with_a_wide_interval() -> None:
-    rows = [(f"m{i}", f"m{j}", 1, p) for p in range(50) for i in range(8) for j in range(i + 1, 8)]
+@pytest.mark.parametrize("farthest", [8, 1])
+def test_a_model_that_wins_everything_stays_finite_with_a_wide_interval(farthest: int) -> None:
+    """In a full field, and in a chain, where next to no losses of some resamples add up from link to link."""
+    pairs = [(i, j) for i in range(8) for j in range(i + 1, 8) if j - i <= farthest]
+    rows = [(f"m{i}", f"m{j}", 1, p) for p in range(20) for i, j in pairs]
     ranking = bradley_terry(rows)
     assert list(ranking.ratings) == [f"m{i}" for i in range(8)]
     assert all(map(math.isfinite, (*ranking.low.values(), *ranking.high.values())))
@@ -111,10 +109,7 @@ def test_a_model_that_wins_everything_stays_finite_with_a_wide_interval() -> Non
 def test_a_label_with_one_opponent_in_a_dense_field_keeps_a_whole_virtual_tie() -> None:
     rng = np.random.default_rng(0)
     rows = round_robin([0.0] * 6, 20, rng) + [("new", "m0", 1.0, p) for p in range(20)]
-    ranking = bradley_terry(rows, resamples=4000)
-    assert ranking.ratings["new"] - ranking.ratings["m0"] == pytest.approx(ELO_PER_NAT * math.log(20.5 / 0.5))
-    _, low, high = ranking.expected_win_rate("new", "m0")
-    assert (low, high) == pytest.approx(tuple(beta.ppf((0.025, 0.975), 20.5, 0.5)), abs=0.02)
+    assert nats(bradley_terry(rows, resamples=2), "new", "m0") == pytest.approx(math.log(20.5 / 0.5))
 
 
 def test_known_strengths_are_found() -> None:
@@ -124,34 +119,28 @@ def test_known_strengths_are_found() -> None:
         assert (ratings[f"m{i}"] - 1000) / ELO_PER_NAT == pytest.approx(strength - np.mean(truth), abs=0.06)
 
 
-@pytest.mark.parametrize("strengths", [[0.0, 0.3, 0.6, 0.9], [0.0, 0.0, 1.0, 4.0]])
-def test_the_intervals_cover_when_prompts_are_resampled(strengths: list[float]) -> None:
+def test_the_intervals_cover_when_prompts_are_resampled() -> None:
     rng = np.random.default_rng(0)
-    truth = bradley_terry(round_robin(strengths, 20_000, rng, spread=1.0), resamples=2)
-    true_rate = truth.expected_win_rate("m3", "m0")[0]
-    covered, pair_covered = [], []
-    for _ in range(150):
-        ranking = bradley_terry(round_robin(strengths, 40, rng, spread=1.0), resamples=300)
-        covered += [ranking.low[m] <= rating <= ranking.high[m] for m, rating in truth.ratings.items()]
-        _, low, high = ranking.expected_win_rate("m3", "m0")
-        pair_covered.append(low <= true_rate <= high)
+    strengths = [0.0, 0.0, 1.0, 4.0]
+    truth = bradley_terry(round_robin(strengths, 5000, rng, spread=1.0), resamples=2).ratings
+    covered = []
+    for _ in range(100):
+        ranking = bradley_terry(round_robin(strengths, 40, rng, spread=1.0), resamples=200)
+        covered += [ranking.low[m] <= rating <= ranking.high[m] for m, rating in truth.items()]
     assert 0.90 <= np.mean(covered) <= 0.98
-    assert 0.89 <= np.mean(pair_covered) <= 0.99
 
 
-def test_comparisons_of_one_prompt_are_not_independent() -> None:
-    # The same ten prompts, each judged ten times with the same outcome, are worth ten comparisons, not 100.
+def test_matches_of_one_prompt_are_not_independent() -> None:
+    # The same ten prompts, each judged ten times with the same outcome, are worth ten matches, not 100.
     once = [("a", "b", float(p < 7), p) for p in range(10)]
-    clustered = bradley_terry(once * 10)
+    of_prompts = bradley_terry(once * 10)
     alone = bradley_terry([row[:3] for row in once * 10])
-    assert (clustered.clusters, alone.clusters) == (10, 100)
-    assert clustered.comparisons == alone.comparisons == {"a": 100, "b": 100}
+    assert of_prompts.ratings == alone.ratings
 
-    def width(ranking) -> float:
-        _, low, high = ranking.expected_win_rate("a", "b")
-        return high - low
+    def width(ranking: Ranking) -> float:
+        return ranking.high["a"] - ranking.low["a"]
 
-    assert width(clustered) > 2.5 * width(alone)
+    assert width(of_prompts) > 2.5 * width(alone)
 
 
 def test_order_and_side_do_not_matter() -> None:
@@ -166,24 +155,11 @@ def test_the_seed_decides_the_intervals() -> None:
     assert bradley_terry(duel(13, 7), seed=1).low != bradley_terry(duel(13, 7)).low
 
 
-def test_an_anchor_is_the_zero_of_the_scale() -> None:
-    rows = round_robin([0.0, 0.5, 1.0], 20, np.random.default_rng(0))
-    free, anchored = bradley_terry(rows), bradley_terry(rows, anchor="m1")
-    assert anchored.ratings["m1"] == anchored.low["m1"] == anchored.high["m1"] == 1000
-    assert anchored.ratings["m2"] - 1000 == pytest.approx(free.ratings["m2"] - free.ratings["m1"])
-    assert anchored.expected_win_rate("m2", "m0") == pytest.approx(free.expected_win_rate("m2", "m0"))
-    with pytest.raises(CourseError, match="'m11' was never compared; did you mean 'm1'"):
-        bradley_terry(rows, anchor="m11")
-
-
-def test_the_frame_is_sorted() -> None:
-    frame = bradley_terry([("a", "b", 0), ("a", "b", 0), ("b", "c", 0.5)]).frame()
-    assert frame.columns.tolist() == ["rating", "low", "high", "comparisons", "wins"]
-    assert frame["rating"].is_monotonic_decreasing
-    assert frame.index.name == "label"
-    assert frame.loc["b", ["comparisons", "wins"]].tolist() == [3, pytest.approx(2.5 / 3)]
-    assert (frame["low"] < frame["rating"]).all()
-    assert (frame["rating"] < frame["high"]).all()
+def test_the_best_comes_first_and_lies_in_its_interval() -> None:
+    ranking = bradley_terry([("a", "b", 0), ("a", "b", 0), ("b", "c", 0.5)])
+    assert list(ranking.ratings) == list(ranking.low) == list(ranking.high) == ["b", "c", "a"]
+    for label, rating in ranking.ratings.items():
+        assert ranking.low[label] < rating < ranking.high[label]
 
 
 def test_groups_without_a_link_are_named() -> None:
@@ -207,18 +183,9 @@ def test_groups_without_a_link_are_named() -> None:
         ([("a", "b", 1, "p"), ("a", "b", 0)], "names its prompt or none does"),
     ],
 )
-def test_refuses_rows_that_are_no_comparisons(rank, rows, message) -> None:
+def test_refuses_rows_that_are_no_matches(rank, rows, message) -> None:
     with pytest.raises(CourseError, match=message):
         rank(rows)
-
-
-def test_other_guards() -> None:
-    with pytest.raises(CourseError, match="'bb' is not in this ranking; did you mean 'b'"):
-        bradley_terry(duel(2, 1), resamples=2).expected_win_rate("a", "bb")
-    with pytest.raises(CourseError, match="confidence must lie"):
-        bradley_terry(duel(2, 1), confidence=95)
-    with pytest.raises(CourseError, match="k must be greater than 0; found 0"):
-        elo(duel(2, 1), k=0)
 
 
 def test_elo_by_hand() -> None:
@@ -228,7 +195,7 @@ def test_elo_by_hand() -> None:
     after = elo([("a", "b", 1), ("a", "b", 0)])
     assert after["a"] == pytest.approx(1016 - 32 * favourite)
     assert sum(after.values()) == pytest.approx(2000)
-    assert elo([("a", "b", 0.5)], k=4, start=1500) == {"a": 1500.0, "b": 1500.0}
+    assert elo([("a", "b", 0.5)], k=4) == {"a": 1000.0, "b": 1000.0}
 
 
 def test_the_order_matters_to_elo_and_not_to_bradley_terry() -> None:
@@ -239,7 +206,7 @@ def test_the_order_matters_to_elo_and_not_to_bradley_terry() -> None:
     assert one == pytest.approx(other)
 
 
-def test_elo_is_near_bradley_terry_after_many_comparisons_in_random_order() -> None:
+def test_elo_is_near_bradley_terry_after_many_matches_in_random_order() -> None:
     rng = np.random.default_rng(0)
     rows = round_robin([0.0, 0.5, 1.0], 2000, rng)
     shuffled = [rows[place] for place in rng.permutation(len(rows))]

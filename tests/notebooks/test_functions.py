@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -35,18 +36,9 @@ def body_of(function: ast.FunctionDef) -> str:
     return ast.unparse(ast.Module(function.body[docstring:], type_ignores=[]))
 
 
-def parameters_of(function: ast.FunctionDef) -> str:
-    """Return names, order and default values of the parameters; a lesson may leave the types out."""
-    arguments = deepcopy(function.args)
-    for argument in ast.walk(arguments):
-        if isinstance(argument, ast.arg):
-            argument.annotation = None
-    return ast.unparse(arguments)
-
-
-def executed(notebook: str, name: str) -> object:
+def executed(notebook: str, name: str, **namespace: object) -> Callable:
     """Run the notebook's definition and return the function."""
-    namespace = {"torch": torch}
+    namespace |= {"torch": torch}
     exec(ast.unparse(function_of(notebook, name)), namespace)
     return namespace[name]
 
@@ -87,26 +79,89 @@ SHOWN = {
 }
 
 
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+N = torch.tensor([4, 7, 2, 9])  # tokens of each completion
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
+REWARDS = torch.tensor([1.0, 0.0, 0.25, 3.0])
+COLUMNS = [normal(seed, 4) for seed in range(4)]
+BELOW_ZERO = [-column.abs() - 0.1 for column in COLUMNS]
+TOKENS = [normal(seed, 4, 4) for seed in range(4)]
+
+
+def toy_model(input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
+    """Logits that depend on the tokens, of a vocabulary of five."""
+    return SimpleNamespace(logits=normal(9, 5, 5)[input_ids])
+
+
+# Arguments for each function that a lesson shows; every branch and every parameter is in one of them.
+CALLS: dict[str, list[tuple[tuple, dict]]] = {
+    "bradley_terry_loss": [((*COLUMNS[:2],), {}), ((*COLUMNS[:3],), {})],
+    "dpo_loss": [((*COLUMNS, 0.3), {})],
+    "completion_log_probs": [((toy_model, N[None] % 5, torch.ones(1, 4), MASK[2:3]), {})],
+    "ipo_loss": [((*COLUMNS, N, N.flip(0), 0.5), {})],
+    "kto_loss": [((*COLUMNS[:2], N > 5, 0.3, 0.4), {}), ((*COLUMNS[:2], N > 5, 0.3, 0.4, 1.5, 0.7), {})],
+    "kto_kl": [((*COLUMNS[:2],), {}), ((*COLUMNS[1::-1],), {})],
+    "orpo_loss": [((-BELOW_ZERO[0], *BELOW_ZERO[1:3], 0.6), {})],
+    "simpo_loss": [((*BELOW_ZERO[:2], 2.0, 0.5), {})],
+    "shaped_rewards": [((REWARDS, *TOKENS[:2], MASK, 0.1, *kind), {}) for kind in ((), ("k3",))],
+    "generalized_advantages": [((*TOKENS[:2], MASK, *discounts), {}) for discounts in ((), (0.9, 0.5))],
+    "clipped_policy_loss": [((*TOKENS[:3], *bounds), {}) for bounds in ((), (0.5,), (0.1, 0.4))]
+    + [((*TOKENS[:2], REWARDS[:, None]), {})],
+    "_groups": [((REWARDS, 2), {})],
+    "group_advantages": [((REWARDS, 2, *scale), {}) for scale in ((), ("batch",), ("none",))],
+    "aggregate": [((TOKENS[0], MASK, kind, 6), {}) for kind in ("token", "sequence", "constant")],
+    "grpo_loss": [
+        ((*TOKENS[:2], REWARDS, MASK), settings)
+        for settings in (
+            {},
+            {"kind": "sequence", "epsilon": 0.1, "epsilon_high": 0.4},
+            {"kind": "constant", "max_length": 6, "beta": 0.1, "ref_log_probs": TOKENS[2]},
+            {"beta": 0.1, "ref_log_probs": TOKENS[2], "use_bias_correction_kl": False},
+        )
+    ],
+}
+
+
+def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:
+    """Say by which parameters and results two functions differ."""
+    first, second = (
+        [(parameter.name, parameter.default, parameter.kind) for parameter in signature.parameters.values()]
+        for signature in map(inspect.signature, (shown, offered))
+    )
+    found = [] if first == second else [f"parameters {first} and {second}"]
+    for arguments, settings in calls:
+        mine, theirs = shown(*arguments, **settings), offered(*arguments, **settings)
+        try:
+            torch.testing.assert_close(mine, theirs)
+        except AssertionError as error:
+            found.append(str(error))
+    return found
+
+
 @pytest.mark.parametrize(
     ("notebook", "module", "name"),
     [(*place, name) for place, names in SHOWN.items() for name in names],
 )
 def test_the_functions_that_a_lesson_shows_are_the_packages(notebook: str, module: str, name: str) -> None:
-    function = getattr(importlib.import_module(f"posttrain_helpers.{module}"), name)
-    package = ast.parse(inspect.getsource(function)).body[0]
-    shown = function_of(f"{notebook}.ipynb", name)
-    assert body_of(shown) == body_of(package)
-    # The same body over parameters in another order would be another function.
-    assert parameters_of(shown) == parameters_of(package)
+    package = importlib.import_module(f"posttrain_helpers.{module}")
+    shown = executed(f"{notebook}.ipynb", name, **vars(package))
+    assert not differences(shown, getattr(package, name), CALLS[name])
 
 
-def test_another_body_or_order_is_noticed() -> None:
-    def tree(source: str) -> ast.FunctionDef:
-        return ast.parse(source).body[0]
+def test_another_result_order_or_default_is_noticed() -> None:
+    def subtract(a: torch.Tensor, b: float = 1.0) -> torch.Tensor:
+        return a - b
 
-    first = tree('def f(a: int, b=1):\n    """Subtract."""\n    return a - b  # as it is')
-    same = tree("def f(a, b=1):\n    return a - b")
-    assert (body_of(first), parameters_of(first)) == (body_of(same), parameters_of(same))
-    assert body_of(first) != body_of(tree("def f(a, b=1):\n    return b - a"))
-    for other in ("def f(b, a=1): pass", "def f(a, b=2): pass", "def f(a, b): pass"):
-        assert parameters_of(first) != parameters_of(tree(other))
+    others = {
+        "result": lambda a, b=1.0: b - a,
+        "order": lambda b, a=1.0: b - a,
+        "default": lambda a, b=2.0: a - b,
+        "required": lambda a, b: a - b,
+    }
+    calls = [((torch.ones(2), 3.0), {})]
+    assert not differences(subtract, lambda a, b=1.0: a - b, calls)
+    for name, other in others.items():
+        assert differences(subtract, other, calls), name
