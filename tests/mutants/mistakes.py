@@ -911,8 +911,8 @@ REWARD_FUNCTIONS = Group(
         Mistake(
             "_load",
             "the profile is not passed on",
-            "load_model_and_tokenizer(model, profile=profile, verbose=False)",
-            "load_model_and_tokenizer(model, verbose=False)",
+            ".device, profile=profile)",
+            ".device)",
         ),
         Mistake("_load", "loading moves the random state", "with preserved_random_state():", "if True:"),
         Mistake("reward_model_function", "loaded at every call", "    @cache\n", ""),
@@ -1377,12 +1377,14 @@ TRAINING_CHECKS = Group(
             "a single empty row passes",
             "(empty and not args.packing)",
             "(len(empty) > 1 and not args.packing)",
+            ("tests/test_training.py",),
         ),
         Mistake(
             "check_supervision",
             "the end token is not looked for",
             "if not any(tokenizer.eos_token_id in row for row in labels)",
             "if False",
+            ("tests/test_training.py",),
         ),
         Mistake("leave_out_useless_rows", "equal replies stay", "elif chosen == rejected:", "elif False:"),
         Mistake(
@@ -1469,35 +1471,6 @@ STAGES = Group(
             "False",
         ),
         Mistake("_out_of_date", "a changed reward model is not noticed", "in rewards.items():", "in ():"),
-        Mistake(
-            "_verify",
-            "another content of the same size passes",
-            'if sha256(path) != entry["sha256"]:',
-            "if False:",
-        ),
-        Mistake("_verify", "a lost file passes", "if not path.is_file():", "if False:"),
-        Mistake(
-            "is_complete",
-            "half a file is complete",
-            '_has_size(Path(path) / name, entry["bytes"])',
-            "(Path(path) / name).is_file()",
-        ),
-        Mistake("_save", "the weights are not looked at", "    check_weights_are_sound(model)\n", ""),
-        Mistake(
-            "_save",
-            "an untrained model passes",
-            "        check_trained(trainer, as_it_is)\n",
-            "        pass\n",
-        ),
-        Mistake(
-            "_save",
-            "the reader's stage is overwritten",
-            'kept = _keep_aside(target, manifest["identity"])',
-            "kept = None",
-        ),
-        Mistake(
-            "_save", "a pickle stays", '(directory / "training_args.bin").unlink(missing_ok=True)', "pass"
-        ),
         Mistake("build_stage", "the random state moves", ", preserved_random_state():", ":"),
         Mistake(
             "build_stage",
@@ -1506,6 +1479,53 @@ STAGES = Group(
             "        pass",
         ),
         Mistake("build_stage", "leftovers stay", "        _remove_leftovers(target)\n", ""),
+    ),
+)
+
+MANIFEST = Group(
+    "posttrain_helpers.manifest",
+    ("tests/test_stages.py",),
+    (
+        Mistake(
+            "verify",
+            "another content of the same size passes",
+            'if sha256(path) != entry["sha256"]:',
+            "if False:",
+        ),
+        Mistake("verify", "a lost file passes", "if not path.is_file():", "if False:"),
+        Mistake(
+            "is_complete",
+            "half a file is complete",
+            '_has_size(Path(path) / name, entry["bytes"])',
+            "(Path(path) / name).is_file()",
+        ),
+        Mistake("saved_stages", "incomplete stages are listed", " and is_complete(path)", ""),
+    ),
+)
+
+STAGE_SAVING = Group(
+    "posttrain_helpers.stage_saving",
+    ("tests/test_stages.py",),
+    (
+        Mistake("save_keeping", "the weights are not looked at", "    check_weights_are_sound(model)\n", ""),
+        Mistake(
+            "save_keeping",
+            "an untrained model passes",
+            "        check_trained(trainer, as_it_is)\n",
+            "        pass\n",
+        ),
+        Mistake(
+            "save_keeping",
+            "the reader's stage is overwritten",
+            'kept = _keep_aside(target, manifest["identity"])',
+            "kept = None",
+        ),
+        Mistake(
+            "save_keeping",
+            "a pickle stays",
+            '(directory / "training_args.bin").unlink(missing_ok=True)',
+            "pass",
+        ),
         Mistake("_is_plain_number", "infinite numbers pass", " and math.isfinite(value)", ""),
         Mistake(
             "_follows",
@@ -1513,7 +1533,6 @@ STAGES = Group(
             " and trainer.state.global_step == trainer.state.max_steps",
             "",
         ),
-        Mistake("saved_stages", "incomplete stages are listed", " and is_complete(path)", ""),
     ),
 )
 
@@ -1534,8 +1553,20 @@ WEIGHTS = Group(
     "posttrain_helpers.weights",
     ("tests/test_weights.py",),
     (
-        Mistake("unsound_weight", "large negative numbers pass", "max(low, high, key=abs)", "max(low, high)"),
-        Mistake("unsound_weight", "NaN passes", "not abs(extreme) <= largest", "abs(extreme) > largest"),
+        Mistake(
+            "unsound_weight",
+            "large negative numbers pass",
+            "max(low, high, key=abs)",
+            "max(low, high)",
+            ("tests/test_training_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+        ),
+        Mistake(
+            "unsound_weight",
+            "NaN passes",
+            "not abs(extreme) <= largest",
+            "abs(extreme) > largest",
+            ("tests/test_training_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+        ),
         Mistake(
             "weight_files",
             "a lost shard is not noticed",
@@ -1580,6 +1611,8 @@ GROUPS = (
     TRAINING_CHECKS,
     TRAINING_STATE,
     STAGES,
+    MANIFEST,
+    STAGE_SAVING,
     STORAGE,
     WEIGHTS,
 )

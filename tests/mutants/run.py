@@ -5,7 +5,8 @@
 
 The mistakes stand in `mistakes.py`. One is *caught* when a test that is named for it fails, and *survives*
 when all of them pass: then a test is missing. It *does not apply* when its function or its text is gone.
-The exit status is 1 if a mistake survived, and 2 if the tests fail without any.
+The exit status is 1 if a mistake survived, and 2 if the tests fail without any. Test processes are forked, so
+this runs on Linux and macOS only.
 """
 
 from __future__ import annotations
