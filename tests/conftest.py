@@ -20,6 +20,14 @@ import pytest  # noqa: E402
 import sitecustomize  # noqa: E402, F401  blocks this process
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every notebook as slow: a lesson trains."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def output_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A private output directory that `POSTTRAIN_OUTPUT` names."""

@@ -92,6 +92,7 @@ def test_an_empty_directory_is_a_sentence(tmp_path: Path) -> None:
         select([], tmp_path)
 
 
+@pytest.mark.slow
 def test_lessons_run_in_order_with_the_parameters_and_a_line_each(
     tmp_path: Path, output_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +183,7 @@ def test_the_kernel_is_this_interpreter_whatever_is_installed(
     assert texts(copy)[-1].strip() == sys.executable
 
 
+@pytest.mark.slow
 def test_inplace_records_fresh_outputs_that_do_not_change_from_run_to_run(
     tmp_path: Path, output_root: Path
 ) -> None:
@@ -220,6 +222,7 @@ def test_inplace_keeps_the_committed_parameters(notebooks: Path, options: dict[s
         run_lessons(inplace=True, directory=notebooks, **options)
 
 
+@pytest.mark.slow
 def test_a_run_on_dev_leaves_what_was_measured_on_test(
     tmp_path: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +279,7 @@ def test_a_failing_lesson_leaves_the_committed_notebook_alone(tmp_path: Path, ou
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console, not to one process")
 def test_ctrl_c_ends_with_130_and_leaves_neither_kernel_nor_half_a_copy(
     tmp_path: Path, output_root: Path

@@ -75,6 +75,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get(ORACLE),
     reason=f"set {ORACLE} to a directory with trl 1.12.0, whose PPO is the oracle: "
@@ -184,6 +185,7 @@ def save_models(directory: Path, target: Path) -> dict[str, Path]:
 # --- a kill
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(random_model_dir: Path, tmp_path: Path) -> None:
     arguments = {
         "save_strategy": "steps",
@@ -230,9 +232,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
-def test_two_processes_learn_the_same_as_one(random_model_dir: Path, tmp_path: Path) -> None:
-    arguments = {**LEARNING, "adaptive_kl": True, "kl_target": 20.0, "kl_horizon": 320}
+def test_two_processes_make_the_update_of_one(random_model_dir: Path, tmp_path: Path) -> None:
+    arguments = {
+        **LEARNING,
+        "total_episodes": 128,
+        "adaptive_kl": True,
+        "kl_target": 20.0,
+        "kl_horizon": 320,
+    }
     run(
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2),
         *("--master_addr", "127.0.0.1", "--master_port", free_port()),
@@ -246,7 +255,7 @@ def test_two_processes_learn_the_same_as_one(random_model_dir: Path, tmp_path: P
     logged = [entry for entry in first["log_history"] if "objective/scores" in entry]
     means = [(one + other) / 2 for one, other in zip(first["scores"], second["scores"], strict=True)]
     assert [entry["objective/scores"] for entry in logged] == pytest.approx(means, abs=1e-5)
-    assert [entry["episode"] for entry in logged] == [32 * (n + 1) for n in range(12)]
+    assert [entry["episode"] for entry in logged] == [32, 64, 96, 128]
     assert logged[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
     for entry, following in pairwise(logged):
         used, kl = entry["objective/kl_coef"], entry["objective/kl"]
@@ -262,12 +271,3 @@ def test_two_processes_learn_the_same_as_one(random_model_dir: Path, tmp_path: P
     slow_update(slow.policy, slow.actor_critic.value_head, union, slow.args)
     # Rounding makes 3e-5 of it; gradients that are not averaged as they should be, 7e-2.
     assert largest_difference(first["after_first_update"], weights(slow.actor_critic)) < 1e-3
-
-    single = new_trainer(random_model_dir, tmp_path, **arguments)
-    assert single.args.rollout_rows == 32
-    single.train()
-    curves = [logs(single, "objective/scores"), means]
-    for curve in curves:
-        assert sum(curve[:2]) / 2 < 0.65
-        assert sum(curve[-4:]) / 4 > 0.8
-    assert sum(curves[0][-4:]) / 4 == pytest.approx(sum(curves[1][-4:]) / 4, abs=0.2)

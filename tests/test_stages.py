@@ -59,12 +59,11 @@ def base_dir(random_model_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(random_model_dir, tmp_path / "base"))
 
 
-@pytest.fixture
-def course(base_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Make the "sft" stage a matter of two steps; `course["overrides"]` changes its recipe."""
+def small_course(base: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Make the "sft" stage a matter of two steps; `["overrides"]` of what is returned changes its recipe."""
     namespace: dict = {"overrides": {}}
     exec(SMALL_COURSE, namespace)
-    own = replace(profiles.PROFILES["tiny"], base_model=str(base_dir))
+    own = replace(profiles.PROFILES["tiny"], base_model=str(base))
     monkeypatch.setitem(profiles.PROFILES, "tiny", own)
     monkeypatch.setattr(tasks, "build_sft_data", namespace["build"])
     for module in (stages, stage_saving):
@@ -78,8 +77,22 @@ def course(base_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def built(course: dict) -> Path:
-    return load_stage("sft")
+def course(base_dir: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    return small_course(base_dir, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def trained_once(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The "sft" stage of the small course, for tests that need one and do not look at how it is built."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("POSTTRAIN_OUTPUT", str(tmp_path_factory.mktemp("trained_once")))
+        small_course(random_model_dir, monkeypatch)
+        return load_stage("sft")
+
+
+@pytest.fixture
+def built(course: dict, trained_once: Path) -> Path:
+    return Path(shutil.copytree(trained_once, stage_path("sft")))
 
 
 @pytest.fixture
@@ -586,6 +599,10 @@ def test_the_manifest_says_who_made_a_stage(built: Path, recipe: Recipe) -> None
     for changed in ({"learning_rate": 0.5}, {"max_steps": 1}):
         save_stage(trained(recipe, **changed), "sft", recipe)
         assert maker_of("sft") == "reader"
+    early = trained(recipe)
+    early.control.should_training_stop, early.state.max_steps = True, early.state.max_steps + 1
+    save_stage(early, "sft", recipe)
+    assert maker_of("sft") == "reader"  # a callback ended the training before its last step
     model, tokenizer = loaded("sft")
     save_stage(model, "only_a_model", recipe, tokenizer=tokenizer)
     assert maker_of("only_a_model") == "reader"

@@ -427,6 +427,26 @@ def test_rows_of_sft_that_fit_are_not_mentioned(recipe, load, capsys: pytest.Cap
     assert capsys.readouterr().out == ""
 
 
+def test_a_last_reply_that_is_cut_counts_though_an_earlier_one_ended(
+    recipe, load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last = conversation("cow?", "A cow says moo."), conversation("And?", "A cow says moo. " * 20)
+    rows = Dataset.from_list([{"messages": first["messages"] + last["messages"]}] * 4)
+    make_trainer(recipe("sft", args__assistant_only_loss=True), *load("sft"), rows)
+    assert "data: 4 of 4 rows are cut off at max_length=64" in capsys.readouterr().out
+
+
+def test_a_reply_that_just_fits_is_not_cut(recipe, load, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = Dataset.from_list([pair("A cow says moo. " * 3)] * 4)
+    row = make_trainer(recipe("dpo"), *load("dpo"), rows).train_dataset[0]
+    exact = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+    assert exact < 64
+    for length, cut in ((exact, False), (exact - 1, True)):
+        capsys.readouterr()
+        make_trainer(recipe("dpo", args__max_length=length), *load("dpo"), rows)
+        assert (f"4 of 4 rows are cut off at max_length={length}" in capsys.readouterr().out) is cut
+
+
 @pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])
 def test_replies_that_are_cut_off_are_counted(
     method: str, recipe, load, capsys: pytest.CaptureFixture[str]

@@ -190,6 +190,15 @@ def test_a_loss_that_is_not_finite_for_one_step_ends_the_training(
         save_stage(trainer, "mine", recipe, as_it_is=True)
 
 
+def test_a_mean_loss_that_is_not_finite_counts_too(random_model_dir: Path) -> None:
+    recipe = small_recipe()
+    trainer = trainer_of(random_model_dir, recipe)
+    train(trainer)
+    trainer.state.log_history[-1]["train_loss"] = float("nan")
+    with pytest.raises(CourseError, match="the loss is nan at step 3"):
+        save_stage(trainer, "mine", recipe)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e20])
 def test_weights_that_are_no_usual_numbers_are_not_saved(random_model_dir: Path, value: float) -> None:
     model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)

@@ -1,0 +1,1618 @@
+"""The mistakes that `run.py` plants: plausible ones, each with the tests that must notice it.
+
+A mistake is named by the function that it is made in, and by a text in it, so that it stays valid when the
+file moves; a renamed module is one edit. `where` may also be a class or a constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One text of one function, and what a tired programmer might have written instead.
+
+    Attributes:
+        where: the function, method, class or constant in its module, such as `Comparison.claim`.
+        what: what is wrong then, for readers.
+        old: a text that occurs once in it.
+        new: what takes its place.
+        tests: the tests that must notice it, if others than those of the group.
+    """
+
+    where: str
+    what: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """The mistakes of one module, and the tests that must notice them."""
+
+    module: str
+    tests: tuple[str, ...]
+    mistakes: tuple[Mistake, ...]
+
+
+STATISTICS = Group(
+    "posttrain_helpers.statistics",
+    ("tests/test_statistics.py",),
+    (
+        Mistake(
+            "paired_binary",
+            "the interval is always at 95 %",
+            "tango_interval(up, down, len(first), confidence)",
+            "tango_interval(up, down, len(first))",
+        ),
+        Mistake(
+            "paired_binary",
+            "the interval of clusters is always at 95 %",
+            "len(first), confidence, design_effect",
+            "len(first), design_effect",
+        ),
+        Mistake(
+            "paired_binary",
+            "the clusters do not widen the interval",
+            "design_effect=effect, degrees=degrees",
+            "degrees=degrees",
+        ),
+        Mistake(
+            "paired_binary",
+            "prompts that did not change count in the test",
+            "binomtest(up, up + down",
+            "binomtest(up, len(first)",
+        ),
+        Mistake(
+            "paired_binary",
+            "the exact test ignores the clusters",
+            "_exact_sign_flip_p(np.bincount(codes, second - first).astype(int))",
+            "binomtest(up, up + down, 0.5).pvalue",
+        ),
+        Mistake(
+            "paired_numeric",
+            "the interval is always at 95 %",
+            "mean_interval(difference, confidence, ",
+            "mean_interval(difference, 0.95, ",
+        ),
+        Mistake(
+            "paired_numeric",
+            "the interval ignores the clusters",
+            "seed=seed, clusters=clusters)",
+            "seed=seed)",
+        ),
+        Mistake(
+            "paired_numeric",
+            "the test ignores the clusters",
+            "difference if codes is None else np.bincount(codes, difference)",
+            "difference",
+        ),
+        Mistake("paired_numeric", "a p at its floor is not marked", "result.p <= 2 /", "result.p < 1 /"),
+        Mistake("verdict", "the level is always 5 %", "result.p < 1 - result.confidence", "result.p < 0.05"),
+        Mistake(
+            "verdict",
+            "improved by p alone",
+            "elif significant and low > 0:",
+            "elif significant and high > 0:",
+        ),
+        Mistake(
+            "verdict", "improved by the interval alone", "elif significant and low > 0:", "elif low > 0:"
+        ),
+        Mistake("verdict", "worse by the interval alone", "if significant and high < 0", "if high < 0"),
+        Mistake(
+            "verdict", "losses are read as gains", "(-result.high, -result.low)", "(result.low, result.high)"
+        ),
+        Mistake(
+            "verdict",
+            "the ends are not swapped for losses",
+            "(-result.high, -result.low)",
+            "(-result.low, -result.high)",
+        ),
+        Mistake(
+            "verdict", "a margin that is reached", "low > -expected_margin and", "low >= -expected_margin and"
+        ),
+        Mistake(
+            "verdict",
+            "the margin has the wrong sign",
+            "low > -expected_margin and",
+            "low > expected_margin and",
+        ),
+        Mistake(
+            "verdict",
+            "identical changes prove that nothing got worse",
+            " and (low < high or significant)",
+            "",
+        ),
+        Mistake(
+            "describe",
+            "only rises count as changed",
+            "(result.up + result.down) / result.n",
+            "result.up / result.n",
+        ),
+        Mistake(
+            "describe",
+            "what could have been shown is always at 95 %",
+            "confidence=result.confidence, ",
+            "",
+        ),
+        Mistake(
+            "describe",
+            "clusters count as independent prompts",
+            "int(result.n / result.design_effect)",
+            "result.n",
+        ),
+        Mistake(
+            "paired_differences", "rounding is judged absolutely", "_ROUNDING * max(", "_ROUNDING * min(1.0, "
+        ),
+        Mistake(
+            "paired_differences",
+            "equal changes differ by rounding",
+            "np.full_like(difference, difference[0]) if np.ptp(difference) <= scale else difference",
+            "difference",
+        ),
+        Mistake(
+            "paired_differences", "the difference has the wrong sign", "second - first\n", "first - second\n"
+        ),
+        Mistake(
+            "_result",
+            "the standard deviation is that of the population",
+            "difference.std(ddof=1)",
+            "difference.std()",
+        ),
+        Mistake("_result", "equal scores count as risen", "(difference > 0)", "(difference >= 0)"),
+        Mistake(
+            "_paired_scores",
+            "a missing score counts as 0",
+            "math.nan if score is None",
+            "0.0 if score is None",
+        ),
+        Mistake(
+            "_exact_sign_flip_p",
+            "one-sided",
+            "np.abs(totals) >= abs(sums.sum())",
+            "totals >= abs(sums.sum())",
+        ),
+        Mistake(
+            "_exact_sign_flip_p",
+            "equally far does not count",
+            "np.abs(totals) >= abs",
+            "np.abs(totals) > abs",
+        ),
+        Mistake(
+            "pass_at_k",
+            "with replacement",
+            "1.0 - math.comb(n - c, k) / math.comb(n, k)",
+            "1.0 - (1 - c / n) ** k",
+        ),
+        Mistake("Claim.held", "the least mean is forgotten", " and self._reaches_at_least", ""),
+        Mistake("Claim._reaches_at_least", "reaching it is not enough", "self.after >= ", "self.after > "),
+        Mistake(
+            "Bound.held",
+            "the upper limit is excluded",
+            "self.value <= self.at_most",
+            "self.value < self.at_most",
+        ),
+        Mistake(
+            "holm",
+            "the factors run the other way",
+            "np.arange(len(values), 0, -1)",
+            "np.arange(1, len(values) + 1)",
+        ),
+        Mistake(
+            "holm",
+            "Bonferroni",
+            "values[order] * np.arange(len(values), 0, -1)",
+            "values[order] * len(values)",
+        ),
+        Mistake(
+            "holm",
+            "a corrected p may fall below one before it",
+            "np.maximum.accumulate(values",
+            "np.array(values",
+        ),
+        Mistake(
+            "adjusted_claims",
+            "claims that expect no difference are corrected, too",
+            '("improved", "worse")',
+            '("improved", "worse", "non_inferior")',
+        ),
+        Mistake("adjusted_claims", "the level is always 5 %", "1 - claim.confidence", "0.05"),
+    ),
+)
+
+INTERVALS = Group(
+    "posttrain_helpers.intervals",
+    ("tests/test_intervals.py",),
+    (
+        Mistake(
+            "wilson_interval",
+            "always at 95 %",
+            'proportion_ci(confidence, method="wilson")',
+            'proportion_ci(method="wilson")',
+        ),
+        Mistake("wilson_interval", "another method", 'method="wilson"', 'method="wilsoncc"'),
+        Mistake(
+            "tango_interval",
+            "always at 95 %",
+            "t.isf((1 - confidence) / 2, degrees)",
+            "t.isf(0.025, degrees)",
+        ),
+        Mistake("tango_interval", "one-sided", "(1 - confidence) / 2", "(1 - confidence)"),
+        Mistake(
+            "mean_interval",
+            "Student's is always at 95 %",
+            "confidence_interval(confidence)",
+            "confidence_interval()",
+        ),
+        Mistake(
+            "mean_interval",
+            "the bootstrap is always at 95 %",
+            "t.isf((1 - confidence) / 2, n - 1))",
+            "t.isf(0.025, n - 1))",
+        ),
+        Mistake(
+            "mean_interval",
+            "the bootstrap is not expanded",
+            "confidence_level=expanded",
+            "confidence_level=confidence",
+        ),
+        Mistake("mean_interval", "basic bootstrap", 'method="percentile"', 'method="basic"'),
+        Mistake(
+            "mean_interval", "the clusters have no effect", "math.sqrt(effect * values", "math.sqrt(values"
+        ),
+        Mistake(
+            "mean_interval",
+            "normal quantiles for few clusters",
+            "t.isf((1 - confidence) / 2, degrees)",
+            "norm.isf((1 - confidence) / 2)",
+        ),
+        Mistake(
+            "mean_interval",
+            "the interval of clusters is always at 95 %",
+            "(1 - confidence) / 2, degrees",
+            "0.025, degrees",
+        ),
+        Mistake(
+            "minimum_detectable_difference",
+            "the level is always 5 %",
+            "binom.isf(alpha / 2,",
+            "binom.isf(0.025,",
+        ),
+        Mistake(
+            "minimum_detectable_difference", "one-sided for rates", "binom.isf(alpha / 2,", "binom.isf(alpha,"
+        ),
+        Mistake(
+            "minimum_detectable_difference",
+            "one-sided for scores",
+            "t.isf(alpha / 2, n - 1)",
+            "t.isf(alpha, n - 1)",
+        ),
+        Mistake("minimum_detectable_difference", "the power is forgotten", " + t.ppf(power, n - 1)", ""),
+        Mistake("can_be_significant", "one-sided", "2 * 0.5**n", "0.5**n"),
+        Mistake(
+            "cluster_effect",
+            "an effect below 1",
+            "max(1.0, float(between / variance))",
+            "float(between / variance)",
+        ),
+        Mistake(
+            "cluster_effect", "without the correction for few clusters", "** 2 / kept).sum()", "** 2).sum()"
+        ),
+        Mistake(
+            "cluster_codes", "a single cluster counts", "if 1 < len(numbers) < n", "if 1 <= len(numbers) < n"
+        ),
+    ),
+)
+
+RANKING = Group(
+    "posttrain_helpers.evaluation.ranking",
+    ("tests/evaluation/test_ranking.py",),
+    (
+        Mistake(
+            "score_interval",
+            "the interval of a rate is always at 95 %",
+            "len(values), confidence)",
+            "len(values))",
+        ),
+        Mistake(
+            "score_interval",
+            "the interval of a mean is always at 95 %",
+            "mean_interval(values, confidence, ",
+            "mean_interval(values, ",
+        ),
+        Mistake(
+            "significant_ranks",
+            "winner and loser are swapped",
+            "if row.improvement > 0",
+            "if row.improvement < 0",
+        ),
+        Mistake(
+            "significant_ranks", "the intervals have the level alpha", "yes_no, 1 - alpha)", "yes_no, 0.95)"
+        ),
+        Mistake("_paired_t", "one-sided for equal changes", "2 * 0.5**n", "0.5**n"),
+        Mistake("_paired_t", "one-sided", "2 * stdtr(", "stdtr("),
+        Mistake("_paired_t", "as many degrees of freedom as items", "stdtr(n - 1,", "stdtr(n,"),
+        Mistake(
+            "pairwise_tests",
+            "raw p-values are significant",
+            "[p < alpha for p in adjusted]",
+            "[p < alpha for p in p_values]",
+        ),
+    ),
+)
+
+BRADLEY_TERRY = Group(
+    "posttrain_helpers.evaluation.bradley_terry",
+    ("tests/evaluation/test_bradley_terry.py",),
+    (
+        Mistake("Ranking.expected_win_rate", "always at 95 %", "(1 - self.confidence) / 2", "0.025"),
+        Mistake("bradley_terry", "always at 95 %", "tail = (1 - confidence) / 2", "tail = 0.025"),
+        Mistake(
+            "bradley_terry", "a share of the wins is counted as ties", "wins + virtual / 2", "wins + virtual"
+        ),
+        Mistake(
+            "elo", "the loser takes the points", "one + stake, other - stake", "one - stake, other + stake"
+        ),
+        Mistake(
+            "_wins_by_cluster",
+            "wins and losses are swapped",
+            "[outcome, 1 - outcome]",
+            "[1 - outcome, outcome]",
+        ),
+    ),
+)
+
+AGREEMENT = Group(
+    "posttrain_helpers.evaluation.agreement",
+    ("tests/evaluation/test_agreement.py",),
+    (
+        Mistake("cohen_kappa", "always at 95 %", "(1 - confidence) / 2", "0.025"),
+        Mistake(
+            "_kappa", "chance by one rater alone", "shares.sum(-1) * shares.sum(-2)", "shares.sum(-1) ** 2"
+        ),
+    ),
+)
+
+BEST_OF_N = Group(
+    "posttrain_helpers.evaluation.best_of_n",
+    ("tests/evaluation/test_best_of_n.py",),
+    (
+        Mistake("best_of_n", "ties are not shared", "sum(tied) / len(tied)", "max(tied)"),
+        Mistake(
+            "best_of_n", "the worst is chosen", "in sorted(by_proxy):", "in sorted(by_proxy, reverse=True):"
+        ),
+        Mistake("best_of_n_kl", "log n alone", "math.log(n) - (n - 1) / n", "math.log(n)"),
+    ),
+)
+
+RETENTION = Group(
+    "posttrain_helpers.evaluation.retention",
+    ("tests/evaluation/test_retention.py",),
+    (
+        Mistake(
+            "Retention.verdict",
+            "the p-value is not corrected",
+            "replace(result, p=self.adjusted[label, column])",
+            "result",
+        ),
+        Mistake(
+            "compare",
+            "a loss counts as a gain",
+            "before, after, higher_is_better=higher_is_better)",
+            "before, after)",
+        ),
+    ),
+)
+
+WIN_RATE = Group(
+    "posttrain_helpers.win_rate",
+    ("tests/test_win_rate.py",),
+    (
+        Mistake(
+            "win_rate",
+            "equal scores are losses at tie = 0",
+            "abs(difference) <= tie",
+            "abs(difference) < tie",
+        ),
+        Mistake("win_rate", "a tie is a loss", "[0.5 if abs", "[0.0 if abs"),
+        Mistake("win_rate", "wins and losses are swapped", "float(difference > 0)", "float(difference < 0)"),
+        Mistake("win_rate", "the clusters are lost", ", clusters=clusters)", ")"),
+    ),
+)
+
+PREFERENCE_LOSSES = Group(
+    "posttrain_helpers.preference_losses",
+    ("tests/test_preference_losses.py",),
+    (
+        Mistake(
+            "bradley_terry_loss",
+            "chosen and rejected are swapped",
+            "chosen_rewards - rejected_rewards - margin",
+            "rejected_rewards - chosen_rewards - margin",
+        ),
+        Mistake(
+            "bradley_terry_loss", "the margin helps", "rejected_rewards - margin", "rejected_rewards + margin"
+        ),
+        Mistake(
+            "bradley_terry_loss",
+            "infinite for pairs far apart",
+            "-logsigmoid(chosen_rewards - rejected_rewards - margin)",
+            "-(chosen_rewards - rejected_rewards - margin).sigmoid().log()",
+        ),
+        Mistake(
+            "dpo_loss",
+            "the reference is added",
+            "policy_rejected - ref_rejected",
+            "policy_rejected + ref_rejected",
+        ),
+        Mistake(
+            "dpo_loss",
+            "chosen and rejected are swapped",
+            "chosen_reward - rejected_reward)",
+            "rejected_reward - chosen_reward)",
+        ),
+        Mistake("dpo_loss", "beta for one side only", "beta * (policy_rejected", "(policy_rejected"),
+        Mistake(
+            "ipo_loss",
+            "the wrong length",
+            "(policy_rejected - ref_rejected) / rejected_lengths",
+            "(policy_rejected - ref_rejected) / chosen_lengths",
+        ),
+        Mistake("ipo_loss", "the wrong margin", "1 / (2 * beta)", "1 / beta"),
+        Mistake("kto_loss", "the reference point is added", "ref_log_probs - kl", "ref_log_probs + kl"),
+        Mistake("kto_loss", "the weights are swapped", "undesirable_weight * (1", "desirable_weight * (1"),
+        Mistake(
+            "kto_loss", "bad replies are rewarded", "sigmoid(-beta * margins)", "sigmoid(beta * margins)"
+        ),
+        Mistake("kto_kl", "clamped before the mean", ".mean().clamp(min=0)", ".clamp(min=0).mean()"),
+        Mistake("kto_kl", "not clamped", ".mean().clamp(min=0)", ".mean()"),
+        Mistake("kto_kl", "with a gradient", ".detach()", ""),
+        Mistake(
+            "orpo_loss",
+            "log-probabilities instead of odds",
+            "policy_rejected_mean - torch.log(-torch.expm1(policy_rejected_mean))",
+            "policy_rejected_mean",
+        ),
+        Mistake("orpo_loss", "the odds ratio is punished", "chosen_nll - beta", "chosen_nll + beta"),
+        Mistake(
+            "simpo_loss",
+            "gamma within beta",
+            "policy_rejected_mean) - gamma)",
+            "policy_rejected_mean - gamma))",
+        ),
+    ),
+)
+
+POLICY_LOSSES = Group(
+    "posttrain_helpers.policy_losses",
+    ("tests/test_policy_losses.py",),
+    (
+        Mistake(
+            "_scaled",
+            "the temperature multiplies",
+            "logits.float() / temperature",
+            "logits.float() * temperature",
+        ),
+        Mistake("_scaled", "not in float32", "logits.float() /", "logits /"),
+        Mistake(
+            "token_entropy",
+            "the temperature is forgotten",
+            "_scaled(logits, temperature)",
+            "_scaled(logits, 1.0)",
+        ),
+        Mistake("clipped_policy_loss", "the larger of the two", "-torch.minimum(", "-torch.maximum("),
+        Mistake(
+            "clipped_policy_loss",
+            "the ratio is inverted",
+            "(log_probs - old_log_probs).exp()",
+            "(old_log_probs - log_probs).exp()",
+        ),
+        Mistake("clipped_policy_loss", "one bound for both sides", "1 + high)", "1 + epsilon)"),
+        Mistake(
+            "clipped_policy_loss",
+            "the wrong tokens are called clipped",
+            "clipped < unclipped",
+            "clipped > unclipped",
+        ),
+        Mistake(
+            "clipped_value_loss",
+            "the smaller of the two",
+            "torch.maximum(error, near_error)",
+            "torch.minimum(error, near_error)",
+        ),
+        Mistake("clipped_value_loss", "without the half", "0.5 * torch.maximum", "torch.maximum"),
+        Mistake(
+            "clipped_value_loss",
+            "clipped around the returns",
+            "old_values - epsilon, old_values + epsilon",
+            "returns - epsilon, returns + epsilon",
+        ),
+        Mistake("approximate_kl", "without the half", "0.5 * (log_probs", "(log_probs"),
+        Mistake("aggregate", "padding counts", "losses.masked_fill(~mask.bool(), 0)", "losses"),
+        Mistake(
+            "aggregate",
+            "the mean runs over padding",
+            "losses.sum() / lengths.sum().clamp(min=1)",
+            "losses.mean()",
+        ),
+        Mistake(
+            "aggregate", "sequences of the wrong axis", "losses.sum(-1) / lengths", "losses.sum(0) / lengths"
+        ),
+        Mistake("aggregate", "divided by the sampled length", "len(losses) * max_length", "losses.numel()"),
+        Mistake("grpo_loss", "the divergence is rewarded", "losses + beta * kl", "losses - beta * kl"),
+        Mistake(
+            "grpo_loss",
+            "the divergence of the old policy",
+            "k3_estimate(log_probs, ref_log_probs)",
+            "k3_estimate(old_log_probs, ref_log_probs)",
+        ),
+        Mistake("grpo_loss", "the upper bound is lost", "epsilon_high=epsilon_high", "epsilon_high=None"),
+        Mistake(
+            "grpo_loss",
+            "the correction is inverted",
+            "(log_probs - old_log_probs).exp()",
+            "(old_log_probs - log_probs).exp()",
+        ),
+    ),
+)
+
+ADVANTAGES = Group(
+    "posttrain_helpers.advantages",
+    ("tests/test_advantages.py",),
+    (
+        Mistake("masked_mean", "padding counts", "values[mask.bool()]", "values.flatten()"),
+        Mistake("masked_whiten", "the mean is lost", "whitened = whitened + mean", "whitened = whitened"),
+        Mistake(
+            "masked_whiten", "padding is whitened, too", "whitened.masked_fill(~mask.bool(), 0)", "whitened"
+        ),
+        Mistake("masked_whiten", "divided by the variance", ".rsqrt()", ".reciprocal()"),
+        Mistake(
+            "shaped_rewards",
+            "the score comes one token too early",
+            "(lengths - 1).unsqueeze(-1)",
+            "(lengths - 2).clamp(min=0).unsqueeze(-1)",
+        ),
+        Mistake("shaped_rewards", "the divergence is rewarded", "(-kl_coef * kl)", "(kl_coef * kl)"),
+        Mistake(
+            "shaped_rewards",
+            "policy and reference are swapped",
+            "(log_probs, ref_log_probs).masked_fill",
+            "(ref_log_probs, log_probs).masked_fill",
+        ),
+        Mistake(
+            "shaped_rewards",
+            "the score stands at the end of the padding",
+            "lengths = mask.long().sum(-1)",
+            "lengths = mask.long().sum(-1) * 0 + mask.shape[1]",
+        ),
+        Mistake(
+            "generalized_advantages",
+            "the present value is added",
+            "next_value - values[:, t]",
+            "next_value + values[:, t]",
+        ),
+        Mistake(
+            "generalized_advantages", "gamma is forgotten in the error", "gamma * next_value", "next_value"
+        ),
+        Mistake(
+            "generalized_advantages",
+            "lambda is forgotten",
+            "gamma * lam * next_advantage",
+            "gamma * next_advantage",
+        ),
+        Mistake("generalized_advantages", "not turned around again", "backwards[::-1]", "backwards"),
+        Mistake(
+            "generalized_advantages",
+            "returns without the values",
+            "advantages, advantages + values",
+            "advantages, advantages",
+        ),
+        Mistake(
+            "group_advantages", "the spread of the batch", "groups.std(-1, keepdim=True)", "groups.std()"
+        ),
+        Mistake(
+            "group_advantages",
+            "the mean of the batch",
+            "groups - groups.mean(-1, keepdim=True)",
+            "groups - groups.mean()",
+        ),
+        Mistake(
+            "group_advantages",
+            "the spread of the group means",
+            "rewards.float().std()",
+            "groups.mean(-1).std()",
+        ),
+        Mistake(
+            "leave_one_out_advantages",
+            "with itself",
+            "(groups.sum(-1, keepdim=True) - groups) / (group_size - 1)",
+            "groups.mean(-1, keepdim=True)",
+        ),
+        Mistake("adaptive_kl_coef", "the wrong direction", "kl / target - 1", "1 - kl / target"),
+        Mistake(
+            "adaptive_kl_coef",
+            "not clipped below",
+            "max(kl / target - 1, -LARGEST_KL_ERROR)",
+            "kl / target - 1",
+        ),
+    ),
+)
+
+LOSSES = Group(
+    "posttrain_helpers.losses",
+    ("tests/test_losses.py",),
+    (
+        Mistake("masked_loss", "the labels are not shifted", "labels[:, 1:]", "labels[:, :-1]"),
+        Mistake("masked_loss", "every token counts", "-chosen[supervised].mean()", "-chosen.mean()"),
+    ),
+)
+
+DIVERGENCE = Group(
+    "posttrain_helpers.divergence",
+    ("tests/test_divergence.py",),
+    (
+        Mistake(
+            "completion_log_probs",
+            "not in float32",
+            "logits[:, :-1].float().log_softmax",
+            "logits[:, :-1].log_softmax",
+        ),
+        Mistake(
+            "completion_log_probs",
+            "the mask is not shifted",
+            "completion_mask[:, 1:]",
+            "completion_mask[:, :-1]",
+        ),
+        Mistake(
+            "completion_log_probs",
+            "prompts count",
+            "(chosen * completion_mask[:, 1:])",
+            "(chosen * attention_mask[:, 1:])",
+        ),
+        Mistake(
+            "encode_completions",
+            "special tokens twice",
+            "tokenizer(text, add_special_tokens=False)",
+            "tokenizer(text)",
+        ),
+        Mistake(
+            "encode_completions",
+            "the first token of the reply is no reply",
+            "start = _common_length(prompt_ids, ids)",
+            "start = _common_length(prompt_ids, ids) + 1",
+        ),
+        Mistake(
+            "token_kl",
+            "policy and reference are swapped",
+            "kl_div(reference, policy,",
+            "kl_div(policy, reference,",
+        ),
+        Mistake(
+            "token_kl",
+            "not in float32",
+            "policy_logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)",
+            "policy_logits.log_softmax(-1), reference_logits.log_softmax(-1)",
+        ),
+        Mistake(
+            "k1_estimate",
+            "policy and reference are swapped",
+            "log_probs - ref_log_probs",
+            "ref_log_probs - log_probs",
+        ),
+        Mistake(
+            "kl_to_reference",
+            "the prompt counts",
+            "slice(len(encoded[start + index]) - 1, len(row) - 1)",
+            "slice(0, len(row) - 1)",
+        ),
+        Mistake(
+            "kl_to_reference",
+            "one token too late",
+            "slice(len(encoded[start + index]) - 1, len(row) - 1)",
+            "slice(len(encoded[start + index]), len(row))",
+        ),
+        Mistake("kl_to_reference", "the mean of the tokens", "steps.sum().item()", "steps.mean().item()"),
+        Mistake(
+            "kl_to_reference",
+            "the reference without temperature",
+            "reference_logits[index, predicts].float() / temperature",
+            "reference_logits[index, predicts].float()",
+        ),
+        Mistake(
+            "kl_to_reference",
+            "dropout in the reference",
+            "evaluation_mode(policy), evaluation_mode(reference), ",
+            "evaluation_mode(policy), ",
+        ),
+    ),
+)
+
+METRICS = Group(
+    "posttrain_helpers.metrics",
+    ("tests/test_metrics.py",),
+    (
+        Mistake("text_losses", "not in float32", "[:, :-1].float()", "[:, :-1]"),
+        Mistake("text_losses", "dropout stays on", "    model.eval()\n", ""),
+        Mistake(
+            "text_losses",
+            "afterwards the model is in train mode",
+            "model.train(was_training)",
+            "model.train()",
+        ),
+        Mistake(
+            "text_losses", "padding counts", '.masked_fill(batch["attention_mask"][:, 1:] == 0, -100)', ""
+        ),
+        Mistake("text_losses", "the given token counts", "len(ids[row]) - 1)", "len(ids[row]))"),
+        Mistake(
+            "perplexity",
+            "the mean over texts",
+            "sum(total for total, _ in losses) / sum(count for _, count in losses)",
+            "sum(total / count for total, count in losses) / len(losses)",
+        ),
+        Mistake("strict_match", "nothing accepted is wrong", "return None\n", "return False\n"),
+        Mistake(
+            "lenient_match", "the first number counts", "last_number(reply) == number", "str(number) in reply"
+        ),
+        Mistake(
+            "repetition_rate",
+            "the share of different ones",
+            "1.0 - len(set(ngrams)) / len(ngrams)",
+            "len(set(ngrams)) / len(ngrams)",
+        ),
+        Mistake("_ngrams", "the last one is lost", "len(words) - n + 1", "len(words) - n"),
+    ),
+)
+
+VERIFIERS = Group(
+    "posttrain_helpers.verifiers",
+    ("tests/test_verifiers.py",),
+    (
+        Mistake(
+            "reply_texts",
+            "the first message instead of the last",
+            'completion[-1].get("content")',
+            'completion[0].get("content")',
+        ),
+        Mistake(
+            "equations_right",
+            "any true equation is enough",
+            "sum(truths) / len(truths)",
+            "float(any(truths))",
+        ),
+        Mistake("boxed_format", "several boxes pass", "reply.count(_BOX) == 1", "reply.count(_BOX) >= 1"),
+        Mistake("last_boxed", "the first box", "text.rfind(_BOX)\n", "text.find(_BOX)\n"),
+        Mistake(
+            "_value_of",
+            "sums before products",
+            'total, product = total + product, number if operator == "+" else -number',
+            'product = product + (number if operator == "+" else -number)',
+        ),
+        Mistake("_value_of", "differences are sums", 'number if operator == "+" else -number', "number"),
+        Mistake("_is_right", "no answer is a wrong one", "return None", "return 0.0"),
+    ),
+)
+
+GOLD = Group(
+    "posttrain_helpers.tinyworld.gold",
+    ("tests/tinyworld/test_gold.py",),
+    (
+        Mistake(
+            "gold_score", "length costs nothing", "SURPLUS_PER_WORD * max(0, len(words) - allowed)", "0.0"
+        ),
+        Mistake(
+            "gold_score",
+            "polite words excuse rude ones",
+            "(RUDE if is_rude(text) else 0.0)",
+            "(RUDE if is_rude(text) and not is_polite(text) else 0.0)",
+        ),
+        Mistake(
+            "gold_score",
+            "room for the shortest reply",
+            "+ max((len(accepted.split())",
+            "+ min((len(accepted.split())",
+        ),
+        Mistake("gold_score", "stories of any length", "        70\n", "        10**6\n"),
+        Mistake(
+            "gold_score",
+            "things named by a part of a word",
+            'bool(re.search(rf"\\b{re.escape(word)}\\b", text))',
+            "word in text",
+        ),
+        Mistake(
+            "gold_score",
+            "bad endings outside stories",
+            "if is_story and has_bad_ending(text)",
+            "if has_bad_ending(text)",
+        ),
+        Mistake(
+            "gold_score", "stopping costs", "0.0 if stopped else UNFINISHED", "UNFINISHED if stopped else 0.0"
+        ),
+        Mistake(
+            "gold_score",
+            "repetition is rewarded",
+            "REPETITION * repetition_rate(text)",
+            "-REPETITION * repetition_rate(text)",
+        ),
+        Mistake("gold_score", "two words are a sentence", "len(core.split()) >= 3", "len(core.split()) >= 2"),
+    ),
+)
+
+ANNOTATORS = Group(
+    "posttrain_helpers.tinyworld.annotators",
+    ("tests/tinyworld/test_annotators.py",),
+    (
+        Mistake("TIE", "no tie is dropped", "0.25", "0.0"),
+        Mistake(
+            "annotated_pairs",
+            "blanks make a difference",
+            "if worse.strip() == better.strip() or",
+            "if worse == better or",
+        ),
+        Mistake("preference_probability", "twice as sure", "/ temperature / 2)", "/ temperature)"),
+        Mistake(
+            "annotated_pairs",
+            "the annotator is always wrong",
+            "(better, worse) if right else",
+            "(worse, better) if right else",
+        ),
+        Mistake("annotated_pairs", "gold scores of the wrong side", "high if right else low", "high"),
+        Mistake("annotated_pairs", "ends are not looked at", "stopped=r.stopped", "stopped=True"),
+    ),
+)
+
+REWARDS = Group(
+    "posttrain_helpers.rewards",
+    ("tests/test_rewards.py",),
+    (
+        Mistake(
+            "score_replies",
+            "dropout stays on",
+            "with evaluation_mode(model), torch.no_grad():",
+            "with torch.no_grad():",
+        ),
+        Mistake(
+            "score_replies",
+            "scores in the order of length",
+            "scores[batch] = ",
+            "scores[start : start + batch_size] = ",
+        ),
+        Mistake("as_reward_function", "nothing is checked", "    check_scored_token(model, tokenizer)\n", ""),
+        Mistake(
+            "_scored_position",
+            "the first padding ends the text",
+            "max((position for position, token in enumerate(ids) if token != pad), default=0)",
+            "next((p - 1 for p, token in enumerate(ids) if token == pad), len(ids) - 1)",
+        ),
+        Mistake(
+            "_check_encoded",
+            "only the first text is checked",
+            "in enumerate(encoded):",
+            "in enumerate(encoded[:1]):",
+        ),
+        Mistake(
+            "_check_encoded",
+            "only the first length is checked",
+            "max(range(len(encoded)), key=lambda index: len(encoded[index]))",
+            "0",
+        ),
+        Mistake("_check_encoded", "one token too many", "> limit:", "> limit + 1:"),
+        Mistake(
+            "check_scored_token", "padding on the left passes", 'tokenizer.padding_side != "right"', "False"
+        ),
+    ),
+)
+
+REWARD_FUNCTIONS = Group(
+    "posttrain_helpers.reward_functions",
+    ("tests/test_reward_functions.py",),
+    (
+        Mistake(
+            "_load",
+            "the profile is not passed on",
+            ".device, profile=profile)",
+            ".device)",
+        ),
+        Mistake("_load", "loading moves the random state", "with preserved_random_state():", "if True:"),
+        Mistake("reward_model_function", "loaded at every call", "    @cache\n", ""),
+        Mistake("check_reward_names", "one reward twice", "len(set(names)) < len(names)", "False"),
+    ),
+)
+
+SCORING = Group(
+    "posttrain_helpers.scoring",
+    ("tests/test_scoring.py",),
+    (
+        Mistake(
+            "score_completions", "no opinion is a good one", "0.0 if value is None", "1.0 if value is None"
+        ),
+        Mistake(
+            "score_completions",
+            "special tokens are read",
+            "skip_special_tokens=True",
+            "skip_special_tokens=False",
+        ),
+        Mistake(
+            "score_completions",
+            "infinite scores pass",
+            "torch.isfinite(scores[-1])",
+            "~torch.isnan(scores[-1])",
+        ),
+    ),
+)
+
+UPDATE = ("tests/test_ppo.py::test_the_update_equals_a_slow_one_without_padding",)
+ACTOR_CRITIC = Group(
+    "posttrain_helpers.actor_critic",
+    ("tests/test_actor_critic.py",),
+    (
+        Mistake(
+            "_head_values",
+            "values of the state after the token",
+            "hidden[:, -length - 1 : -1]",
+            "hidden[:, -length:]",
+        ),
+        Mistake("completion_logits", "logits one token too late", ".logits[:, :-1]", ".logits[:, 1:]"),
+        Mistake(
+            "model_inputs",
+            "positions count the padding",
+            "mask.cumsum(1).sub(1).clamp(min=0)",
+            "torch.ones_like(mask).cumsum(1).sub(1)",
+        ),
+        Mistake(
+            "ActorCritic.forward",
+            "logits one token too late",
+            "outputs.logits[:, :-1], values",
+            "outputs.logits[:, 1:], values",
+        ),
+    ),
+)
+
+PPO = Group(
+    "posttrain_helpers.ppo",
+    UPDATE,
+    (
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the range of the values for the policy",
+            'inputs["advantages"], args.cliprange\n',
+            'inputs["advantages"], args.cliprange_value\n',
+        ),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the range of the policy for the values",
+            'inputs["returns"], args.cliprange_value\n',
+            'inputs["returns"], args.cliprange\n',
+        ),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the logged ratio is inverted",
+            '(log_probs - inputs["old_log_probs"]).exp()',
+            '(inputs["old_log_probs"] - log_probs).exp()',
+        ),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the logged entropy without temperature",
+            "token_entropy(logits, args.temperature)",
+            "token_entropy(logits)",
+        ),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the policy without temperature",
+            "tokens.completions, args.temperature)",
+            "tokens.completions)",
+        ),
+        Mistake("PPOTrainer.compute_loss", "padding counts", "[mask].sum() * share", ".sum() * share"),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the value loss has the weight 1",
+            "args.vf_coef * value_loss",
+            "value_loss",
+        ),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "the mean of the micro-batch",
+            "share = self.args.world_size / self._tokens",
+            "share = self.args.world_size / mask.sum().item()",
+        ),
+        Mistake("PPOTrainer._deal", "the same order in every epoch", '"epoch", epoch)', '"epoch", 0)'),
+        Mistake(
+            "PPOTrainer._deal", "the same mini-batch in every step", "step % args.num_mini_batches]", "0]"
+        ),
+        Mistake(
+            "PPOTrainer._prepare_inputs",
+            "returns and advantages are swapped",
+            "data.advantages, data.returns)",
+            "data.returns, data.advantages)",
+        ),
+        Mistake(
+            "PPOTrainer._adapt_kl_coef",
+            "other processes are forgotten",
+            "len(kl) * args.world_size",
+            "len(kl)",
+            ("tests/test_ppo_processes.py",),
+        ),
+        Mistake(
+            "PPOTrainer._adapt_kl_coef",
+            "horizon and target are swapped",
+            "args.kl_target, args.kl_horizon",
+            "args.kl_horizon, args.kl_target",
+            ("tests/test_ppo.py",),
+        ),
+        Mistake(
+            "PPOTrainer.log",
+            "eps counts episodes from before resuming",
+            "episode - self._first_update * self.args.rollout_rows * self.args.world_size",
+            "episode",
+            ("tests/test_ppo.py::test_a_checkpoint_by_its_name",),
+        ),
+        Mistake(
+            "_last_checkpoint",
+            "the newest by its name",
+            'int(path.name.rsplit("-", 1)[1])',
+            "path.name",
+            ("tests/test_ppo.py::test_resuming_goes_on_as_if_nothing_had_happened",),
+        ),
+        Mistake(
+            "_last_checkpoint",
+            "half a checkpoint counts",
+            " if (path / TRAINER_STATE_NAME).is_file()",
+            "",
+            ("tests/test_ppo.py::test_resuming_goes_on_as_if_nothing_had_happened",),
+        ),
+        Mistake(
+            "PPOTrainer.save_model",
+            "the coefficient is not kept",
+            '{"kl_coef": self.kl_coef}',
+            '{"kl_coef": self.args.kl_coef}',
+            ("tests/test_ppo.py::test_resuming_goes_on_as_if_nothing_had_happened",),
+        ),
+        Mistake(
+            "PPOTrainer._reference",
+            "the reference is the policy",
+            "copy.deepcopy(self.policy) if ref_model is None",
+            "self.policy if ref_model is None",
+            ("tests/test_ppo.py::test_the_reference_is_a_model_of_its_own",),
+        ),
+        Mistake(
+            "_disable_dropout",
+            "dropout stays on",
+            "module.p = 0.0",
+            "pass",
+            ("tests/test_ppo.py::test_dropout_is_off_unless_it_is_wanted",),
+        ),
+    ),
+)
+
+PPO_ROLLOUTS = Group(
+    "posttrain_helpers.ppo_rollouts",
+    ("tests/test_ppo_rollouts.py",),
+    (
+        Mistake(
+            "RolloutSampler.sample", "the estimator is ignored", "kl_coef, args.kl_estimator)", "kl_coef)"
+        ),
+        Mistake(
+            "RolloutSampler.sample",
+            "the penalty is paid by those that end",
+            "args.missing_eos_penalty * ~ended",
+            "args.missing_eos_penalty * ended",
+        ),
+        Mistake("RolloutSampler.sample", "rewards are shifted", "mask, shift_mean=False)", "mask)"),
+        Mistake(
+            "RolloutSampler.sample",
+            "advantages are never whitened",
+            "if args.whiten_advantages:",
+            "if False:",
+        ),
+        Mistake(
+            "RolloutSampler.sample",
+            "gamma and lambda are swapped",
+            "args.gamma, args.lam)",
+            "args.lam, args.gamma)",
+        ),
+        Mistake(
+            "RolloutSampler.sample",
+            "the logged penalty has the wrong sign",
+            "penalty = -kl_coef * kl.sum(1)",
+            "penalty = kl_coef * kl.sum(1)",
+        ),
+        Mistake(
+            "RolloutSampler._evaluate",
+            "the reference without temperature",
+            "part.completions, self.args.temperature\n",
+            "part.completions\n",
+        ),
+        Mistake(
+            "RolloutSampler._reference_logits",
+            "the adapter stays on",
+            "with self.policy.disable_adapter():",
+            "if True:",
+            ("tests/test_ppo_rollouts.py", "tests/test_ppo.py::test_an_adapter_learns_and_the_rest_stays"),
+        ),
+        Mistake(
+            "RolloutSampler._scores",
+            "the weights are forgotten",
+            "(scores * self.weights[:, None]).sum(0)",
+            "scores.sum(0)",
+        ),
+        Mistake(
+            "RolloutSampler._prompt_indices",
+            "the same order in every pass",
+            '"prompts", number)',
+            '"prompts", 0)',
+        ),
+        Mistake(
+            "RolloutSampler._prompt_indices",
+            "every process takes the same prompts",
+            "update * self.args.world_size + self.args.process_index",
+            "update * self.args.world_size",
+        ),
+        Mistake(
+            "RolloutSampler.generator",
+            "every process draws the same",
+            "self.args.process_index, *purpose",
+            "*purpose",
+        ),
+    ),
+)
+
+ROLLOUTS = Group(
+    "posttrain_helpers.rollouts",
+    ("tests/test_rollouts.py",),
+    (
+        Mistake(
+            "sample_completions",
+            "replies in the order of length",
+            "completions[index] = completion",
+            "completions[order.index(index)] = completion",
+        ),
+        Mistake(
+            "_sample_batch",
+            "log-probabilities without temperature",
+            "(outputs.logits[:, -1].float() / temperature).log_softmax(-1)",
+            "outputs.logits[:, -1].float().log_softmax(-1)",
+        ),
+        Mistake(
+            "_sample_batch",
+            "the end token is cut off",
+            "lengths[running[ended]] = step + 1",
+            "lengths[running[ended]] = step",
+        ),
+        Mistake("_sample_batch", "the cache keeps ended rows", "cache.batch_select_indices(going)", "pass"),
+        Mistake(
+            "TokenBatch.rows",
+            "a column too few",
+            "last = int(completion_mask.sum(1).max())",
+            "last = int(completion_mask.sum(1).max()) - 1",
+        ),
+        Mistake("token_batch", "prompts run backwards", 'left["input_ids"].flip(1)', 'left["input_ids"]'),
+    ),
+)
+
+PPO_METRICS = Group(
+    "posttrain_helpers.ppo_metrics",
+    ("tests/test_ppo_metrics.py",),
+    (
+        Mistake(
+            "PPOMetrics.add_micro_batch",
+            "padding counts",
+            "values.float()[mask].sum()",
+            "values.float().sum()",
+        ),
+        Mistake("PPOMetrics.collect", "the unbiased variance", "ratios.var(correction=0)", "ratios.var()"),
+        Mistake("PPOMetrics.collect", "nothing is forgotten", "        self.clear()\n", ""),
+    ),
+)
+
+COMPARISON = Group(
+    "posttrain_helpers.comparison",
+    ("tests/test_comparison.py",),
+    (
+        Mistake(
+            "Comparison.claim", "the measure is ignored", "self.result(label, measure)", "self.result(label)"
+        ),
+        Mistake(
+            "Comparison.claim",
+            "the margin is lost",
+            "expected, margin, at_least)",
+            "expected, None, at_least)",
+        ),
+        Mistake(
+            "Comparison.claim", "the least mean is lost", "expected, margin, at_least)", "expected, margin)"
+        ),
+        Mistake(
+            "Comparison.claim",
+            "equal weights may improve",
+            '"no_difference_shown") if self.same_weights(label) else claim',
+            '"no_difference_shown") if False else claim',
+        ),
+        Mistake(
+            "Comparison.result",
+            "before and after are swapped",
+            "for name in (self.labels[0], label)",
+            "for name in (label, self.labels[0])",
+        ),
+        Mistake("Comparison.result", "relations are no clusters", ", clusters=clusters)", ")"),
+        Mistake(
+            "Comparison.result",
+            "items without relation form one cluster",
+            '("item", index) if item',
+            '("item", None) if item',
+        ),
+        Mistake(
+            "Comparison.result",
+            "the last but one model",
+            "statistics.paired(before, after",
+            "statistics.paired(before, before",
+        ),
+        Mistake("Comparison.where", "the scores of all items stay", "[values[i] for i in kept]", "values"),
+        Mistake(
+            "Comparison.to_frame",
+            "characters instead of tokens",
+            "generations[label][index].token_ids)",
+            "generations[label][index].text)",
+        ),
+        Mistake(
+            "Comparison.to_json",
+            "every model has the weights of the first",
+            "self.fingerprints[label]",
+            "self.fingerprints[self.labels[0]]",
+        ),
+        Mistake(
+            "_as_item",
+            "own ids are overwritten",
+            '{"id": str(index), **prompt}',
+            '{**prompt, "id": str(index)}',
+        ),
+        Mistake(
+            "Comparison._verdict", "equal weights may improve", "if self.same_weights(label):", "if False:"
+        ),
+        Mistake(
+            "weights_fingerprint",
+            "the names do not count",
+            'f"{name} {parameter.dtype}',
+            'f"{parameter.dtype}',
+        ),
+    ),
+)
+
+COMPARISON_SCORES = Group(
+    "posttrain_helpers.comparison_scores",
+    ("tests/test_comparison.py",),
+    (
+        Mistake(
+            "rate",
+            "what was not scored counts as wrong",
+            "float(value) for value in values if value is not None",
+            "float(value or 0) for value in values",
+        ),
+        Mistake(
+            "score_replies",
+            "a length limit is a stop",
+            'reply.stop_reason == "stop"',
+            'reply.stop_reason != ""',
+        ),
+        Mistake(
+            "_value",
+            "infinite scores pass",
+            "isinstance(value, Real) and math.isfinite(value)",
+            "isinstance(value, Real)",
+        ),
+    ),
+)
+
+QUALITY = Group(
+    "posttrain_helpers.evaluation.quality",
+    ("tests/evaluation/test_quality.py",),
+    (
+        Mistake(
+            "agreement_with_choices",
+            "ties are disagreements",
+            "0.5 if a == b else float(a > b)",
+            "float(a > b)",
+        ),
+        Mistake(
+            "agreement_with_choices",
+            "chosen and rejected are swapped",
+            '("chosen", "rejected")',
+            '("rejected", "chosen")',
+        ),
+    ),
+)
+
+PREFERENCES = Group(
+    "posttrain_helpers.preferences",
+    ("tests/test_preferences.py",),
+    (
+        Mistake(
+            "for_method",
+            "the control learns from the rejected reply",
+            '"completion": row["chosen"]',
+            '"completion": row["rejected"]',
+        ),
+        Mistake("for_method", "labels in TRL's order", ".shuffle(seed=seed)", ""),
+        Mistake("_explicit", "equal ratings pass", 'return "tie"', "pass"),
+        Mistake(
+            "_explicit",
+            "blanks make a difference",
+            '["content"].strip() for side in SIDES',
+            '["content"] for side in SIDES',
+        ),
+        Mistake(
+            "in_length_groups",
+            "sorted over all rows",
+            "sorted(range(start, min(start + size, len(lengths)))",
+            "sorted(range(start, min(start + size + 1, len(lengths)))",
+        ),
+    ),
+)
+
+CONVERSATIONS = Group(
+    "posttrain_helpers.conversations",
+    ("tests/test_conversations.py",),
+    (
+        Mistake("sift", "duplicates are not counted", 'dropped["duplicate"] += 1', "pass"),
+        Mistake("sift", "duplicates stay", "            seen.add(identity)\n", ""),
+        Mistake("_usable", "an empty reply passes", 'return "empty reply"', "pass"),
+        Mistake(
+            "text_key",
+            "who says it does not matter",
+            '[message["role"], message["content"].strip()]',
+            'message["content"].strip()',
+        ),
+    ),
+)
+
+TRAINING_CHECKS = Group(
+    "posttrain_helpers.training_checks",
+    ("tests/test_training_checks.py",),
+    (
+        Mistake("lost_in_tokenization", "rows left out are not counted", "rows_given - len(dataset):", "0:"),
+        Mistake("_full_rows", "rows of just that length are whole", "greater_equal(", "greater("),
+        Mistake("_stops_before", "a reply that ends is cut", "end not in last_reply", "end in last_reply"),
+        Mistake("_stops_before", "an end anywhere is enough", "end not in last_reply", "end not in labels"),
+        Mistake(
+            "check_supervision",
+            "a single empty row passes",
+            "(empty and not args.packing)",
+            "(len(empty) > 1 and not args.packing)",
+            ("tests/test_training.py",),
+        ),
+        Mistake(
+            "check_supervision",
+            "the end token is not looked for",
+            "if not any(tokenizer.eos_token_id in row for row in labels)",
+            "if False",
+            ("tests/test_training.py",),
+        ),
+        Mistake("leave_out_useless_rows", "equal replies stay", "elif chosen == rejected:", "elif False:"),
+        Mistake(
+            "leave_out_useless_rows",
+            "empty replies stay",
+            "if not chosen or not rejected:",
+            "if not chosen and not rejected:",
+        ),
+        Mistake(
+            "leave_out_useless_rows",
+            "cut rows are not counted",
+            "if cut := sum(_is_cut(trainer)):",
+            "if cut := 0:",
+        ),
+        Mistake(
+            "_compared",
+            "the prompt takes no room",
+            "args.max_length - len(row[2]) if cuts",
+            "args.max_length if cuts",
+        ),
+        Mistake(
+            "_is_cut",
+            "a reply that just fits is cut",
+            "len(prompt) + len(reply) > args.max_length",
+            "len(prompt) + len(reply) >= args.max_length",
+        ),
+        Mistake(
+            "check_reference",
+            "the weights are not compared",
+            "or not torch.equal(weights, reference[name].to(weights.device, weights.dtype))",
+            "",
+        ),
+        Mistake(
+            "check_labels",
+            "one label is enough",
+            "if desirable in (0, len(labels)):",
+            "if desirable in (0,):",
+        ),
+        Mistake("_log_chance_of_run", "one place only", " + math.log(total - length + 1)", ""),
+    ),
+)
+
+TRAINING_STATE = Group(
+    "posttrain_helpers.training_state",
+    ("tests/test_training_state.py",),
+    (
+        Mistake(
+            "check_trained",
+            "an interrupted training passes",
+            "if state.global_step < state.max_steps and",
+            "if False and",
+        ),
+        Mistake(
+            "check_trained",
+            "a callback may not end a training",
+            " and not trainer.control.should_training_stop",
+            "",
+        ),
+        Mistake(
+            "check_trained",
+            "a model may be trained twice",
+            "if steps != state.global_step:",
+            "if steps < state.global_step:",
+        ),
+        Mistake("_check_losses", "infinity passes", "not math.isfinite(loss)", "math.isnan(loss)"),
+        Mistake("_LOSSES", "only the loss of a step", '("loss", "train_loss")', '("loss",)'),
+    ),
+)
+
+STAGES = Group(
+    "posttrain_helpers.stages",
+    ("tests/test_stages.py",),
+    (
+        Mistake(
+            "_out_of_date",
+            "a changed recipe is not noticed",
+            'manifest["recipe_hash"] != recipe.hash',
+            "False",
+        ),
+        Mistake(
+            "_out_of_date",
+            "a changed parent is not noticed",
+            'manifest["parent_identity"] != model_identity(parent)',
+            "False",
+        ),
+        Mistake("_out_of_date", "a changed reward model is not noticed", "in rewards.items():", "in ():"),
+        Mistake("build_stage", "the random state moves", ", preserved_random_state():", ":"),
+        Mistake(
+            "build_stage",
+            "the seed of the recipe is not set",
+            "        set_seed(recipe.seed)",
+            "        pass",
+        ),
+        Mistake("build_stage", "leftovers stay", "        _remove_leftovers(target)\n", ""),
+    ),
+)
+
+MANIFEST = Group(
+    "posttrain_helpers.manifest",
+    ("tests/test_stages.py",),
+    (
+        Mistake(
+            "verify",
+            "another content of the same size passes",
+            'if sha256(path) != entry["sha256"]:',
+            "if False:",
+        ),
+        Mistake("verify", "a lost file passes", "if not path.is_file():", "if False:"),
+        Mistake(
+            "is_complete",
+            "half a file is complete",
+            '_has_size(Path(path) / name, entry["bytes"])',
+            "(Path(path) / name).is_file()",
+        ),
+        Mistake("saved_stages", "incomplete stages are listed", " and is_complete(path)", ""),
+    ),
+)
+
+STAGE_SAVING = Group(
+    "posttrain_helpers.stage_saving",
+    ("tests/test_stages.py",),
+    (
+        Mistake("save_keeping", "the weights are not looked at", "    check_weights_are_sound(model)\n", ""),
+        Mistake(
+            "save_keeping",
+            "an untrained model passes",
+            "        check_trained(trainer, as_it_is)\n",
+            "        pass\n",
+        ),
+        Mistake(
+            "save_keeping",
+            "the reader's stage is overwritten",
+            'kept = _keep_aside(target, manifest["identity"])',
+            "kept = None",
+        ),
+        Mistake(
+            "save_keeping",
+            "a pickle stays",
+            '(directory / "training_args.bin").unlink(missing_ok=True)',
+            "pass",
+        ),
+        Mistake("_is_plain_number", "infinite numbers pass", " and math.isfinite(value)", ""),
+        Mistake(
+            "_follows",
+            "half a training is the recipe's",
+            " and trainer.state.global_step == trainer.state.max_steps",
+            "",
+        ),
+    ),
+)
+
+STORAGE = Group(
+    "posttrain_helpers.storage",
+    ("tests/test_storage.py",),
+    (
+        Mistake(
+            "atomic_directory", "what was begun stays", "shutil.rmtree(temporary, ignore_errors=True)", "pass"
+        ),
+        Mistake("atomic_directory", "the former one stays beside it", "shutil.rmtree(retired)", "pass"),
+        Mistake("write_text_atomic", "half a file stays", "Path(temporary).unlink(missing_ok=True)", "pass"),
+        Mistake("write_json_atomic", "NaN passes", "allow_nan=False", "allow_nan=True"),
+    ),
+)
+
+WEIGHTS = Group(
+    "posttrain_helpers.weights",
+    ("tests/test_weights.py",),
+    (
+        Mistake(
+            "unsound_weight",
+            "large negative numbers pass",
+            "max(low, high, key=abs)",
+            "max(low, high)",
+            ("tests/test_training_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+        ),
+        Mistake(
+            "unsound_weight",
+            "NaN passes",
+            "not abs(extreme) <= largest",
+            "abs(extreme) > largest",
+            ("tests/test_training_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+        ),
+        Mistake(
+            "weight_files",
+            "a lost shard is not noticed",
+            "if all(path.is_file() for path in paths)",
+            "if any(path.is_file() for path in paths)",
+        ),
+        Mistake("weights_identity", "the order of the files counts", ", sort_keys=True", ""),
+    ),
+)
+
+GROUPS = (
+    STATISTICS,
+    INTERVALS,
+    RANKING,
+    BRADLEY_TERRY,
+    AGREEMENT,
+    BEST_OF_N,
+    RETENTION,
+    WIN_RATE,
+    PREFERENCE_LOSSES,
+    POLICY_LOSSES,
+    ADVANTAGES,
+    LOSSES,
+    DIVERGENCE,
+    METRICS,
+    VERIFIERS,
+    GOLD,
+    ANNOTATORS,
+    REWARDS,
+    REWARD_FUNCTIONS,
+    SCORING,
+    ACTOR_CRITIC,
+    PPO,
+    PPO_ROLLOUTS,
+    ROLLOUTS,
+    PPO_METRICS,
+    COMPARISON,
+    COMPARISON_SCORES,
+    QUALITY,
+    PREFERENCES,
+    CONVERSATIONS,
+    TRAINING_CHECKS,
+    TRAINING_STATE,
+    STAGES,
+    MANIFEST,
+    STAGE_SAVING,
+    STORAGE,
+    WEIGHTS,
+)
