@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -87,8 +87,7 @@ class SuiteRecord:
     def _check_columns(self) -> SuiteRecord:
         if len(set(self.ids)) < len(self.ids):
             raise ValueError("the ids of its items must all differ")
-        columns = {key: getattr(self, key) for key in ("ids", "prompts", "replies", "stopped", "tokens")}
-        columns |= {"transcripts": self.transcripts} if self.transcripts is not None else {}
+        columns = {item.name: getattr(self, item.name) for item in fields(self)}
         _check_lengths({**columns, **self.scores})
         if self.measure not in self.scores:
             raise ValueError(f"its measure {self.measure!r} is none of its scores {', '.join(self.scores)}")
