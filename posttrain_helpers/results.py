@@ -8,20 +8,23 @@ What is measured on dev instead of test lies in `<output>/<profile>/dev`, so tha
 
 from __future__ import annotations
 
-import math
 import platform
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-from posttrain_helpers.annotations import described, fits, is_number
+from pydantic import AfterValidator, Field, NonNegativeFloat
+
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.storage import naming_file, output_root, read_json, write_json_atomic
+from posttrain_helpers.profiles import get_profile
+from posttrain_helpers.schemas import plain, read_checked, write_checked
+from posttrain_helpers.statistics import Bound, Claim
+from posttrain_helpers.storage import naming_file, output_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
 
 if TYPE_CHECKING:
@@ -29,14 +32,10 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.memory import MemoryMonitor
     from posttrain_helpers.runtime import Runtime
-    from posttrain_helpers.statistics import Bound, Claim
 
 _LESSON_NAME = re.compile(r"\d\d_[a-z0-9_]+")
 _FIGURE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_CLAIM_TEXTS = ("name", "metric", "expected", "verdict")
-_CLAIM_NUMBERS = ("before", "after", "difference", "low", "high", "p")
-# Files of earlier versions lack them.
-_CLAIM_OPTIONS = ("at_least", "confidence", "p_at_floor", "adjusted_p")
+_REMEDY = "delete it and run its lesson again"
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,25 @@ class LessonResults:
         peak_gpu_mb: highest GPU memory in MB, None without a GPU.
         versions: library name to version.
         claims: the paired before/after results; the first is the headline.
+        bounds: what the lesson promises of single numbers; as all that follows, old files lack it.
         environment: where the lesson ran (device, dtype, threads, platform), as text or numbers.
         written: when the file was written, ISO 8601 in UTC.
         extra: whatever else the lesson wants to keep; it must be plain JSON.
-        bounds: what the lesson promises of single numbers.
         split: the held-out split that the claims were measured on.
     """
 
-    lesson: str
+    lesson: Annotated[str, AfterValidator(_checked_lesson)]
     profile: str
     seed: int
-    seconds: float
-    peak_cpu_mb: float | None
-    peak_gpu_mb: float | None
+    seconds: NonNegativeFloat
+    peak_cpu_mb: NonNegativeFloat | None
+    peak_gpu_mb: NonNegativeFloat | None
     versions: dict[str, str]
-    claims: tuple[Claim, ...]
+    claims: Annotated[tuple[Annotated[Claim, AfterValidator(_checked_claim)], ...], Field(min_length=1)]
+    bounds: tuple[Annotated[Bound, AfterValidator(_checked_bound)], ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     written: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
-    bounds: tuple[Bound, ...] = ()
     split: str = DEFAULT_SPLIT
 
     @property
@@ -91,7 +90,7 @@ def results_directory(profile: str | None = None) -> Path:
     Raises:
         CourseError: for an unknown profile or split.
     """
-    directory, split = output_root() / _profile_name(profile), reported_split()
+    directory, split = output_root() / get_profile(profile).name, reported_split()
     return directory if split == DEFAULT_SPLIT else directory / split
 
 
@@ -124,33 +123,31 @@ def write_results(
         The path of the file.
 
     Raises:
-        CourseError: when a field is missing, a number is not finite, a verdict unknown, or no claim given.
+        CourseError: when a number is not finite or out of its range, a verdict unknown, or no claim given.
     """
-    profile = _runtime_profile(runtime)
+    where = f"the results of {lesson!r}"
     monitors = [] if memory is None else list(memory) if isinstance(memory, Sequence) else [memory]
-    record = {
-        "lesson": lesson,
-        "profile": profile,
-        "seed": runtime.seed,
-        "seconds": time.time() - runtime.started if seconds is None else seconds,
-        "peak_cpu_mb": _highest(monitor.peak_cpu_mb for monitor in monitors),
-        "peak_gpu_mb": _highest(monitor.peak_gpu_mb for monitor in monitors),
-        "versions": dict(runtime.versions),
-        "claims": [dict(claim) if isinstance(claim, Mapping) else asdict(claim) for claim in claims],
-        "bounds": [dict(bound) if isinstance(bound, Mapping) else asdict(bound) for bound in bounds],
-        "environment": {
+    results = LessonResults(
+        lesson=lesson,
+        profile=runtime.profile.name,
+        seed=runtime.seed,
+        seconds=time.time() - runtime.started if seconds is None else seconds,
+        peak_cpu_mb=_highest(monitor.peak_cpu_mb for monitor in monitors),
+        peak_gpu_mb=_highest(monitor.peak_gpu_mb for monitor in monitors),
+        versions=dict(runtime.versions),
+        claims=tuple(claims),
+        bounds=tuple(bounds),
+        environment={
             "device": str(runtime.device),
             "dtype": str(runtime.dtype).removeprefix("torch."),
             "threads": runtime.threads,
             "platform": f"{platform.system()} {platform.machine()}",
         },
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "extra": dict(extra or {}),
-        "split": reported_split(),
-    }
-    record = _plain(record, f"the results of {lesson!r}")
-    _checked_record(record, f"the results of {lesson!r}")
-    return write_json_atomic(metrics_path(lesson, profile), record)
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        extra={str(key): plain(value, f"{where}, {key!r}") for key, value in (extra or {}).items()},
+        split=reported_split(),
+    )
+    return write_checked(metrics_path(lesson, runtime.profile.name), results, where)
 
 
 def read_results(profile: str | None = None) -> list[LessonResults]:
@@ -166,26 +163,16 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
         CourseError: when a file is no JSON, breaks the contract or was measured on another split; the
             sentence names the file.
     """
-    from posttrain_helpers.statistics import Bound, Claim
-
     found = []
     for path in sorted((results_directory(profile) / "metrics").glob("*.json")):
-        record = read_json(path, "delete it and run its lesson again")
-        _checked_record(record, str(path))
-        if record["lesson"] != path.stem:
+        results = read_checked(LessonResults, path, _REMEDY)
+        if results.lesson != path.stem:
+            raise CourseError(f"{path} holds the results of {results.lesson!r}; {_REMEDY}.")
+        if results.split != reported_split():
             raise CourseError(
-                f"{path} holds the results of {record['lesson']!r}; delete it and run that lesson again."
+                f"{path} was measured on the split {results.split!r}, not on {reported_split()!r}; {_REMEDY}."
             )
-        if (split := record.get("split", DEFAULT_SPLIT)) != reported_split():
-            raise CourseError(
-                f"{path} was measured on the split {split!r}, not on {reported_split()!r}; delete it and run "
-                "its lesson again."
-            )
-        known = {item.name for item in fields(LessonResults)}
-        values = {key: value for key, value in record.items() if key in known}
-        values["claims"] = tuple(Claim(**claim) for claim in record["claims"])
-        values["bounds"] = tuple(Bound(**bound) for bound in record.get("bounds", ()))
-        found.append(LessonResults(**values))
+        found.append(results)
     return found
 
 
@@ -233,17 +220,7 @@ def write_png(fig: Figure, path: Path) -> Path:
             return (Path(directory) / path.name).replace(path)
 
 
-def _profile_name(profile: str | None) -> str:
-    from posttrain_helpers.profiles import get_profile
-
-    return get_profile(profile).name
-
-
-def _runtime_profile(runtime: Runtime) -> str:
-    return str(getattr(runtime.profile, "name", runtime.profile))
-
-
-def _highest(values: Any) -> float | None:
+def _highest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
@@ -256,126 +233,20 @@ def _checked_lesson(lesson: str) -> str:
     return lesson
 
 
-def _plain(value: Any, where: str) -> Any:
-    """Turn numpy scalars and tuples into what JSON has, and refuse everything else with its place."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}, {key!r}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}, item {index}") for index, item in enumerate(value)]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        return _plain(value.item(), where)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise CourseError(
-                f"{where} is {value}, which is not a number that can be reported; compute it again."
-            )
-        return value
-    raise CourseError(
-        f"{where} is a {type(value).__name__}, which JSON cannot hold; convert it to numbers or text."
-    )
+def _checked_claim(claim: Claim) -> Claim:
+    """Check what the types of the fields leave open."""
+    if not claim.name or claim.n < 1:
+        raise ValueError(f"it needs a name and items, but its name is {claim.name!r} and n is {claim.n}")
+    for key in ("p", "adjusted_p", "confidence"):
+        share = getattr(claim, key)
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"{key} must be between 0 and 1, but it is {share}")
+    if claim.low > claim.high:
+        raise ValueError(f"its interval is {claim.low} to {claim.high}; the lower end is the larger")
+    return claim
 
 
-def _checked_record(record: Any, where: str) -> None:
-    if not isinstance(record, dict):
-        raise CourseError(f"{where} is no JSON object but a {type(record).__name__}; run the lesson again.")
-    required = ("lesson", "profile", "seed", "seconds", "peak_cpu_mb", "peak_gpu_mb", "versions", "claims")
-    _require(record, required, where)
-    _checked_lesson(str(record["lesson"]))
-    _number(record, "seconds", where, low=0.0)
-    for key in ("peak_cpu_mb", "peak_gpu_mb"):
-        if record[key] is not None:
-            _number(record, key, where, low=0.0)
-    if not isinstance(record["seed"], int) or isinstance(record["seed"], bool):
-        raise CourseError(f"the seed in {where} is {record['seed']!r}; it must be a whole number.")
-    kinds = get_type_hints(LessonResults, localns={"Claim": Any, "Bound": Any})
-    for key in (*required, "environment", "written", "extra"):
-        if key not in ("claims", "bounds") and key in record and not fits(record[key], kinds[key]):
-            raise CourseError(
-                f"{key!r} in {where} is {record[key]!r}; it must be {described(kinds[key])}; run the lesson "
-                "again."
-            )
-    if not isinstance(record["claims"], list) or not record["claims"]:
-        raise CourseError(f"{where} has no claim; give at least one, the headline first.")
-    for index, claim in enumerate(record["claims"]):
-        _checked_claim(claim, f"claim {index + 1} of {where}")
-    # Files written before there were bounds lack the key.
-    bounds = record.get("bounds", [])
-    if not isinstance(bounds, list):
-        raise CourseError(f"the bounds in {where} are {bounds!r}; they must be a list.")
-    for index, bound in enumerate(bounds):
-        _checked_bound(bound, f"bound {index + 1} of {where}")
-
-
-def _checked_claim(claim: Any, where: str) -> None:
-    from posttrain_helpers.statistics import VERDICTS
-
-    names = (*_CLAIM_TEXTS, "n", *_CLAIM_NUMBERS)
-    _checked_fields(claim, names, _CLAIM_OPTIONS, _CLAIM_TEXTS, "Claim.from_result(...)", where)
-    for key in ("expected", "verdict"):
-        if claim[key] not in VERDICTS:
-            raise CourseError(
-                f"{key!r} in {where} is {claim[key]!r}; it must be one of {', '.join(VERDICTS)}."
-            )
-    for key in _CLAIM_NUMBERS:
-        _number(claim, key, where)
-    _number(claim, "p", where, low=0.0, high=1.0)
-    _number(claim, "n", where, low=1)
-    if claim["low"] > claim["high"]:
-        raise CourseError(
-            f"the interval of {where} is {claim['low']} to {claim['high']}; the lower end is the larger."
-        )
-    if claim.get("at_least") is not None:
-        _number(claim, "at_least", where)
-    if claim.get("adjusted_p") is not None:
-        _number(claim, "adjusted_p", where, low=0.0, high=1.0)
-    if "confidence" in claim:
-        _number(claim, "confidence", where, low=0.0, high=1.0)
-    if not isinstance(claim.get("p_at_floor", False), bool):
-        raise CourseError(f"'p_at_floor' in {where} is {claim['p_at_floor']!r}; it must be true or false.")
-
-
-def _checked_bound(bound: Any, where: str) -> None:
-    from posttrain_helpers.statistics import Bound
-
-    _checked_fields(bound, ("name", "value"), ("at_least", "at_most"), ("name",), "Bound(...)", where)
-    try:
-        Bound(**bound)
-    except CourseError as error:
-        raise CourseError(f"{where} is broken: {error}") from error
-
-
-def _checked_fields(
-    value: Any, needed: Sequence[str], optional: Sequence[str], texts: Sequence[str], maker: str, where: str
-) -> None:
-    """Check that a value is a dictionary with the fields of a dataclass, and that its texts are texts."""
-    if not isinstance(value, dict):
-        raise CourseError(f"{where} is a {type(value).__name__}; use `{maker}` to make it.")
-    _require(value, needed, where)
-    names = (*needed, *optional)
-    unknown = sorted(set(value) - set(names))
-    if unknown:
-        raise CourseError(f"{where} has the unknown field {unknown[0]!r}; the fields are {', '.join(names)}.")
-    for key in texts:
-        if not isinstance(value[key], str) or not value[key]:
-            raise CourseError(f"{key!r} in {where} is {value[key]!r}; it must be text.")
-
-
-def _require(record: dict[str, Any], names: Sequence[str], where: str) -> None:
-    missing = [name for name in names if name not in record]
-    if missing:
-        raise CourseError(
-            f"{where} lacks {', '.join(map(repr, missing))}; write it with `write_results(...)`."
-        )
-
-
-def _number(
-    record: dict[str, Any], key: str, where: str, low: float = -math.inf, high: float = math.inf
-) -> None:
-    value = record[key]
-    if not is_number(value):
-        raise CourseError(f"{key!r} in {where} is {value!r}; it must be a finite number.")
-    if not low <= value <= high:
-        limits = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        raise CourseError(f"{key!r} in {where} is {value!r}; it must be {limits}.")
+def _checked_bound(bound: Bound) -> Bound:
+    if not bound.name:
+        raise ValueError("it has no name")
+    return bound

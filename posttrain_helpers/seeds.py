@@ -18,13 +18,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.results import LessonResults
+from posttrain_helpers.schemas import read_checked
 from posttrain_helpers.statistics import Bound, Claim
 from posttrain_helpers.storage import (
     OUTPUT_VARIABLE,
@@ -35,8 +37,6 @@ from posttrain_helpers.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
     from nbformat import NotebookNode
 
@@ -96,21 +96,20 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
     pending = [(seed, path) for seed in seeds for path in chosen if fresh or not _measured(path, seed)]
     done = len(seeds) * len(chosen) - len(pending)
     print(f"lessons: {len(chosen)}, seeds: {len(seeds)}, already measured: {done}")
-    seconds: dict[str, list[float]] = {}
-    for number, (seed, path) in enumerate(pending):
+    begun = time.time()
+    for number, (seed, path) in enumerate(pending, start=1):
         started = time.time()
         try:
             _measure(path, seed)
         except CourseError as error:
             raise CourseError(f"With seed {seed}: {error}") from error
-        seconds.setdefault(path.stem, []).append(time.time() - started)
-        left = _time_left(seconds, [waiting.stem for _, waiting in pending[number + 1 :]])
         rows = _rows(_read_metrics(path.stem, seed))
         held = sum(row["held"] for row in rows)
+        now = time.time()
+        left = (now - begun) / number * (len(pending) - number)
         print(
-            f"{path.stem}  seed {seed}  {seconds[path.stem][-1]:5.0f} s  {held} of "
-            f"{len(rows)} claims held  "
-            f"({number + 1} of {len(pending)}, about {left / 60:.0f} min left)",
+            f"{path.stem}  seed {seed}  {now - started:5.0f} s  {held} of {len(rows)} claims held  "
+            f"({number} of {len(pending)}, about {left / 60:.0f} min left)",
             flush=True,
         )
     collected = {path.stem: _collected(path.stem, seeds) for path in chosen}
@@ -134,21 +133,18 @@ def spread(lesson: str) -> pd.DataFrame:
     import pandas as pd
 
     claims = _read_table().get(lesson, {}).get("claims", [])
-    rows = []
-    for claim in claims:
-        values = pd.Series([run["value"] for run in claim["runs"].values()])
-        rows.append(
-            {
-                "claim": claim["name"],
-                "seeds": len(values),
-                "held": sum(run["held"] for run in claim["runs"].values()),
-                "lowest": values.min(),
-                "median": values.median(),
-                "highest": values.max(),
-            }
+    runs = [{"claim": claim["name"], **run} for claim in claims for run in claim["runs"].values()]
+    return (
+        pd.DataFrame(runs, columns=["claim", "held", "value"])
+        .groupby("claim", sort=False)
+        .agg(
+            seeds=("value", "size"),
+            held=("held", "sum"),
+            lowest=("value", "min"),
+            median=("value", "median"),
+            highest=("value", "max"),
         )
-    columns = ["claim", "seeds", "held", "lowest", "median", "highest"]
-    return pd.DataFrame(rows, columns=columns).set_index("claim")
+    )
 
 
 def _held_often(table: pd.DataFrame, name: str) -> bool:
@@ -226,8 +222,9 @@ def _metrics_path(lesson: str, seed: int) -> Path:
     return _root(seed) / PROFILE / "metrics" / f"{lesson}.json"
 
 
-def _read_metrics(lesson: str, seed: int) -> dict[str, Any]:
-    return read_json(_metrics_path(lesson, seed), "delete it, and its seed runs again")
+def _read_metrics(lesson: str, seed: int) -> LessonResults:
+    path = _metrics_path(lesson, seed)
+    return read_checked(LessonResults, path, "delete it, and its seed runs again")
 
 
 def _without_probes(path: Path) -> NotebookNode:
@@ -272,7 +269,7 @@ def _measure(path: Path, seed: int) -> None:
     metrics, mark = _metrics_path(path.stem, seed), _mark(path.stem, seed)
     for stale in (mark, metrics):
         stale.unlink(missing_ok=True)
-    with _environment({OUTPUT_VARIABLE: str(root), MEASURE_VARIABLE: "1"}):
+    with mock.patch.dict(os.environ, {OUTPUT_VARIABLE: str(root), MEASURE_VARIABLE: "1"}):
         execute(
             shortened, root / PROFILE / "notebooks" / path.name, PROFILE, {"PROFILE": PROFILE, "SEED": seed}
         )
@@ -284,52 +281,36 @@ def _measure(path: Path, seed: int) -> None:
     mark.write_text(source, encoding="utf-8")
 
 
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(results: LessonResults) -> list[dict[str, Any]]:
     """Return the claims and bounds of one run: name, value, whether it held, and the interval if any."""
-    rows = []
-    for values in record["claims"]:
-        claim = Claim(**values)
-        interval = {"low": claim.low, "high": claim.high, "before": claim.before, "after": claim.after}
-        rows.append({"name": claim.name, "held": claim.held, "value": _value(claim), **interval})
-    for values in record.get("bounds", ()):
-        bound = Bound(**values)
-        rows.append({"name": bound.name, "held": bound.held, "value": bound.value})
+    rows: list[dict[str, Any]] = []
+    for claim in (*results.claims, *results.bounds):
+        row = {"name": claim.name, "held": claim.held, "value": _value(claim)}
+        if isinstance(claim, Claim):
+            row |= {key: getattr(claim, key) for key in ("low", "high", "before", "after")}
+        rows.append(row)
     names = [row["name"] for row in rows]
     for name in names:
         if names.count(name) > 1:
             raise CourseError(
-                f"Lesson {record['lesson']} has two claims or bounds named {name!r}; rename one, for the "
-                "table tells them apart by name."
+                f"Lesson {results.lesson} has two claims or bounds named {name!r}; rename one, for the table "
+                "tells them apart by name."
             )
     return rows
 
 
 def _collected(lesson: str, seeds: Iterable[int]) -> dict[str, Any]:
-    records = {seed: _read_metrics(lesson, seed) for seed in seeds}
+    found = {seed: _read_metrics(lesson, seed) for seed in seeds}
     claims: dict[str, dict[str, Any]] = {}
-    for seed, record in records.items():
-        for row in _rows(record):
+    for seed, results in found.items():
+        for row in _rows(results):
             name = row.pop("name")
             claims.setdefault(name, {"name": name, "runs": {}})["runs"][str(seed)] = row
-    last = next(reversed(records.values()))
+    last = next(reversed(found.values()))
     return {
-        "seeds": list(records),
+        "seeds": list(found),
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": last["versions"],
+        "versions": last.versions,
         "claims": list(claims.values()),
     }
 
@@ -337,10 +318,3 @@ def _collected(lesson: str, seeds: Iterable[int]) -> dict[str, Any]:
 def _read_table() -> dict[str, Any]:
     path = seeds_path()
     return read_json(path, "take it from the repository again, or delete it") if path.is_file() else {}
-
-
-def _time_left(seconds: Mapping[str, Sequence[float]], waiting: Sequence[str]) -> float:
-    """Return the seconds that the waiting lessons will take, each as long as it or an average one took."""
-    every = [value for values in seconds.values() for value in values]
-    average = sum(every) / len(every)
-    return sum(sum(seconds[name]) / len(seconds[name]) if name in seconds else average for name in waiting)

@@ -26,7 +26,8 @@ import time
 from types import SimpleNamespace
 from posttrain_helpers.results import write_results
 
-runtime = SimpleNamespace(profile=PROFILE, seed=SEED, device="cpu", dtype="float32", threads=1, versions={},
+profile = SimpleNamespace(name=PROFILE)
+runtime = SimpleNamespace(profile=profile, seed=SEED, device="cpu", dtype="float32", threads=1, versions={},
                           started=time.time())
 claim = dict(name="answers", metric="exact_match", n=10, before=0.1, after=0.9, difference=0.8,
              low=0.5, high=0.9, p=0.01, expected="improved", verdict="improved")

@@ -29,7 +29,8 @@ from types import SimpleNamespace
 from posttrain_helpers.results import write_results
 from posttrain_helpers.statistics import Bound, Claim
 
-runtime = SimpleNamespace(profile=PROFILE, seed=SEED, device="cpu", dtype="float32", threads=1,
+profile = SimpleNamespace(name=PROFILE)
+runtime = SimpleNamespace(profile=profile, seed=SEED, device="cpu", dtype="float32", threads=1,
                           versions={"torch": "2.13.0"}, started=time.time())
 verdict = "improved" if SEED <= 8 else "no_difference_shown"
 claim = Claim("learns", "exact_match", 10, 0.0, SEED / 10, SEED / 10, -1.0, 1.0, 0.01, "improved", verdict)

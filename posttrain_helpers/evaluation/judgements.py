@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 from posttrain_helpers.comparison_scores import check_choice
 from posttrain_helpers.errors import CourseError
@@ -194,55 +193,9 @@ class Judgements:
         """Return one line per question to the judge."""
         import pandas as pd
 
-        return pd.DataFrame(self.to_records(), columns=list(COLUMNS))
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return the rows as dictionaries that JSON can hold; `from_records` reads them again."""
-        return [
-            {
-                "judge": self.judge,
-                "order": self.order,
-                "id": row.id,
-                "left": self.left,
-                "right": self.right,
-                "flipped": row.flipped,
-                "first_share": row.first_share,
-                "outcome": row.outcome,
-            }
-            for row in self.rows
-        ]
-
-    @classmethod
-    def from_records(cls, records: Sequence[Mapping[str, Any]]) -> Judgements:
-        """Read what `to_records` wrote.
-
-        Args:
-            records: the rows of one judge about one pair of models.
-
-        Raises:
-            CourseError: no rows, a row that lacks a column or holds something else than it should, rows of
-                several judges, pairs or orders, or an outcome that contradicts its row.
-        """
-        if not records:
-            raise CourseError("there is no judgement: the list of rows is empty; judge at least one item.")
-        for index, record in enumerate(records):
-            _check_record(record, index)
-        keys = {tuple(record[name] for name in ("judge", "left", "right", "order")) for record in records}
-        if len(keys) > 1:
-            raise CourseError(
-                "the rows must come from one judge, one pair of models and one order, but "
-                f"{len(keys)} combinations were found: {sorted(keys)}; read them one by one."
-            )
-        rows = tuple(
-            Judgement(record["id"], record["flipped"], float(record["first_share"])) for record in records
-        )
-        for row, record in zip(rows, records, strict=True):
-            if row.outcome != record["outcome"]:
-                raise CourseError(
-                    f"the row of item {row.id!r} has the outcome {record['outcome']}, but first_share="
-                    f"{row.first_share} and flipped={row.flipped} make it {row.outcome}; judge again."
-                )
-        return cls(*keys.pop(), rows=rows)
+        about = {"judge": self.judge, "order": self.order, "left": self.left, "right": self.right}
+        rows = [{**about, **asdict(row), "outcome": row.outcome} for row in self.rows]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def _by_item(self, value: str) -> dict[str, float]:
         values = defaultdict(list)
@@ -266,23 +219,3 @@ def _interval(values: list[float]) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = mean_interval(values)
     return max(low, 0.0), min(high, 1.0)
-
-
-def _check_record(record: Mapping[str, Any], index: int) -> None:
-    missing = [name for name in COLUMNS if name not in record]
-    if missing:
-        raise CourseError(f"row {index} of the judgements lacks {', '.join(missing)}; judge again.")
-    kinds = {name: str for name in ("judge", "order", "id", "left", "right")} | {"flipped": bool}
-    for name, kind in kinds.items():
-        if not isinstance(record[name], kind):
-            raise CourseError(
-                f"row {index} of the judgements holds {record[name]!r} as {name}, but it must be "
-                f"{'true or false' if kind is bool else 'a text'}; judge again."
-            )
-    for name in ("first_share", "outcome"):
-        if isinstance(record[name], bool) or not isinstance(record[name], int | float):
-            raise CourseError(
-                f"row {index} of the judgements holds {record[name]!r} as {name}, but it must be a number "
-                "from 0 to 1; judge again."
-            )
-    Choice(record["first_share"])

@@ -15,12 +15,14 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.instructions import check_constraints, obeys
 from posttrain_helpers.evaluation.suites import Suite
 from posttrain_helpers.metrics import lenient_match, strict_match
+from posttrain_helpers.schemas import checked
 
 _OWN_MEASURES: dict[str, tuple[str, Score]] = {
     "answer": ("correct", lenient_match),
     "accepted": ("exact", strict_match),
     "constraints": ("obeyed", obeys),
 }
+_TYPES = {"answer": str | float | bool | None, "accepted": list[str] | None, "follow_ups": list[str] | None}
 
 
 def own_suite(path: Path, max_new_tokens: int) -> Suite:
@@ -83,14 +85,8 @@ def _has(item: Mapping[str, Any], key: str) -> bool:
 
 
 def _check_scored_keys(item: Item, where: str) -> None:
-    if _has(item, "answer") and not isinstance(item["answer"], (str, int, float)):
-        raise CourseError(f"the answer in {where} is {item['answer']!r}; it must be a text or a number.")
-    for key in ("accepted", "follow_ups"):
-        texts = item.get(key)
-        if texts is not None and not (
-            isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        ):
-            raise CourseError(f"{key!r} in {where} is {texts!r}; it must be a list of texts.")
+    for key, kind in _TYPES.items():
+        checked(kind, item.get(key), where, key)
     if _has(item, "constraints"):
         try:
             check_constraints(item)

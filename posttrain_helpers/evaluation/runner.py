@@ -21,8 +21,13 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers import memory_readings, metrics
 from posttrain_helpers.comparison_scores import check_choice, score_replies
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, write_record
-from posttrain_helpers.evaluation.reuse import for_file, on_disk, same_suite
+from posttrain_helpers.evaluation.records import (
+    EvaluationRecord,
+    SuiteRecord,
+    record_on_disk,
+    with_older,
+    write_record,
+)
 from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts
 from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
 from posttrain_helpers.profiles import Profile, get_profile
@@ -142,8 +147,10 @@ class _Evaluation:
     def run(self, target: Target, take_over: bool) -> EvaluationRecord:
         """Return the record of one model, measured or taken from disk."""
         settings = self._settings(target)
-        old = on_disk(target, settings, self.profile.name) if take_over else None
-        missing = [suite for suite in self.suites if old is None or not same_suite(old, suite)]
+        old = None
+        if take_over:
+            old = record_on_disk(target.label, target.identity, settings, self.profile.name)
+        missing = [suite for suite in self.suites if old is None or not old.has(suite)]
         needs_retention = old is None or old.settings["retention"] != settings["retention"]
         divergence_key = settings["divergence"]
         needs_divergence = divergence_key is not None and (
@@ -185,7 +192,7 @@ class _Evaluation:
             versions=dict(current_runtime(self.profile).versions),
             written=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write_record(for_file(record, old))
+        write_record(with_older(record, old))
         prompts = sum(len(suite.items) for suite in missing)
         self._say(
             f"{target.label}: {seconds:.1f} s, {counted(len(missing), 'suite')}, {counted(prompts, 'prompt')}"

@@ -1,24 +1,30 @@
 """Whether the values of a recipe are of the types that the libraries declare, and in the ranges that matter.
 
-The types of arguments are those of the config classes' fields, so a new argument of a library is checked
-without a change here. TRL itself accepts `learning_rate="fast"` and fails with a traceback in the optimizer.
+The types are those of the config classes' fields and of the parameters of the built-in data sources, so a new
+argument of a library is checked without a change here. TRL itself accepts `learning_rate="fast"` and fails
+with a traceback in the optimizer.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from enum import Enum
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from posttrain_helpers.annotations import described, enumerated, fits, is_number
-from posttrain_helpers.errors import CourseError
+from pydantic import Field
+
 from posttrain_helpers.runtime import LARGEST_SEED
-from posttrain_helpers.wording import closest
+from posttrain_helpers.schemas import checked
 
 VALUE_TYPES = {"description": str, "model": str, "seed": int}
 
 # What the libraries take beyond what they declare.
-_ALSO_TAKEN = {"loss_type": str, "fsdp": bool | list[str]}
+_ALSO_TAKEN = {
+    "loss_type": str,
+    "fsdp": bool | list[str],
+    "init_lora_weights": Annotated[str, Field(pattern=r"^pissa_niter_\d+$")],
+}
 _LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
@@ -57,48 +63,17 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
         CourseError: the sentence names the key, what it must be, and what it is.
     """
     for key, value in found.items():
-        if key not in types:
-            continue
-        kind = types[key]
-        if not fits(value, kind) or (is_number(value) and not _is_in_range(key, value)):
-            raise CourseError(
-                f"{where}: {prefix}{key} must be {_wanted(key, kind)}, but it is {_shown(value)}."
-                f"{_advice(value, kind)}"
-            )
+        is_set = key not in _NOT_SET or value != _NOT_SET[key]
+        if key in types and is_set:
+            limits = Field(ge=_LEAST.get(key), gt=_ABOVE.get(key), le=_MOST.get(key))
+            checked(Annotated[_narrowed(types[key]), limits], value, where, f"{prefix}{key}")
 
 
-def _is_in_range(key: str, value: float) -> bool:
-    if key in _NOT_SET and value == _NOT_SET[key]:
-        return True
-    least, most = _LEAST.get(key, -math.inf), _MOST.get(key, math.inf)
-    return least <= value <= most and value > _ABOVE.get(key, -math.inf)
-
-
-def _wanted(key: str, kind: Any) -> str:
-    """Return the type and the range of a key in words."""
-    if key in _MOST:
-        bounds = f" from {_LEAST[key]} to {_MOST[key]}"
-    elif key in _LEAST:
-        bounds = f" of at least {_LEAST[key]}"
-    else:
-        bounds = f" above {_ABOVE[key]}" if key in _ABOVE else ""
-    if key in _NOT_SET:
-        bounds += f" (or {_NOT_SET[key]}: not set)"
-    if bounds and fits(None, kind):  # the bounds are those of a number
-        return f"{described(kind).removesuffix(' or null')}{bounds}, or null"
-    return f"{described(kind)}{bounds}"
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]} …"
-
-
-def _advice(value: Any, kind: Any) -> str:
-    """Return what most often leads to such a value."""
-    choices = [str(choice) for choice in enumerated(kind)]
-    if isinstance(value, bool) and (word := "yes" if value else "no") in choices:
-        return f" YAML reads a bare {word} as {str(value).lower()}: write '\"{word}\"'."
-    if isinstance(value, str) and choices:
-        return f" {closest(value, choices).capitalize()}".rstrip()
-    return ""
+def _narrowed(kind: Any) -> Any:
+    """Return an annotation in which text beside an enumeration means one of its values."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    options = get_args(kind)
+    if any(isinstance(option, type) and issubclass(option, Enum) for option in options):
+        options = tuple(option for option in options if option is not str)
+    return Union[options]  # noqa: UP007 (an enumeration and its like cannot be joined by "|" here)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -231,12 +230,7 @@ class TestConsistency:
             judge_pairs(LONGER, ITEMS, LEFT, RIGHT, order=order).consistency()
 
 
-class TestRecords:
-    @pytest.mark.parametrize("order", ["random", "as given", "both"])
-    def test_they_come_back_from_json(self, order: str) -> None:
-        result = judge_pairs(Leaning(0.4), ITEMS, LEFT, RIGHT, labels=("dpo", "sft"), order=order)
-        assert Judgements.from_records(json.loads(json.dumps(result.to_records()))) == result
-
+class TestRows:
     def test_a_frame_has_a_line_per_question(self) -> None:
         result = judge_pairs(Always(0.9), ITEMS[:3], ["a"] * 3, ["b"] * 3, order="both")
         frame = result.frame()
@@ -244,39 +238,7 @@ class TestRecords:
         assert frame["flipped"].tolist() == [False, True] * 3
         assert frame["outcome"].tolist() == [1.0, 0.0] * 3
 
-    @pytest.mark.parametrize(
-        ("changes", "sentence"),
-        [
-            ({"id": 3}, "holds 3 as id, but it must be a text"),
-            ({"flipped": 1}, "holds 1 as flipped, but it must be true or false"),
-            ({"first_share": None}, "holds None as first_share"),
-            ({"first_share": True}, "holds True as first_share"),
-            ({"first_share": 1.5}, "a choice is a share"),
-            ({"outcome": "1"}, "holds '1' as outcome"),
-            ({"outcome": 0.5}, r"has the outcome 0.5, but .* make it 1.0"),
-            ({"judge": "other"}, "2 combinations were found"),
-            ({"left": "other"}, "2 combinations were found"),
-            ({"order": "both"}, "2 combinations were found"),
-            ({"id": "item-1"}, "item 'item-1' has 2 rows"),
-        ],
-    )
-    def test_broken_rows_are_refused(self, changes: dict, sentence: str) -> None:
-        replies = (["aa"] * 2, ["a"] * 2)
-        records = judge_pairs(LONGER, ITEMS[:2], *replies, order="as given").to_records()
-        assert Judgements.from_records(records)
-        with pytest.raises(CourseError, match=sentence):
-            Judgements.from_records([{**records[0], **changes}, records[1]])
-
-    @pytest.mark.parametrize("name", COLUMNS)
-    def test_a_missing_column_is_named(self, name: str) -> None:
-        record = judge_pairs(LONGER, ITEMS[:1], ["aa"], ["a"]).to_records()[0]
-        del record[name]
-        with pytest.raises(CourseError, match=f"row 0 of the judgements lacks {name};"):
-            Judgements.from_records([record])
-
     def test_no_rows_are_refused(self) -> None:
-        with pytest.raises(CourseError, match="there is no judgement"):
-            Judgements.from_records([])
         with pytest.raises(CourseError, match="there is no judgement"):
             judgements("random")
 
