@@ -1,4 +1,4 @@
-"""The claims and the costs of the lessons: what the report card shows of them, and the same as pictures."""
+"""The claims of the lessons: what the report card shows of them, and the same as a picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.report.formats import duration, lesson_title, number, signed, words
+from posttrain_helpers.report.formats import number, signed, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,11 +70,6 @@ def claim_groups(lessons: list[LessonResults]) -> list[tuple[Axis, list[tuple[st
     ]
 
 
-def as_expected(claim: Claim) -> bool:
-    """Return whether a claim holds: its verdict and its lowest score are what the lesson announced."""
-    return claim.held
-
-
 def fresh_seeds(lesson: str, claim: Claim | Bound) -> str:
     """Return on how many fresh seeds a claim held, and how far its values lie apart; empty if never run."""
     from posttrain_helpers.seeds import spread
@@ -102,21 +97,6 @@ def headline_cards(lessons: list[LessonResults]) -> list[dict[str, Any]]:
         axis = Axis(claim.metric, (0.0, 1.0)) if shares else Axis.around(claim.metric, list(ends), 2)
         cards.append({"result": result, "claim": claim, "axis": axis, "others": len(result.claims) - 1})
     return cards
-
-
-def lesson_costs(lessons: list[LessonResults]) -> list[dict[str, Any]]:
-    """Return time and memory per lesson, with the share of the largest in percent for the bars."""
-    longest = max(result.seconds for result in lessons) or 1.0
-    largest = max((result.peak_cpu_mb or 0.0 for result in lessons), default=0.0) or 1.0
-    return [
-        {
-            "result": result,
-            "time": duration(result.seconds),
-            "time_share": 100 * result.seconds / longest,
-            "memory_share": 100 * (result.peak_cpu_mb or 0.0) / largest,
-        }
-        for result in lessons
-    ]
 
 
 def environments(sources: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -153,7 +133,7 @@ def forest_plot(lessons: list[LessonResults]) -> Figure:
     ]
     for panel, (axis, rows) in zip(panels, groups, strict=True):
         for place, (_, claim) in enumerate(rows):
-            colour = _EXPECTED_COLOUR if as_expected(claim) else _UNEXPECTED_COLOUR
+            colour = _EXPECTED_COLOUR if claim.held else _UNEXPECTED_COLOUR
             panel.plot(
                 [claim.low, claim.high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt"
             )
@@ -180,31 +160,5 @@ def forest_plot(lessons: list[LessonResults]) -> Figure:
     return fig
 
 
-def cost_plot(lessons: list[LessonResults]) -> Figure:
-    """Draw the time and the peak memory of every lesson."""
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(9, 1.2 + 0.4 * len(lessons)), layout="constrained")
-    time_panel, memory_panel = fig.subplots(1, 2, sharey=True)
-    places = list(range(len(lessons)))
-    time_panel.barh(places, [result.seconds for result in lessons], color=_EXPECTED_COLOUR)
-    time_panel.set_xlabel("seconds")
-    kinds = [("CPU", [result.peak_cpu_mb for result in lessons], _EXPECTED_COLOUR)]
-    if any(result.peak_gpu_mb is not None for result in lessons):
-        kinds.append(("GPU", [result.peak_gpu_mb for result in lessons], "#d98324"))
-    height = 0.8 / len(kinds)
-    for index, (kind, peaks, colour) in enumerate(kinds):
-        centres = [place + (index - (len(kinds) - 1) / 2) * height for place in places]
-        memory_panel.barh(centres, [peak or 0 for peak in peaks], height=height, color=colour, label=kind)
-    if len(kinds) > 1:
-        memory_panel.legend(frameon=False)
-    memory_panel.set_xlabel("peak memory in MB")
-    time_panel.set_yticks(places, [lesson_title(result.lesson) for result in lessons], fontsize=9)
-    time_panel.invert_yaxis()
-    for panel in (time_panel, memory_panel):
-        panel.spines[["top", "right"]].set_visible(False)
-    return fig
-
-
 def _surprise(claim: Claim) -> str:
-    return "" if as_expected(claim) else f" (expected: {words(claim.expected)})"
+    return "" if claim.held else f" (expected: {words(claim.expected)})"
