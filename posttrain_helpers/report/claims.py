@@ -1,21 +1,15 @@
-"""The claims of the lessons: what the report card shows of them, and the same as a picture."""
+"""The claims of the lessons: what the report card shows of them."""
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.report.formats import number, signed, words
+from posttrain_helpers.report.formats import number
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from posttrain_helpers.results import LessonResults
     from posttrain_helpers.statistics import Bound, Claim
-
-_EXPECTED_COLOUR = "#2563b0"
-_UNEXPECTED_COLOUR = "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -119,46 +113,3 @@ def environments(sources: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, l
         shared = len(values) == 1
         table.append((key, [(value, [] if shared else names) for value, names in values.items()]))
     return table
-
-
-def forest_plot(lessons: list[LessonResults]) -> Figure:
-    """Draw the difference of every claim with its interval, one panel for each metric."""
-    from matplotlib.figure import Figure
-
-    groups = claim_groups(lessons)
-    heights = [len(rows) for _, rows in groups]
-    fig = Figure(figsize=(9, 0.9 * len(groups) + 0.5 * sum(heights)), layout="constrained")
-    panels = fig.subplots(len(groups), 1, squeeze=False, height_ratios=[height + 0.6 for height in heights])[
-        :, 0
-    ]
-    for panel, (axis, rows) in zip(panels, groups, strict=True):
-        for place, (_, claim) in enumerate(rows):
-            colour = _EXPECTED_COLOUR if claim.held else _UNEXPECTED_COLOUR
-            panel.plot(
-                [claim.low, claim.high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt"
-            )
-            panel.plot(claim.difference, place, "o", color=colour, markersize=7)
-            panel.annotate(
-                f"{signed(claim.difference)} ({signed(claim.low)} to {signed(claim.high)})\n"
-                f"{words(claim.verdict)}{_surprise(claim)}, n = {claim.n}",
-                (1.01, place),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                fontsize=8,
-            )
-        panel.axvline(0, color="#888888", linewidth=1, zorder=0)
-        panel.set_yticks(
-            range(len(rows)),
-            [textwrap.fill(f"{lesson[:2]}  {claim.name}", 44) for lesson, claim in rows],
-            fontsize=9,
-        )
-        panel.set_ylim(len(rows) - 0.4, -0.6)
-        panel.set_xlim(axis.ticks[0], axis.ticks[-1])
-        panel.set_title(f"{words(axis.metric)}: difference, with its interval", fontsize=9, loc="left")
-        panel.spines[["top", "right", "left"]].set_visible(False)
-        panel.tick_params(axis="y", length=0)
-    return fig
-
-
-def _surprise(claim: Claim) -> str:
-    return "" if claim.held else f" (expected: {words(claim.expected)})"

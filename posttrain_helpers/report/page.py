@@ -21,7 +21,6 @@ from posttrain_helpers.report.board import board_view, draw_frontier
 from posttrain_helpers.report.claims import (
     claim_groups,
     environments,
-    forest_plot,
     fresh_seeds,
     headline_cards,
 )
@@ -51,7 +50,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def build_report(profile: str | None = None) -> Path:
-    """Write the report card of a profile, and its charts as PNG files for slides.
+    """Write the report card of a profile, and its chart of the frontier as a PNG file for slides.
 
     Args:
         profile: a profile's name; None is the default profile.
@@ -73,15 +72,14 @@ def build_report(profile: str | None = None) -> Path:
             f"there is nothing to report: no lesson has been run with profile {name!r}; "
             f"run `python -m posttrain_helpers run{_options(name)}` first."
         )
-    directory = figures_directory(name)
-    if lessons:
-        write_png(forest_plot(lessons), directory / "report__forest.png")
     evaluation = chart = None
     if records:
         board = Board(records)
         evaluation = board_view(board)
         if evaluation["frontier"]:
-            chart = _embedded(write_png(draw_frontier(board), directory / "report__frontier.png"))
+            chart = _embedded(
+                write_png(draw_frontier(board), figures_directory(name) / "report__frontier.png")
+            )
 
     templates = html_environment(_TEMPLATES)
     templates.filters.update(

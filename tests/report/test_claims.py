@@ -13,7 +13,6 @@ from posttrain_helpers.report.claims import (
     Axis,
     claim_groups,
     environments,
-    forest_plot,
     fresh_seeds,
     headline_cards,
 )
@@ -69,7 +68,6 @@ def test_an_axis_holds_zero_and_every_interval(output_root: Path) -> None:
         places = [axis.place(value) for _, row in rows for value in (0, row.low, row.difference, row.high)]
         assert min(places) >= 0
         assert max(places) <= 100
-    assert len(forest_plot(lessons).axes) == 2
 
 
 def test_a_headline_of_shares_is_drawn_from_0_to_1_and_others_around_zero(output_root: Path) -> None:
