@@ -136,7 +136,7 @@ def test_models_by_pair_get_the_same_prompts_and_settings(pair, other_pair, monk
 def test_models_by_name_are_loaded_and_freed(pair, random_model_dir: Path, monkeypatch) -> None:
     import weakref
 
-    import posttrain_helpers.models
+    import posttrain_helpers.stage_loading
 
     loaded: list[weakref.ref] = []
 
@@ -147,7 +147,7 @@ def test_models_by_name_are_loaded_and_freed(pair, random_model_dir: Path, monke
         loaded.append(weakref.ref(model))
         return model, pair[1]
 
-    monkeypatch.setattr(posttrain_helpers.models, "load_model_and_tokenizer", load)
+    monkeypatch.setattr(posttrain_helpers.stage_loading, "load_model_and_tokenizer", load)
     result = compare_generations(
         {"a": str(random_model_dir), "b": random_model_dir}, ["A cow"], max_new_tokens=2
     )
