@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,15 @@ from posttrain_helpers.comparison_scores import (
     Item,
     Score,
     Value,
+    apply_measures,
     check_choice,
     measures_of,
     rate,
-    score_replies,
 )
+from posttrain_helpers.comparison_view import ComparisonView, ShownItem, ShownReply, ShownVerdict
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import Generation, Prompt, generate
 from posttrain_helpers.intervals import clusters_of
-from posttrain_helpers.storage import write_json_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 
     ModelSource = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
-SELECTIONS = ("all", "changed", "up", "down")
+# Which items the tables can show, in words.
+SELECTIONS = {
+    "all": "prompts",
+    "changed": "prompts with a different reply",
+    "up": "prompts whose score rose",
+    "down": "prompts whose score fell",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,7 +75,7 @@ class Comparison:
     selection: str = "all"
 
     def __post_init__(self) -> None:
-        check_choice("selection", self.selection, SELECTIONS)
+        check_choice("selection", self.selection, tuple(SELECTIONS))
         if self.rows < 0:
             raise CourseError(f"rows must be 0 or more, but {self.rows} was found.")
 
@@ -202,23 +208,6 @@ class Comparison:
         """
         return replace(self, selection=selection, rows=self.rows if rows is None else rows)
 
-    def summary(self) -> pd.DataFrame:
-        """Return one row per model and measure.
-
-        Returns:
-            Columns model, measure, n (items that were scored), mean, low, high. The interval is Wilson's at
-            95 %; it is missing for a score that is not yes/no.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {"model": label, "measure": measure, **rate(values)}
-                for label in self.labels
-                for measure, values in self.scores[label].items()
-            ]
-        )
-
     def to_frame(self) -> pd.DataFrame:
         """Return one row per item and model: reply, stop reason, number of tokens and every score."""
         import pandas as pd
@@ -239,28 +228,6 @@ class Comparison:
             ]
         )
 
-    def to_json(self, path: str | Path) -> Path:
-        """Write settings, items, replies, scores and verdicts to `path` as UTF-8 JSON, atomically."""
-        content = {key: getattr(self, key) for key in ("title", "measure", "settings", "items")}
-        content["models"] = {
-            label: {
-                "weights": self.fingerprints[label],
-                "rates": {measure: rate(values) for measure, values in self.scores[label].items()},
-                "replies": [{"text": g.text, "stop_reason": g.stop_reason} for g in self.generations[label]],
-                "scores": self.scores[label],
-            }
-            for label in self.labels
-        }
-        content["verdicts"] = {
-            label: {
-                "verdict": verdict,
-                "reason": self.reason(label),
-                "result": asdict(result) if (result := self.result(label)) else None,
-            }
-            for label, verdict in self.verdicts.items()
-        }
-        return write_json_atomic(path, content)
-
     def _known(self, label: str | None, measure: str | None) -> tuple[str, str]:
         label = self.labels[-1] if label is None else label
         measure = self.measure if measure is None else measure
@@ -268,11 +235,85 @@ class Comparison:
         check_choice("measure", measure, tuple(self.scores[label]))
         return label, measure
 
+    def shown(self) -> list[int]:
+        """Return the indices of the items in the tables: evenly spaced, not the most flattering ones."""
+        chosen = self._selected()
+        count = min(self.rows, len(chosen))
+        return [chosen[i * len(chosen) // count] for i in range(count)]
+
+    def _selected(self) -> list[int]:
+        first, *others = self.labels
+        indices = range(len(self.items))
+        if self.selection == "all":
+            return list(indices)
+        if self.selection == "changed":
+            texts = {label: [reply.text for reply in self.generations[label]] for label in self.labels}
+            return [i for i in indices if any(texts[label][i] != texts[first][i] for label in others)]
+        sign = 1 if self.selection == "up" else -1
+        values = {label: self.scores[label][self.measure] for label in self.labels}
+        return [
+            i
+            for i in indices
+            if values[first][i] is not None
+            and any(sign * (values[label][i] - values[first][i]) > 0 for label in others)
+        ]
+
     def _repr_html_(self) -> str:
-        return comparison_view.to_html(self)
+        return comparison_view.to_html(self._view())
 
     def __repr__(self) -> str:
-        return comparison_view.to_text(self)
+        return comparison_view.to_text(self._view())
+
+    def _view(self) -> ComparisonView:
+        verdicts = [
+            ShownVerdict(self.reason(label), verdict, self.same_weights(label))
+            for label, verdict in self.verdicts.items()
+        ]
+        rates = {
+            label: {measure: rate(values) for measure, values in self.scores[label].items()}
+            for label in self.labels
+        }
+        return ComparisonView(
+            self.title,
+            sorted(verdicts, key=lambda shown: not shown.equal),  # warnings first
+            {label: {m: found for m, found in row.items() if found["n"]} for label, row in rates.items()},
+            [self._shown_item(index) for index in self.shown()],
+            self._note(),
+        )
+
+    def _shown_item(self, index: int) -> ShownItem:
+        item = self.items[index]
+        replies = [
+            ShownReply(
+                label,
+                self.generations[label][index].text,
+                {
+                    measure: values[index]
+                    for measure, values in self.scores[label].items()
+                    if measure != "stop" and values[index] is not None
+                },
+                self.generations[label][index].stop_reason == "stop",
+                len(self.generations[label][index].token_ids),
+            )
+            for label in self.labels
+        ]
+        answer = item.get("answer")
+        return ShownItem(
+            str(item["id"]), _prompt_text(item["prompt"]), None if answer is None else str(answer), replies
+        )
+
+    def _note(self) -> str:
+        settings, count, chosen = self.settings, len(self.shown()), len(self._selected())
+        decoding = (
+            f"sampled at temperature {settings['temperature']:g} with seed {settings['seed']}"
+            if settings["temperature"] > 0
+            else "greedy"
+        )
+        return (
+            f"{len(self.items)} prompts were compared. Shown: {count} of {chosen} "
+            f"{SELECTIONS[self.selection]}{', evenly spaced' if count < chosen else ''}. Decoding: "
+            f"{decoding}, at most {settings['max_new_tokens']} new tokens, the same batches for every model."
+        )
 
 
 def compare_generations(
@@ -326,7 +367,7 @@ def compare_generations(
     fingerprints: dict[str, str] = {}
     for label, source in models.items():
         generations[label], fingerprints[label] = _run(source, [item["prompt"] for item in items], settings)
-    scores = score_replies(measures, generations, items)
+    scores = apply_measures(measures, generations, items)
     return Comparison(title, tuple(models), items, generations, scores, measure, fingerprints, settings, rows)
 
 
@@ -386,6 +427,14 @@ def _as_item(prompt: Any, index: int) -> Item:
             'like {"prompt": [{"role": "user", "content": "..."}], "answer": "..."}.'
         )
     return {"id": str(index), **prompt}
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return prompt[0]["content"]
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def _run(

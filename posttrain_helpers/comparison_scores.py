@@ -41,7 +41,7 @@ def measures_of(score: str | Score) -> tuple[str, dict[str, Score]]:
     return score, dict(MATCHES)
 
 
-def score_replies(
+def apply_measures(
     measures: dict[str, Score], generations: dict[str, list[Generation]], items: list[Item]
 ) -> dict[str, dict[str, list[Value]]]:
     """Score the replies of every model.

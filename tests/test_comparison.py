@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import posttrain_helpers.comparison as comparison_module
 from posttrain_helpers.comparison import Comparison, compare_generations, weights_fingerprint
-from posttrain_helpers.comparison_scores import measures_of, score_replies
-from posttrain_helpers.comparison_view import changed_words, shown, to_text
+from posttrain_helpers.comparison_scores import apply_measures, measures_of, rate
+from posttrain_helpers.comparison_view import changed_words, to_text
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import Generation
 
@@ -59,7 +58,7 @@ def build(replies, items=ITEMS, score="strict", equal=False, title="Capitals", *
         labels=tuple(replies),
         items=items,
         generations=generations,
-        scores=score_replies(measures, generations, items),
+        scores=apply_measures(measures, generations, items),
         measure=measure,
         fingerprints={label: "same" if equal else label for label in replies},
         settings={"max_new_tokens": 48, "temperature": 0.0, "batch_size": 32, "seed": 0},
@@ -137,7 +136,7 @@ def test_models_by_pair_get_the_same_prompts_and_settings(pair, other_pair, monk
 def test_models_by_name_are_loaded_and_freed(pair, random_model_dir: Path, monkeypatch) -> None:
     import weakref
 
-    import posttrain_helpers.models
+    import posttrain_helpers.stage_loading
 
     loaded: list[weakref.ref] = []
 
@@ -148,7 +147,7 @@ def test_models_by_name_are_loaded_and_freed(pair, random_model_dir: Path, monke
         loaded.append(weakref.ref(model))
         return model, pair[1]
 
-    monkeypatch.setattr(posttrain_helpers.models, "load_model_and_tokenizer", load)
+    monkeypatch.setattr(posttrain_helpers.stage_loading, "load_model_and_tokenizer", load)
     result = compare_generations(
         {"a": str(random_model_dir), "b": random_model_dir}, ["A cow"], max_new_tokens=2
     )
@@ -280,24 +279,24 @@ def test_the_warning_stands_first_whatever_the_order() -> None:
     made = build({"base": BAD, "sft": GOOD, "again": BAD})
     made.fingerprints["again"] = made.fingerprints["base"]
     html = made._repr_html_()
-    assert html.index("&#x27;again&#x27; is the same model") < html.index("&#x27;sft&#x27; against")
+    assert html.index("&#39;again&#39; is the same model") < html.index("&#39;sft&#39; against")
 
 
 # --- scores and verdicts ---
 
 
-def test_scores_and_summary() -> None:
+def test_scores_and_rates() -> None:
     lenient_only = "It is Paris"
     made = build({"base": [lenient_only, *BAD[1:]], "sft": GOOD})
     assert made.scores["base"]["strict"] == [False] * 8
     assert made.scores["base"]["lenient"] == [True] + [False] * 7
     assert made.scores["base"]["stop"] == [False] * 8
     assert made.scores["sft"] == {"strict": [True] * 8, "lenient": [True] * 8, "stop": [True] * 8}
-    summary = made.summary().set_index(["model", "measure"])
-    assert summary.loc[("base", "lenient"), "mean"] == pytest.approx(1 / 8)
+    assert rate(made.scores["base"]["lenient"])["mean"] == pytest.approx(1 / 8)
+    right = rate(made.scores["sft"]["strict"])
     # Wilson, n = 8, k = 8: n / (n + z^2) to 1.
-    assert summary.loc[("sft", "strict"), "low"] == pytest.approx(8 / (8 + 1.959964**2), abs=1e-6)
-    assert summary.loc[("sft", "strict"), "high"] == pytest.approx(1.0)
+    assert right["low"] == pytest.approx(8 / (8 + 1.959964**2), abs=1e-6)
+    assert right["high"] == pytest.approx(1.0)
     result = made.result()
     assert (result.n, result.before, result.after, result.up) == (8, 0.0, 1.0, 8)
     assert made.result(measure="lenient").up == 7
@@ -385,9 +384,8 @@ def test_own_scores() -> None:
     assert made.scores["b"]["length"] == [float(len(text)) for text in GOOD]
     assert made.result().kind == "numeric"
     assert made.result().difference == pytest.approx(np.mean([len(g) for g in GOOD]) - len(BAD[0]))
-    rated = made.summary().set_index(["model", "measure"]).loc[("a", "length")]
-    assert rated["mean"] == len(BAD[0])
-    assert np.isnan(rated["low"])
+    rated = rate(made.scores["a"]["length"])
+    assert (rated["mean"], rated["low"]) == (len(BAD[0]), None)
     flag = build({"a": BAD, "b": GOOD}, score=lambda text, item: np.bool_(item["answer"] in text))
     assert flag.measure == "score"
     assert flag.scores["b"]["score"] == [True] * 8
@@ -426,12 +424,12 @@ def test_a_score_that_is_missing_for_one_model_only_is_refused() -> None:
 
 def test_rows_are_evenly_spaced_and_selected() -> None:
     made = build({"a": [*GOOD[:2], *BAD[2:]], "b": [*GOOD[:1], BAD[1], *GOOD[2:]]}, rows=4)
-    assert shown(made) == [0, 2, 4, 6]
-    assert shown(made.show(rows=100)) == list(range(8))
-    assert shown(made.show(rows=0)) == []
-    assert shown(made.show("up", rows=8)) == [2, 3, 4, 5, 6, 7]
-    assert shown(made.show("down")) == [1]
-    assert shown(made.show("changed", rows=8)) == [1, 2, 3, 4, 5, 6, 7]
+    assert made.shown() == [0, 2, 4, 6]
+    assert made.show(rows=100).shown() == list(range(8))
+    assert made.show(rows=0).shown() == []
+    assert made.show("up", rows=8).shown() == [2, 3, 4, 5, 6, 7]
+    assert made.show("down").shown() == [1]
+    assert made.show("changed", rows=8).shown() == [1, 2, 3, 4, 5, 6, 7]
     assert made.show("down").result() == made.result()  # a look at some rows changes no number
     assert "1 of 1 prompts whose score fell" in str(made.show("down"))
 
@@ -446,7 +444,7 @@ def test_where_restricts_numbers_too() -> None:
     assert later.scores["b"]["strict"] == [True, False]
 
 
-# --- HTML, text, JSON ---
+# --- HTML and text ---
 
 NASTY = '<b>bold</b> <script>alert("x")</script> & $5 < $7 \x1b[31mred\x00'
 
@@ -469,7 +467,7 @@ def test_html_shows_both_replies_scores_and_stop_reasons_side_by_side() -> None:
     made = build({"base": BAD, "sft": GOOD}, rows=2)
     page = Page(made._repr_html_())
     code = "".join(page.inside("code"))
-    for index in shown(made):
+    for index in made.shown():
         assert BAD[index] in code
         assert GOOD[index] in code
         assert ITEMS[index]["prompt"][0]["content"] in code
@@ -521,7 +519,7 @@ def test_changed_words(before: str, after: str, new: list[str]) -> None:
 @pytest.mark.parametrize("width", [40, 60, 120])
 def test_text_wraps_to_the_width(width: int) -> None:
     made = build({"base": BAD, "sft": [text + " And so on." * 9 for text in GOOD]}, rows=3)
-    text = to_text(made, width)
+    text = to_text(made._view(), width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     assert flat.count("And so on.") == 27
@@ -533,22 +531,6 @@ def test_text_obeys_no_control_characters() -> None:
     made = build({"a": [NASTY], "b": ["One.\nTwo."]}, ITEMS[:1])
     assert "\x1b" not in str(made)
     assert r"One. \n Two." in str(made)
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
-    made = build({"base": BAD, "sft": [*GOOD[:-1], "Grüße ✓ <b>."]})
-    path = made.to_json(tmp_path / "deep" / "comparison.json")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    assert stored["items"] == ITEMS
-    assert stored["settings"] == made.settings
-    assert stored["models"]["sft"]["replies"][-1] == {"text": "Grüße ✓ <b>.", "stop_reason": "stop"}
-    assert stored["models"]["sft"]["scores"]["strict"] == [True] * 7 + [False]
-    assert {label: model["weights"] for label, model in stored["models"].items()} == made.fingerprints
-    assert stored["models"]["base"]["rates"]["strict"]["mean"] == 0.0
-    assert stored["models"]["sft"]["rates"]["strict"]["mean"] == 7 / 8
-    assert stored["verdicts"]["sft"]["verdict"] == "improved"
-    assert stored["verdicts"]["sft"]["result"]["up"] == 7
-    assert list(tmp_path.joinpath("deep").iterdir()) == [path]
 
 
 def test_to_frame_has_one_row_per_item_and_model() -> None:

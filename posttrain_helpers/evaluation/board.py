@@ -14,12 +14,11 @@ from those of most models is not compared there; `notes` says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation import board_view
 from posttrain_helpers.evaluation.board_scores import (
     SuiteScores,
     check_records,
@@ -31,9 +30,16 @@ from posttrain_helpers.evaluation.board_scores import (
     suite_scores,
     writing_style,
 )
+from posttrain_helpers.evaluation.board_tables import (
+    BETTER,
+    WORSE,
+    Table,
+    leaderboard_table,
+    style_table,
+)
 from posttrain_helpers.evaluation.ranking import score_interval, significant_ranks
 from posttrain_helpers.evaluation.records import KINDS, read_records
-from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention, compare
+from posttrain_helpers.evaluation.retention import DOCUMENTS, Forgetting, compare
 from posttrain_helpers.manifest import BASE
 from posttrain_helpers.wording import closest, counted
 
@@ -87,7 +93,8 @@ class Board:
         self._documents, more = document_losses(self.records)
         self._frontier, apart = frontier_points(self.records)
         self.notes += [*notes, *more, *apart, *differing_settings(self.records)]
-        self._cached: dict[Any, Any] = {}
+        self._leaderboards: dict[str, DataFrame] = {}
+        self._forgetting: dict[str, Forgetting] = {}
         self._note_the_average()
 
     @classmethod
@@ -113,24 +120,6 @@ class Board:
         """The models, in the order of the board."""
         return list(self.records)
 
-    def measures(self) -> DataFrame:
-        """Return for each suite what it measures, how many items and models it has, and whether it counts."""
-        import pandas
-
-        averaged = {name for kind in KINDS for name in self.averaged(kind)}
-        rows = {
-            suite.name: {
-                "skill": suite.skill,
-                "kind": suite.kind,
-                "measure": suite.measure,
-                "n": suite.n,
-                "models": len(suite.scores),
-                "averaged": suite.name in averaged,
-            }
-            for suite in self.suites.values()
-        }
-        return pandas.DataFrame.from_dict(rows, orient="index")
-
     def rates(self, suite: str) -> DataFrame:
         """Return the mean headline score of every model that was measured on the suite.
 
@@ -150,11 +139,6 @@ class Board:
             rows[label] = {"n": len(values), "mean": float(values.mean()), "low": low, "high": high}
         return pandas.DataFrame.from_dict(rows, orient="index")
 
-    def ranks(self, suite: str) -> DataFrame:
-        """Return `significant_ranks` of the headline scores of one suite, the best model first."""
-        found = self._suite(suite)
-        return self._ranks(("suite", suite), dict(found.scores), found.clusters)
-
     def averaged(self, kind: str = "correctness") -> list[str]:
         """Return the suites of one kind that make the average: those that most models were measured on.
 
@@ -166,12 +150,9 @@ class Board:
                 f"{kind!r} is no kind of suite; {closest(kind, KINDS)}use one of {', '.join(KINDS)}."
             )
         return [
-            suite.name
-            for suite in self.suites.values()
-            if suite.kind == kind
-            and suite.name not in self.leave_out
-            and 2 * len(suite.scores) > len(self.records)
-            and suite.n > 1
+            name
+            for name in self._common_suites()
+            if self.suites[name].kind == kind and name not in self.leave_out and self.suites[name].n > 1
         ]
 
     def ranked(self, kind: str = "correctness") -> list[str]:
@@ -200,14 +181,19 @@ class Board:
         Returns:
             Index label, the best first: rank (1 + number of significantly better models, after Holm's
             correction), ranks (such as "2-4": the places that no test excludes), score, low, high (95 %
-            interval), tied_with (models that no test tells apart) and n (items). Models that lack one of the
-            suites are not in it.
+            interval), yes_no (whether it is a share), tied_with (models that no test tells apart) and n
+            (items). Models that lack one of the suites are not in it.
 
         Raises:
             CourseError: there is no such suite on the board.
 
         Source: Cochran (1977), Sampling Techniques, section 5.3, for the stratified mean.
         """
+        if kind not in self._leaderboards:
+            self._leaderboards[kind] = self._ranked_averages(kind)
+        return self._leaderboards[kind].copy()
+
+    def _ranked_averages(self, kind: str) -> DataFrame:
         names = self.averaged(kind)
         if not names:
             raise CourseError(
@@ -220,28 +206,26 @@ class Board:
             raise CourseError(
                 f"No model was measured on all of {', '.join(names)}; evaluate one model on all of them."
             )
-        total = sum(suite.n for suite in suites)
-        numbers = {label: stratified(suites, label) for label in labels}
-        ranks = self._ranks(("kind", kind), numbers, common_clusters(suites))
-        frame = ranks.copy()
-        if all(suite.yes_no for suite in suites):  # resampled residuals may leave the range of a share
+        ranks = significant_ranks(
+            {label: stratified(suites, label) for label in labels}, common_clusters(suites)
+        )
+        frame = ranks.rename(columns={"mean": "score"})
+        frame["yes_no"] = all(suite.yes_no for suite in suites)
+        if frame["yes_no"].all():  # resampled residuals may leave the range of a share
             frame["low"], frame["high"] = frame["low"].clip(lower=0.0), frame["high"].clip(upper=1.0)
         frame["ranks"] = [
             f"{best}" if best == worst else f"{best}-{worst}"
             for best, worst in zip(frame["rank"], frame["worst_rank"], strict=True)
         ]
-        frame["n"] = total
-        frame = frame.rename(columns={"mean": "score"})
-        return frame[["rank", "ranks", "score", "low", "high", "tied_with", "n"]]
+        return frame[["rank", "ranks", "score", "low", "high", "yes_no", "tied_with", "n"]]
 
-    def retention(self, against: str | None = None, adjust: str | None = "holm") -> Retention:
+    def retention(self, against: str | None = None) -> Forgetting:
         """Compare every model with one of them, skill by skill, item by item.
 
         The column `DOCUMENTS` compares the mean loss per token of each document (nats; lower is better).
 
         Args:
             against: a label; None is the reference.
-            adjust: "holm" corrects for the number of cells, None does not.
 
         Raises:
             CourseError: an unknown label.
@@ -252,28 +236,27 @@ class Board:
                 f"There is no record of {against!r}; {closest(against, self.labels)}the board has "
                 f"{', '.join(self.labels)}."
             )
-        key = ("retention", against)
-        columns = [*self.suites, *([DOCUMENTS] if self._documents else [])]
-        if key not in self._cached:
+        if against not in self._forgetting:
             scores = {name: suite.scores for name, suite in self.suites.items()}
-            scores[DOCUMENTS] = self._documents
-            self._cached[key] = {
+            if self._documents:
+                scores[DOCUMENTS] = self._documents
+            results = {
                 label: {
                     name: compare(
-                        scores[name][against],
-                        scores[name][label],
+                        found[against],
+                        found[label],
                         higher_is_better=name != DOCUMENTS,
                         clusters=None if name == DOCUMENTS else self.suites[name].clusters,
                     )
-                    if {label, against} <= set(scores[name])
+                    if {label, against} <= set(found)
                     else None
-                    for name in columns
+                    for name, found in scores.items()
                 }
                 for label in self.labels
                 if label != against
             }
-        results = self._cached[key]
-        return Retention.of(against, list(results), columns, results, adjust)
+            self._forgetting[against] = Forgetting(against, tuple(scores), results)
+        return self._forgetting[against]
 
     def frontier(self) -> DataFrame:
         """Return what each model gained by how far it moved: gold score and KL to the reference.
@@ -294,22 +277,22 @@ class Board:
             )
         return pandas.DataFrame.from_dict(self._frontier, orient="index")
 
-    def style(self, suites: Sequence[str] | None = None) -> DataFrame:
-        """Return how the models write, whether or not they are right.
+    def style(self) -> DataFrame:
+        """Return how the models write in the preference suites, whether or not they are right.
 
-        Args:
-            suites: whose replies to look at; None takes the preference suites, where replies are free, or all
-                suites where there is none.
+        Without a preference suite, where replies are free, all suites are looked at.
 
         Returns:
             Index label; distinct-2, repetition, mean tokens, stop rate (all of the replies) and perplexity
             (of the base documents, NaN where they were not read).
+
+        Raises:
+            CourseError: no suite has the replies of most models.
         """
         import pandas
 
-        common = [suite.name for suite in self.suites.values() if 2 * len(suite.scores) > len(self.records)]
-        free = [name for name in common if self.suites[name].kind == "preference"]
-        chosen = [self._suite(name).name for name in suites] if suites else free or common
+        common = self._common_suites()
+        chosen = [name for name in common if self.suites[name].kind == "preference"] or common
         if not chosen:
             raise CourseError(
                 "No suite has the replies of most models; evaluate the models on a common suite."
@@ -320,6 +303,9 @@ class Board:
             if all(label in self.suites[name].scores for name in chosen)
         }
         return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def _common_suites(self) -> list[str]:
+        return [suite.name for suite in self.suites.values() if 2 * len(suite.scores) > len(self.records)]
 
     def perplexity(self, label: str) -> float:
         """Return exp of the mean loss per token on the base documents, NaN where they were not read."""
@@ -351,17 +337,45 @@ class Board:
             index=pandas.Index([prompts[i] for i in chosen], name="prompt"),
         )
 
-    def __str__(self) -> str:
-        from posttrain_helpers.evaluation.board_view import to_text
+    def tables(self) -> list[Table]:
+        """Return what a reader sees: a leaderboard for each kind of suite, then how the models write."""
+        forgetting = self.retention()
+        tables = []
+        for kind in KINDS:
+            averaged = self.averaged(kind)
+            suites = [suite for suite in self.suites.values() if suite.kind == kind]
+            suites.sort(key=lambda suite: suite.name not in averaged)
+            if suites:
+                averages = self.leaderboard(kind) if self.ranked(kind) else None
+                tables.append(leaderboard_table(kind.capitalize(), self.labels, suites, averages, forgetting))
+        if self._common_suites():
+            tables.append(style_table("Style", self.style(), forgetting))
+        return tables
 
-        return to_text(self)
+    def __str__(self) -> str:
+        return board_view.to_text(self._title(), self.tables(), self._explanations())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from posttrain_helpers.evaluation.board_view import to_html
+        return board_view.to_html(self._title(), self.tables(), self._explanations())
 
-        return to_html(self)
+    def _title(self) -> str:
+        return (
+            f"{counted(len(self.labels), 'model')} on {counted(len(self.suites), 'suite')} of the profile "
+            f"{self.profile}, split {self.split}, compared with {self.reference}"
+        )
+
+    def _explanations(self) -> list[str]:
+        return [
+            "Suites with yes/no scores are in %, others are mean scores; an average is the mean of its "
+            "suites, with its 95 % interval. Rank: a range such as 2-4 holds the places that no test "
+            f"excludes. {BETTER} better, {WORSE} worse than {self.reference} on the same items, at the 5 % "
+            f"level after Holm's correction for {counted(len(self.retention().adjusted), 'comparison')} "
+            "(averages: for the pairs of models); without a mark no difference is shown. Perplexity: on "
+            "base documents; lower is better.",
+            *self.notes,
+        ]
 
     def _suite(self, name: str) -> SuiteScores:
         if name not in self.suites:
@@ -370,13 +384,6 @@ class Board:
                 f"{', '.join(self.suites)}."
             )
         return self.suites[name]
-
-    def _ranks(
-        self, key: Any, scores: dict[str, np.ndarray], clusters: Sequence[Hashable] | None
-    ) -> DataFrame:
-        if key not in self._cached:
-            self._cached[key] = significant_ranks(scores, clusters=clusters)
-        return self._cached[key]
 
     def _note_the_average(self) -> None:
         for name in self.leave_out:

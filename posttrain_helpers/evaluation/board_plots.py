@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.retention import DOCUMENTS, Retention
+from posttrain_helpers.evaluation.retention import DOCUMENTS, Forgetting
 from posttrain_helpers.plots import BLUE, GREY, ORANGE, new_figure
 from posttrain_helpers.wording import listed
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
     from pandas import DataFrame
 
     from posttrain_helpers.evaluation.board import Board
@@ -93,37 +94,37 @@ def plot_retention(board: Board, against: str | None = None, title: str = "") ->
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    retention = board.retention(against)
-    if not retention.labels:
+    forgetting = board.retention(against)
+    if not forgetting.labels:
         raise CourseError(
-            f"{retention.against} is the only model on the board; evaluate another one to compare with it."
+            f"{forgetting.against} is the only model on the board; evaluate another one to compare with it."
         )
-    shades, points = _shades(retention)
-    rows, columns = len(retention.labels), len(retention.columns)
+    shades = forgetting.shades()
+    rows, columns = shades.shape
     figure, axes = new_figure(width=2.4 + 0.95 * columns, height=1.9 + 0.42 * rows)
     colours = LinearSegmentedColormap.from_list("worse to better", [ORANGE, "#f7f7f7", BLUE])
     axes.imshow(shades, cmap=colours, vmin=-1, vmax=1, aspect="auto")
-    for row, label in enumerate(retention.labels):
-        for column, name in enumerate(retention.columns):
-            result = retention.results[label][name]
+    for row, label in enumerate(forgetting.labels):
+        for column, name in enumerate(forgetting.columns):
+            result = forgetting.results[label][name]
             if result is None:
                 axes.text(column, row, "-", ha="center", va="center", color="0.4")
                 continue
-            red, green, blue, _ = colours((shades[row, column] + 1) / 2)
+            red, green, blue, _ = colours((shades.loc[label, name] + 1) / 2)
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < _DARK
-            shown = retention.verdict(label, name) != "no_difference_shown"
+            shown = forgetting.verdict(label, name) != "no_difference_shown"
             axes.text(
                 column,
                 row,
-                _cell_text(result.difference, name, name in points),
+                _cell_text(result.difference, name, name in forgetting.shares),
                 ha="center",
                 va="center",
                 color="white" if dark else "black",
                 fontweight="bold" if shown else "normal",
                 alpha=1.0 if shown else 0.7,
             )
-    axes.set_yticks(range(rows), retention.labels)
-    axes.set_xticks(range(columns), [_column_heading(board, retention, name) for name in retention.columns])
+    axes.set_yticks(range(rows), forgetting.labels)
+    axes.set_xticks(range(columns), [_column_heading(board, forgetting, name) for name in forgetting.columns])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -133,12 +134,12 @@ def plot_retention(board: Board, against: str | None = None, title: str = "") ->
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2, alpha=1.0)
     axes.tick_params(which="minor", length=0)
-    axes.set_title(title or f"Change against {retention.against}", pad=12)
+    axes.set_title(title or f"Change against {forgetting.against}", pad=12)
     note = (
         f"Blue: better, orange: worse. Bold: significant after Holm's correction for "
-        f"{len(retention.adjusted)} cells.\nBelow each heading: {retention.against} itself."
+        f"{len(forgetting.adjusted)} cells.\nBelow each heading: {forgetting.against} itself."
     )
-    changed = [name.replace("_", " ") for name in board.leave_out if name in retention.columns]
+    changed = [name.replace("_", " ") for name in board.leave_out if name in forgetting.columns]
     if changed:
         note += f" A stage may change {listed(changed)} on purpose."
     axes.set_xlabel(note, color="0.25", fontsize=9, labelpad=8)
@@ -169,47 +170,35 @@ def plot_frontier(
     Source: the square root is that of Gao et al. (2023), arXiv:2210.10760, section 3.
     """
     points = board.frontier()
+    lines = [(name, path, ":", ".") for name, path in (paths or {}).items()]
+    if best_of_n is not None:
+        lines.append(("best of n", best_of_n, "--", "s"))
+    for name, path, _, _ in lines:
+        _check_path(name, path)
     # The legend of the lines stands beside the axes, where it covers no point.
-    beside = bool(paths) or best_of_n is not None
-    figure, axes = new_figure(width=10.0 if beside else 8.5, height=5.4)
+    figure, axes = new_figure(width=10.0 if lines else 8.5, height=5.4)
     # Signed, so that there is some room on the left of 0.
     axes.set_xscale(
         "function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x))
     )
-    for index, (name, path) in enumerate((paths or {}).items()):
-        _check_path(name, path)
-        colour = PATH_COLOURS[index % len(PATH_COLOURS)]
-        axes.plot(path["kl"], path["gold"], ":", marker=".", color=colour, label=name, zorder=1)
-    if best_of_n is not None:
-        _check_path("best_of_n", best_of_n)
+    for index, (name, path, style, marker) in enumerate(lines):
+        colour = "black" if path is best_of_n else PATH_COLOURS[index % len(PATH_COLOURS)]
         axes.plot(
-            best_of_n["kl"],
-            best_of_n["gold"],
-            "--s",
-            markersize=4,
-            color="black",
-            label="best of n",
-            zorder=1,
+            path["kl"], path["gold"], style, marker=marker, markersize=4, color=colour, label=name, zorder=1
         )
     for label, row in points.iterrows():
-        colour = ORANGE if label == board.reference else BLUE
         axes.errorbar(
             row["kl"],
             row["gold"],
             xerr=_error(row, "kl"),
             yerr=_error(row, "gold"),
             fmt="D" if label == board.reference else "o",
-            color=colour,
+            color=ORANGE if label == board.reference else BLUE,
             ecolor=GREY,
             elinewidth=1,
             zorder=3,
         )
-    ends = [
-        *points["kl_high"].fillna(points["kl"]),
-        *(value for path in (paths or {}).values() for value in path["kl"]),
-        *(best_of_n["kl"] if best_of_n is not None else ()),
-    ]
-    largest = max([float(value) for value in ends if math.isfinite(value)] + [1e-3])
+    largest = max(1e-3, points[["kl", "kl_high"]].max().max(), *(path["kl"].max() for _, path, *_ in lines))
     axes.set_xlim(-0.001 * largest, 1.15 * largest)
     ticks = square_root_ticks(largest, room=0.1)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -220,20 +209,19 @@ def plot_frontier(
         ylabel="mean gold score of sampled replies",
         title=title or "Gold score and the divergence that it cost (95 % intervals)",
     )
-    if beside:
+    if lines:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    labels = [(label, (row["kl"], row["gold"])) for label, row in points.iterrows()]
+    labels = [(str(label), (row["kl"], row["gold"])) for label, row in points.iterrows()]
     if best_of_n is not None and "n" in best_of_n:
-        rows = best_of_n[["n", "kl", "gold"]].itertuples(index=False)
-        labels += [(f"n={n:g}", (kl, gold)) for n, kl, gold in rows]
+        labels += [(f"n={row.n:g}", (row.kl, row.gold)) for row in best_of_n.itertuples()]
     bars = []
-    for _, row in points.dropna().iterrows():
-        bars.append(((row["kl_low"], row["gold"]), (row["kl_high"], row["gold"])))
-        bars.append(((row["kl"], row["gold_low"]), (row["kl"], row["gold_high"])))
-    lines = [*(paths or {}).values(), *([best_of_n] if best_of_n is not None else [])]
-    for line in lines:
-        corners = list(line[["kl", "gold"]].itertuples(index=False, name=None))
-        bars += pairwise(corners)
+    for row in points.dropna().itertuples():
+        bars += [
+            ((row.kl_low, row.gold), (row.kl_high, row.gold)),
+            ((row.kl, row.gold_low), (row.kl, row.gold_high)),
+        ]
+    for _, path, *_ in lines:
+        bars += pairwise(path[["kl", "gold"]].itertuples(index=False, name=None))
     place_labels(axes, labels, bars)
     return figure
 
@@ -271,82 +259,56 @@ def place_labels(
     Returns:
         The annotations, in the order given. One that had to move away has a thin line to its point.
     """
-    figure = axes.figure
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # lines to labels must not rescale the axes
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    pixels = figure.dpi / 72
+    axes.figure.canvas.draw()
+    pixels = axes.figure.dpi / 72
     window = axes.get_window_extent()
-    points = [axes.transData.transform(point) for _, point in labels]
-    lines = [_samples(*(axes.transData.transform(end) for end in segment)) for segment in segments]
-    obstacles = np.concatenate([*lines, np.empty((0, 2))]) if lines else np.empty((0, 2))
-    taken: list[tuple[float, float, float, float]] = []
-    placed = []
+    points = axes.transData.transform([point for _, point in labels])
+    lines = [_along(*axes.transData.transform(segment)) for segment in segments]
+    covered = np.concatenate([points, *lines])
+    placed, taken = [], []
     for (text, point), centre in zip(labels, points, strict=True):
         annotation = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=9.5, zorder=4)
-        extent = annotation.get_window_extent(renderer)
-        best: tuple[float, Any] | None = None
-        for distance in _DISTANCES:
-            for x, y in _DIRECTIONS:
-                left = centre[0] + x * distance * pixels - extent.width * (1 - x) / 2
-                low = centre[1] + y * distance * pixels - extent.height * (1 - y) / 2
-                box = (left, low, left + extent.width, low + extent.height)
-                cost = (
-                    1000 * sum(_overlap(box, other) for other in taken) / (extent.width * extent.height)
-                    + 100 * int(_inside(box, np.array(points), 4 * pixels).sum())
-                    + 3 * int(_inside(box, obstacles, 1.0).sum())
-                    + 500 * (not (window.x0 <= box[0] and box[2] <= window.x1))
-                    + 500 * (not (window.y0 <= box[1] and box[3] <= window.y1))
-                    + 0.4 * distance
-                )
-                if best is None or cost < best[0]:
-                    best = (cost, (box, distance))
-        box, distance = best[1]
+        size = annotation.get_window_extent().size
+
+        def cost(place: tuple[int, Bbox], taken: Sequence[Bbox] = tuple(taken)) -> float:
+            distance, box = place
+            return (
+                1000 * sum(_shared(box, other) for other in taken)
+                + 100 * box.padded(4 * pixels).count_contains(points)
+                + 3 * box.padded(1).count_contains(covered)
+                + 500 * (4 - window.count_contains(box.corners()))
+                + 0.4 * distance
+            )
+
+        places = [
+            (distance, _beside(centre, size, np.array(direction), distance * pixels))
+            for distance in _DISTANCES
+            for direction in _DIRECTIONS
+        ]
+        distance, box = min(places, key=cost)
         taken.append(box)
-        annotation.set_position(((box[0] - centre[0]) / pixels, (box[1] - centre[1]) / pixels))
+        annotation.set_position((box.min - centre) / pixels)
         if distance > _DISTANCES[0]:
-            middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-            ends = axes.transData.inverted().transform([centre, middle])
+            ends = axes.transData.inverted().transform([centre, (box.min + box.max) / 2])
             axes.plot(*ends.T, color="0.6", linewidth=0.7, zorder=2)
             annotation.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85})
         placed.append(annotation)
     return placed
 
 
-def _shades(retention: Retention) -> tuple[np.ndarray, set[str]]:
-    """Return for each cell a shade from -1 (worse) to 1 (better), and the columns of percentage points."""
-    shades = np.full((len(retention.labels), len(retention.columns)), math.nan)
-    found = {
-        name: [retention.results[label][name] for label in retention.labels] for name in retention.columns
-    }
-    points = {
-        name
-        for name, results in found.items()
-        if name != DOCUMENTS and all(result is None or result.kind == "binary" for result in results)
-    }
-    common = _largest([result for name in points for result in found[name]])
-    for column, (name, results) in enumerate(found.items()):
-        scale = common if name in points else _largest(results)
-        for row, result in enumerate(results):
-            if result is not None:
-                sign = 1 if result.higher_is_better else -1
-                shades[row, column] = sign * result.difference / scale
-    return shades, points
-
-
-def _largest(results: Sequence[Any]) -> float:
-    return max((abs(result.difference) for result in results if result is not None), default=0.0) or 1.0
-
-
-def _column_heading(board: Board, retention: Retention, name: str) -> str:
+def _column_heading(board: Board, forgetting: Forgetting, name: str) -> str:
+    """Return the name of a column, with the mean of the model that the others are compared with below it."""
     words = name.replace("_", "\n").replace(" ", "\n")
     if name == DOCUMENTS:
-        loss = next((r[name].before for r in retention.results.values() if r[name] is not None), math.nan)
+        loss = next(
+            (row[name].before for row in forgetting.results.values() if row[name] is not None), math.nan
+        )
         return f"{words}\n{loss:.2f} nats"
     suite = board.suites[name]
-    if retention.against not in suite.scores:
+    if forgetting.against not in suite.scores:
         return f"{words}\n-"
-    mean = float(suite.scores[retention.against].mean())
+    mean = float(suite.scores[forgetting.against].mean())
     return f"{words}\n{100 * mean:.0f} %" if suite.yes_no else f"{words}\n{mean:.2f}"
 
 
@@ -375,22 +337,21 @@ def _error(row: Mapping[str, float], name: str) -> list[list[float]] | None:
     return [[max(low, 0.0)], [max(high, 0.0)]] if math.isfinite(low + high) else None
 
 
-def _samples(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _along(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Return points on a line, one every few pixels."""
     count = max(2, int(np.hypot(*(end - start)) / 4))
     return start + np.linspace(0, 1, count)[:, None] * (end - start)
 
 
-def _overlap(box: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Return the area that two boxes (left, bottom, right, top) share."""
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)
+def _beside(centre: np.ndarray, size: np.ndarray, direction: np.ndarray, distance: float) -> Bbox:
+    """Return a box of a size whose nearest side or corner lies in a direction from a point."""
+    from matplotlib.transforms import Bbox
+
+    corner = centre + direction * distance - size * (1 - direction) / 2
+    return Bbox([corner, corner + size])
 
 
-def _inside(box: tuple[float, ...], points: np.ndarray, margin: float) -> np.ndarray:
-    """Return for each point whether it lies in the box or nearer to it than the margin."""
-    x, y = np.asarray(points)[..., 0], np.asarray(points)[..., 1]
-    return (
-        (box[0] - margin < x) & (x < box[2] + margin) & (box[1] - margin < y) & (y < box[3] + margin)
-    ).astype(int)
+def _shared(box: Bbox, other: Bbox) -> float:
+    """Return the share of a box that another one covers."""
+    both = box.intersection(box, other)
+    return 0.0 if both is None else both.width * both.height / (box.width * box.height)

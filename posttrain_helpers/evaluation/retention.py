@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from posttrain_helpers import statistics
-from posttrain_helpers.evaluation.ranking import ENOUGH_FOR_T, adjust_p_values, pairwise_tests
+from posttrain_helpers.evaluation.ranking import ENOUGH_FOR_T, pairwise_tests
 from posttrain_helpers.statistics import PairedResult, Verdict
 
 if TYPE_CHECKING:
@@ -20,54 +21,34 @@ _RESAMPLES, _MANY_RESAMPLES = 2000, 50_000
 
 
 @dataclass(frozen=True)
-class Retention:
-    """A matrix of paired differences: a row per model, a column per skill.
+class Forgetting:
+    """What every model gained and forgot: paired differences, a row per model, a column per skill.
 
     Attributes:
         against: the model that the others are compared with.
-        labels: the rows.
         columns: the suites, and `DOCUMENTS` where texts were read.
         results: for each model and column the paired result, None where the two were not measured alike.
-        adjusted: the p-values after Holm's correction over the whole matrix; without one they are raw.
     """
 
     against: str
-    labels: tuple[str, ...]
     columns: tuple[str, ...]
     results: Mapping[str, Mapping[str, PairedResult | None]]
-    adjusted: Mapping[tuple[str, str], float]
 
-    @classmethod
-    def of(
-        cls,
-        against: str,
-        labels: Sequence[str],
-        columns: Sequence[str],
-        results: Mapping[str, Mapping[str, PairedResult | None]],
-        adjust: str | None = "holm",
-    ) -> Retention:
-        """Return the matrix of the results.
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The rows: the models that are compared."""
+        return tuple(self.results)
 
-        Args:
-            against: the model that the others are compared with.
-            labels: the rows.
-            columns: the columns.
-            results: for each of them the result or None.
-            adjust: "holm" keeps the chance of one false mark anywhere in the matrix below the level of the
-                results; None tests every cell on its own, so that about one in twenty is marked by chance.
-
-        Raises:
-            CourseError: another correction.
-        """
-        cells = [(row, name) for row in labels for name in columns if results[row][name] is not None]
-        adjusted = adjust_p_values([results[row][name].p for row, name in cells], adjust)
-        return cls(
-            against,
-            tuple(labels),
-            tuple(columns),
-            results,
-            dict(zip(cells, map(float, adjusted), strict=True)),
-        )
+    @cached_property
+    def adjusted(self) -> dict[tuple[str, str], float]:
+        """The p-values after Holm's correction, so that a false mark anywhere is as rare as in one test."""
+        p_values = {
+            (label, name): result.p
+            for label, row in self.results.items()
+            for name, result in row.items()
+            if result is not None
+        }
+        return dict(zip(p_values, statistics.holm(list(p_values.values())), strict=True))
 
     def verdict(self, label: str, column: str) -> Verdict | None:
         """Return "improved", "worse" or "no_difference_shown"; None where there is no result."""
@@ -78,39 +59,40 @@ class Retention:
         return statistics.verdict(replace(result, p=self.adjusted[label, column]))
 
     def matrix(self, field: str = "difference") -> DataFrame:
-        """Return one field of every result, such as "difference", "low" or "p"; "verdict" works as well.
+        """Return one field of every result, such as "difference", "low" or "p"; NaN where there is no result.
 
         Args:
-            field: an attribute of `PairedResult`, or "verdict".
+            field: an attribute of `PairedResult`.
         """
         import pandas
 
-        def cell(label: str, column: str) -> object:
-            if field == "verdict":
-                return self.verdict(label, column)
-            result = self.results[label][column]
-            return None if result is None else getattr(result, field)
+        rows = {
+            label: {name: getattr(row[name], field, None) for name in self.columns}
+            for label, row in self.results.items()
+        }
+        frame = pandas.DataFrame.from_dict(rows, orient="index", columns=list(self.columns))
+        return frame.astype(float)
 
-        rows = [[cell(label, column) for column in self.columns] for label in self.labels]
-        frame = pandas.DataFrame(rows, index=list(self.labels), columns=list(self.columns))
-        return frame if field in ("verdict", "kind") else frame.astype(float)
+    @cached_property
+    def shares(self) -> set[str]:
+        """The columns of yes/no scores, whose differences are shares of the items."""
+        return {
+            name
+            for name in self.columns
+            if name != DOCUMENTS
+            and all(row[name] is None or row[name].kind == "binary" for row in self.results.values())
+        }
 
-    def frame(self) -> DataFrame:
-        """Return one row per model and column, with the numbers of both, the adjusted p and the verdict."""
-        import pandas
+    def shades(self) -> DataFrame:
+        """Return how good or bad each difference is beside the others, from -1 (worse) to 1 (better).
 
-        fields = ("n", "before", "after", "difference", "low", "high", "p")
-        rows = [
-            {
-                "label": label,
-                "suite": column,
-                **{name: getattr(self.results[label][column], name) for name in fields},
-                "p_adjusted": p,
-                "verdict": self.verdict(label, column),
-            }
-            for (label, column), p in self.adjusted.items()
-        ]
-        return pandas.DataFrame(rows, columns=["label", "suite", *fields, "p_adjusted", "verdict"])
+        Yes/no suites share one scale, every other column has its own; NaN where there is no result.
+        """
+        differences = self.matrix()
+        signs = {name: -1 if name == DOCUMENTS else 1 for name in self.columns}
+        largest = differences.abs().max()
+        largest[list(self.shares)] = largest[list(self.shares)].max()
+        return differences * signs / largest.where(largest > 0, 1.0)
 
 
 def compare(

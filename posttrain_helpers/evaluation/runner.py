@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers import memory_readings, metrics
-from posttrain_helpers.comparison_scores import check_choice, score_replies
+from posttrain_helpers.comparison_scores import apply_measures, check_choice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import (
     EvaluationRecord,
@@ -226,7 +226,7 @@ class _Evaluation:
             replies = generate(model, tokenizer, [item["prompt"] for item in suite.items], **options)
         stopped = tuple(reply.stop_reason == "stop" for reply in replies)
         items = [{**item, "stopped": end} for item, end in zip(suite.items, stopped, strict=True)]
-        scores = score_replies(dict(suite.scores), {suite.name: replies}, items)[suite.name]
+        scores = apply_measures(dict(suite.scores), {suite.name: replies}, items)[suite.name]
         return SuiteRecord(
             name=suite.name,
             skill=suite.skill,
@@ -286,7 +286,7 @@ class _Evaluation:
             divergences = [max(0.0, value) for value in values.tolist()]
         ended = [{**item, "stopped": r.stop_reason == "stop"} for r, item in zip(replies, items, strict=True)]
         measured = {suite.measure: suite.scores[suite.measure]}
-        scores = score_replies(measured, {suite.name: replies}, ended)[suite.name][suite.measure]
+        scores = apply_measures(measured, {suite.name: replies}, ended)[suite.name][suite.measure]
         return {
             "reference": self.reference.label,
             "reference_identity": self.reference.identity,

@@ -1,21 +1,15 @@
-"""The claims and the costs of the lessons: what the report card shows of them, and the same as pictures."""
+"""The claims of the lessons: what the report card shows of them."""
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.report.formats import duration, lesson_title, number, signed, words
+from posttrain_helpers.report.formats import number
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from posttrain_helpers.results import LessonResults
     from posttrain_helpers.statistics import Bound, Claim
-
-_EXPECTED_COLOUR = "#2563b0"
-_UNEXPECTED_COLOUR = "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -70,11 +64,6 @@ def claim_groups(lessons: list[LessonResults]) -> list[tuple[Axis, list[tuple[st
     ]
 
 
-def as_expected(claim: Claim) -> bool:
-    """Return whether a claim holds: its verdict and its lowest score are what the lesson announced."""
-    return claim.held
-
-
 def fresh_seeds(lesson: str, claim: Claim | Bound) -> str:
     """Return on how many fresh seeds a claim held, and how far its values lie apart; empty if never run."""
     from posttrain_helpers.seeds import spread
@@ -104,21 +93,6 @@ def headline_cards(lessons: list[LessonResults]) -> list[dict[str, Any]]:
     return cards
 
 
-def lesson_costs(lessons: list[LessonResults]) -> list[dict[str, Any]]:
-    """Return time and memory per lesson, with the share of the largest in percent for the bars."""
-    longest = max(result.seconds for result in lessons) or 1.0
-    largest = max((result.peak_cpu_mb or 0.0 for result in lessons), default=0.0) or 1.0
-    return [
-        {
-            "result": result,
-            "time": duration(result.seconds),
-            "time_share": 100 * result.seconds / longest,
-            "memory_share": 100 * (result.peak_cpu_mb or 0.0) / largest,
-        }
-        for result in lessons
-    ]
-
-
 def environments(sources: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """Return every setting with its values, and for each value of several who ran with it.
 
@@ -139,72 +113,3 @@ def environments(sources: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, l
         shared = len(values) == 1
         table.append((key, [(value, [] if shared else names) for value, names in values.items()]))
     return table
-
-
-def forest_plot(lessons: list[LessonResults]) -> Figure:
-    """Draw the difference of every claim with its interval, one panel for each metric."""
-    from matplotlib.figure import Figure
-
-    groups = claim_groups(lessons)
-    heights = [len(rows) for _, rows in groups]
-    fig = Figure(figsize=(9, 0.9 * len(groups) + 0.5 * sum(heights)), layout="constrained")
-    panels = fig.subplots(len(groups), 1, squeeze=False, height_ratios=[height + 0.6 for height in heights])[
-        :, 0
-    ]
-    for panel, (axis, rows) in zip(panels, groups, strict=True):
-        for place, (_, claim) in enumerate(rows):
-            colour = _EXPECTED_COLOUR if as_expected(claim) else _UNEXPECTED_COLOUR
-            panel.plot(
-                [claim.low, claim.high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt"
-            )
-            panel.plot(claim.difference, place, "o", color=colour, markersize=7)
-            panel.annotate(
-                f"{signed(claim.difference)} ({signed(claim.low)} to {signed(claim.high)})\n"
-                f"{words(claim.verdict)}{_surprise(claim)}, n = {claim.n}",
-                (1.01, place),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                fontsize=8,
-            )
-        panel.axvline(0, color="#888888", linewidth=1, zorder=0)
-        panel.set_yticks(
-            range(len(rows)),
-            [textwrap.fill(f"{lesson[:2]}  {claim.name}", 44) for lesson, claim in rows],
-            fontsize=9,
-        )
-        panel.set_ylim(len(rows) - 0.4, -0.6)
-        panel.set_xlim(axis.ticks[0], axis.ticks[-1])
-        panel.set_title(f"{words(axis.metric)}: difference, with its interval", fontsize=9, loc="left")
-        panel.spines[["top", "right", "left"]].set_visible(False)
-        panel.tick_params(axis="y", length=0)
-    return fig
-
-
-def cost_plot(lessons: list[LessonResults]) -> Figure:
-    """Draw the time and the peak memory of every lesson."""
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(9, 1.2 + 0.4 * len(lessons)), layout="constrained")
-    time_panel, memory_panel = fig.subplots(1, 2, sharey=True)
-    places = list(range(len(lessons)))
-    time_panel.barh(places, [result.seconds for result in lessons], color=_EXPECTED_COLOUR)
-    time_panel.set_xlabel("seconds")
-    kinds = [("CPU", [result.peak_cpu_mb for result in lessons], _EXPECTED_COLOUR)]
-    if any(result.peak_gpu_mb is not None for result in lessons):
-        kinds.append(("GPU", [result.peak_gpu_mb for result in lessons], "#d98324"))
-    height = 0.8 / len(kinds)
-    for index, (kind, peaks, colour) in enumerate(kinds):
-        centres = [place + (index - (len(kinds) - 1) / 2) * height for place in places]
-        memory_panel.barh(centres, [peak or 0 for peak in peaks], height=height, color=colour, label=kind)
-    if len(kinds) > 1:
-        memory_panel.legend(frameon=False)
-    memory_panel.set_xlabel("peak memory in MB")
-    time_panel.set_yticks(places, [lesson_title(result.lesson) for result in lessons], fontsize=9)
-    time_panel.invert_yaxis()
-    for panel in (time_panel, memory_panel):
-        panel.spines[["top", "right"]].set_visible(False)
-    return fig
-
-
-def _surprise(claim: Claim) -> str:
-    return "" if as_expected(claim) else f" (expected: {words(claim.expected)})"

@@ -3,8 +3,8 @@
     python -m posttrain_helpers report
 
 The metrics files of the lessons give the claims; the evaluation records give the leaderboard, the reward-KL
-chart, the retention matrix and the samples. The page needs no other file: styles, script and pictures are
-embedded, and it follows the reader's light or dark theme, a narrow screen, and the printer.
+chart, the table of what each model forgot and the samples. The page needs no other file: styles, script and
+pictures are embedded, and it follows the reader's light or dark theme, a narrow screen, and the printer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.report.board import board_view, read_board
+from posttrain_helpers.evaluation.records import read_records
+from posttrain_helpers.rendering import html_environment
+from posttrain_helpers.report.board import board_view, draw_frontier
 from posttrain_helpers.report.claims import (
-    as_expected,
     claim_groups,
-    cost_plot,
     environments,
-    forest_plot,
     fresh_seeds,
     headline_cards,
-    lesson_costs,
 )
 from posttrain_helpers.report.formats import (
     duration,
@@ -47,13 +45,12 @@ from posttrain_helpers.results import (
 from posttrain_helpers.statistics import format_p
 from posttrain_helpers.storage import write_text_atomic
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
-from posttrain_helpers.wording import counted, listed
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def build_report(profile: str | None = None) -> Path:
-    """Write the report card of a profile, and the two charts of its lessons as PNG files for slides.
+    """Write the report card of a profile, and its chart of the frontier as a PNG file for slides.
 
     Args:
         profile: a profile's name; None is the default profile.
@@ -65,47 +62,41 @@ def build_report(profile: str | None = None) -> Path:
         CourseError: when neither a lesson of this profile has been run nor a model evaluated, or a file
             breaks its contract or is no picture.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    from posttrain_helpers.evaluation.board import Board
     from posttrain_helpers.profiles import get_profile
 
     name = get_profile(profile).name
-    lessons, board = read_results(name), read_board(name)
-    if not lessons and board is None:
+    lessons, records = read_results(name), read_records(name)
+    if not lessons and not records:
         raise CourseError(
             f"there is nothing to report: no lesson has been run with profile {name!r}; "
             f"run `python -m posttrain_helpers run{_options(name)}` first."
         )
-    if lessons:
-        directory = figures_directory(name)
-        write_png(forest_plot(lessons), directory / "report__forest.png")
-        write_png(cost_plot(lessons), directory / "report__time_and_memory.png")
+    evaluation = chart = None
+    if records:
+        board = Board(records)
+        evaluation = board_view(board)
+        if evaluation["frontier"]:
+            chart = _embedded(
+                write_png(draw_frontier(board), figures_directory(name) / "report__frontier.png")
+            )
 
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = html_environment(_TEMPLATES)
     templates.filters.update(
         title=lesson_title,
         number=number,
         signed=signed,
         tick_label=tick_label,
         words=words,
-        listed=listed,
-        counted=counted,
+        duration=duration,
     )
-    templates.globals.update(
-        as_expected=as_expected, fresh_seeds=fresh_seeds, interval=interval, format_p=format_p
-    )
-    evaluation = None if board is None else board_view(board)
+    templates.globals.update(fresh_seeds=fresh_seeds, interval=interval, format_p=format_p)
     page = templates.get_template("page.html").render(
         profile=name,
         split=reported_split(),
         options=_options(name),
         evaluation=evaluation,
+        chart=chart,
         **_lessons_view(lessons, name),
         **_origin(lessons, evaluation),
     )
@@ -127,9 +118,8 @@ def _lessons_view(lessons: list[LessonResults], profile: str) -> dict[str, Any]:
         "groups": claim_groups(lessons),
         "claims": claims,
         "bounds": [(result.lesson, bound) for result in lessons for bound in result.bounds],
-        "surprises": [(lesson, claim) for lesson, claim in claims if not as_expected(claim)],
+        "surprises": [(lesson, claim) for lesson, claim in claims if not claim.held],
         "total_time": duration(sum(result.seconds for result in lessons)),
-        "costs": lesson_costs(lessons) if lessons else [],
         "pictures": _pictures(lessons, profile),
     }
 

@@ -139,7 +139,6 @@ def test_a_suite_that_few_models_have_is_shown_but_not_averaged():
     assert list(board.leaderboard()["score"]) == [1.0] * 3
     assert board.rates("own").loc["sft", "mean"] == 0.25
     assert "own is not part of the average: 1 of 3 models have it, with 40 items." in board.notes
-    assert board.measures()["averaged"].to_dict() == {"entities": True, "own": False}
 
 
 def test_models_that_lack_different_suites_have_no_leaderboard_but_a_table():
@@ -198,7 +197,7 @@ def test_a_single_number_has_a_mean_but_no_interval():
 
 def test_an_unknown_suite_is_named_with_the_closest_one():
     board = two(RIGHT, WRONG)
-    for method in (board.rates, board.ranks, board.samples):
+    for method in (board.rates, board.samples):
         with pytest.raises(CourseError, match="no suite 'entitys' on the board; did you mean 'entities'"):
             method("entitys")
     with pytest.raises(CourseError, match="'correct' is no kind of suite; did you mean 'correctness'"):
@@ -207,11 +206,6 @@ def test_an_unknown_suite_is_named_with_the_closest_one():
         CourseError, match="No suite of kind 'preference' can be averaged; the board has entities"
     ):
         board.leaderboard("preference")
-
-
-def test_ranks_of_one_suite_separate_what_the_paired_test_separates():
-    ranks = two(mixed(10), mixed(30)).ranks("entities")
-    assert ranks["rank"].to_dict() == {"dpo": 1, "sft": 2}
 
 
 def test_questions_about_one_relation_count_together_within_a_suite_and_across_suites():
@@ -224,7 +218,8 @@ def test_questions_about_one_relation_count_together_within_a_suite_and_across_s
             for label, scores in (("sft", before), ("dpo", after))
         }
         board = Board([record(label, suites) for label, suites in models.items()])
-        return board.ranks("suite 0")["rank"].to_dict(), board.leaderboard()["ranks"].to_dict()
+        first = Board([record(label, suites[:1]) for label, suites in models.items()])
+        return first.leaderboard()["rank"].to_dict(), board.leaderboard()["ranks"].to_dict()
 
     apart, together = {"dpo": 1, "sft": 2}, {"dpo": 1, "sft": 1}
     assert ranks(None) == (apart, {"dpo": "1", "sft": "2"})
@@ -247,7 +242,9 @@ def test_the_relations_of_any_record_serve_all_models():
 
 
 def test_one_suite_is_ranked_by_its_own_yes_no_scores():
-    row = two(mixed(10), mixed(30)).leaderboard().loc["dpo"]
+    ranks = two(mixed(10), mixed(30)).leaderboard()
+    assert ranks["rank"].to_dict() == {"dpo": 1, "sft": 2}
+    row = ranks.loc["dpo"]
     assert (row["low"], row["high"]) == wilson_interval(30, 40)
     assert (row["ranks"], row["n"]) == ("1", 40)
 
@@ -367,8 +364,7 @@ def test_style_is_that_of_the_free_replies():
     assert row["repetition"] == pytest.approx((0 + 2 / 3) / 2)
     assert (row["mean tokens"], row["stop rate"]) == (6, 0.5)
     assert row["perplexity"] == pytest.approx(math.e)
-    board = Board([record("sft", parts)])
-    assert board.style(["entities"]).loc["sft", "mean tokens"] == 5
+    assert Board([record("sft", parts[:1])]).style().loc["sft", "mean tokens"] == 5
     assert Board([record("sft", parts[:1])]).style().loc["sft", "stop rate"] == 1.0
 
 
@@ -391,7 +387,7 @@ def test_samples_are_evenly_spaced_prompts():
 def test_one_model_makes_a_board():
     board = Board([dataclasses.replace(course(models=1)[0])])
     assert board.leaderboard().loc["sft", "ranks"] == "1"
-    assert board.retention().frame().empty
+    assert board.retention().matrix().empty
     assert "1 model on 9 suites" in str(board)
 
 

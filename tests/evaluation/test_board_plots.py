@@ -71,27 +71,29 @@ def test_a_part_of_the_leaderboard_keeps_its_ranks(board):
 
 def test_the_heat_map_shows_every_difference_and_marks_the_significant_ones(board):
     figure = plot_retention(board)
-    retention = board.retention()
+    forgetting = board.retention()
     cells = figure.axes[0].texts
-    assert len(cells) == len(retention.labels) * len(retention.columns)
+    assert len(cells) == len(forgetting.labels) * len(forgetting.columns)
     bold = {text.get_position() for text in cells if text.get_fontweight() == "bold"}
-    verdicts = retention.matrix("verdict").to_numpy()
     expected = {
-        (column, row) for row, column in zip(*np.nonzero(verdicts != "no_difference_shown"), strict=True)
+        (column, row)
+        for row, label in enumerate(forgetting.labels)
+        for column, name in enumerate(forgetting.columns)
+        if forgetting.verdict(label, name) != "no_difference_shown"
     }
     assert bold == expected
     assert 0 < len(expected) < len(cells)
-    index = retention.columns.index("entities") + len(retention.columns) * retention.labels.index("grpo")
-    assert cells[index].get_text() == f"{100 * retention.matrix().loc['grpo', 'entities']:+.0f}"
+    index = forgetting.columns.index("entities") + len(forgetting.columns) * forgetting.labels.index("grpo")
+    assert cells[index].get_text() == f"{100 * forgetting.matrix().loc['grpo', 'entities']:+.0f}"
 
 
 def test_blue_is_better_also_where_lower_is_better(board):
     image = plot_retention(board).axes[0].images[0]
-    retention = board.retention()
+    forgetting = board.retention()
     shades = np.asarray(image.get_array())
-    documents = retention.columns.index("base documents")
-    row = retention.labels.index("grpo")
-    assert retention.matrix().loc["grpo", "base documents"] > 0
+    documents = forgetting.columns.index("base documents")
+    row = forgetting.labels.index("grpo")
+    assert forgetting.matrix().loc["grpo", "base documents"] > 0
     assert shades[row, documents] == -1
     red, _, blue, _ = image.cmap(1.0)
     assert blue > red
@@ -190,7 +192,7 @@ def test_eight_paths_have_eight_colours_and_a_legend_that_covers_nothing(board):
 def test_a_path_without_a_column_is_refused(board):
     with pytest.raises(CourseError, match="The path 'sweep' has no column 'gold', only kl; give kl and gold"):
         plot_frontier(board, {"sweep": pd.DataFrame({"kl": [1.0]})})
-    with pytest.raises(CourseError, match="The path 'best_of_n' has no column 'kl'"):
+    with pytest.raises(CourseError, match="The path 'best of n' has no column 'kl'"):
         plot_frontier(board, best_of_n=pd.DataFrame({"gold": [1.0]}))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from posttrain_helpers import compare_generations
-from posttrain_helpers.comparison_scores import measures_of, score_replies
+from posttrain_helpers.comparison_scores import apply_measures, measures_of
 from posttrain_helpers.data import load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.quality import Quality, agreement_with_choices, load_quality
@@ -58,7 +58,7 @@ class TestTheTinyWorld:
 
     def test_it_is_a_measure_of_comparisons(self) -> None:
         name, measures = measures_of(load_quality("tiny", verbose=False))
-        scores = score_replies(measures, {"model": replies(REPLIES)}, ITEMS)["model"]
+        scores = apply_measures(measures, {"model": replies(REPLIES)}, ITEMS)["model"]
         assert name == "gold"
         assert scores["gold"] == [gold(*pair) for pair in zip(REPLIES, ITEMS, strict=True)]
 
@@ -86,7 +86,7 @@ class TestTheRating:
 
         _, measures = measures_of(Quality("rating", "rating", False, count))
         generations = {"before": replies(REPLIES), "after": replies(REPLIES[::-1])}
-        scores = score_replies(measures, generations, ITEMS)
+        scores = apply_measures(measures, generations, ITEMS)
         assert asked == [len(ITEMS)] * 2
         assert scores["before"]["rating"] == [float(len(text)) for text in REPLIES]
 
@@ -102,7 +102,7 @@ class TestTheRating:
     def test_a_bad_value_of_many_is_refused(self) -> None:
         _, measures = measures_of(Quality("rating", "rating", False, lambda items, texts: [float("nan")] * 4))
         with pytest.raises(CourseError, match="score 'rating' must return a finite number"):
-            score_replies(measures, {"model": replies(REPLIES)}, ITEMS)
+            apply_measures(measures, {"model": replies(REPLIES)}, ITEMS)
 
     def test_replies_without_items_are_refused(self) -> None:
         with pytest.raises(CourseError, match="found 1 replies and 4 items"):

@@ -84,29 +84,6 @@ function faint(view) {
   return found;
 }
 
-function overlappingLabels(view) {
-  const chart = [...view.document.querySelectorAll("svg.scatter")].find((svg) => svg.getClientRects().length);
-  if (!chart) return null;
-  const frame = chart.getBoundingClientRect();
-  const labels = [...chart.querySelectorAll(".label")].map((label) => [label.textContent, label.getBoundingClientRect()]);
-  const points = [...chart.querySelectorAll("circle")].map((point) => point.getBoundingClientRect());
-  const bad = [];
-  labels.forEach(([name, box], index) => {
-    if (box.left < frame.left || box.right > frame.right) bad.push(`${name} leaves the chart`);
-    for (const point of points) {
-      const [x, y] = [(point.left + point.right) / 2, (point.top + point.bottom) / 2];
-      if (x > box.left && x < box.right && y > box.top && y < box.bottom) bad.push(`${name} covers a point`);
-    }
-    for (const [other, room] of labels.slice(index + 1)) {
-      const across = Math.min(box.right, room.right) - Math.max(box.left, room.left);
-      const up = Math.min(box.bottom, room.bottom) - Math.max(box.top, room.top);
-      // A line box is higher than its letters, so two may touch by a few pixels.
-      if (across > 1 && up > 4) bad.push(`${name} on ${other}`);
-    }
-  });
-  return { count: labels.length, bad };
-}
-
 function skippedHeadings(view) {
   const levels = [...view.document.querySelectorAll("h1, h2, h3, h4, h5, h6")].map((heading) => Number(heading.tagName[1]));
   return levels.filter((level, index) => level > (index ? levels[index - 1] : 0) + 1).length;
@@ -151,7 +128,6 @@ async function measure(frame) {
     ]),
     drawings: [...page.querySelectorAll("svg[role=img]")].filter((svg) => svg.getClientRects().length)
       .map((svg) => [svg.getAttribute("aria-label") || svg.querySelector("title, desc").textContent, size(svg)]),
-    scatter: overlappingLabels(view),
     headings: skippedHeadings(view),
     pictures: await pictures(view),
     first: look(),

@@ -1,6 +1,6 @@
 import pytest
 
-from posttrain_helpers.comparison_scores import measures_of, score_replies
+from posttrain_helpers.comparison_scores import apply_measures, measures_of
 from posttrain_helpers.generation import Generation
 from posttrain_helpers.tinyworld.gold import gold, gold_score
 from posttrain_helpers.tinyworld.replies import accepted_replies
@@ -155,7 +155,7 @@ def test_gold_is_a_score_of_a_comparison():
     replies = [
         Generation(text, (1,), "stop") for text in ("Not again. Rome.", "Mia was happy. Mia had a kite.")
     ]
-    scores = score_replies(
+    scores = apply_measures(
         {name: measures[name]}, {"model": replies}, [{**ITEM, "id": "a"}, {**STORY, "id": "b"}]
     )
     assert scores["model"]["gold"] == [gold(replies[0].text, ITEM), gold(replies[1].text, STORY)]
