@@ -206,9 +206,9 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("args.temperature=0", "args.temperature must be a finite number above 0, but it is 0"),
-        ("args.beta=-0.1", "args.beta must be a finite number of at least 0, but it is -0.1"),
-        ("args.num_generations=1", "args.num_generations must be .* at least 2, or null, but it is 1"),
+        ("args.temperature=0", "args.temperature must be above 0, but it is 0"),
+        ("args.beta=-0.1", "args.beta must be at least 0, but it is -0.1"),
+        ("args.num_generations=1", "args.num_generations must be at least 2 or null, but it is 1"),
     ],
 )
 def test_a_wrong_setting_of_the_sampling_is_one_sentence(override: str, sentence: str) -> None:
