@@ -168,17 +168,17 @@ def training_flops_per_token(
 
     Source: Chowdhery et al. 2022, appendix B: 6 N + 12 L H Q T operations; here with half the attention.
     """
-    import torch
+    from posttrain_helpers.memory_estimate import measure_model
+    from posttrain_helpers.stage_planning import empty_model
 
-    from posttrain_helpers.memory_counts import count_model
-
-    counts = count_model(config, torch.float32, head=head)
-    adapter = count_model(config, torch.float32, lora, head).trained if lora else 0
+    size = measure_model(empty_model(config, head=head))
+    adapter = measure_model(empty_model(config, head=head, lora=lora)).trained // 4 if lora else 0
     text = config.get_text_config()
-    weights = counts.parameters - (0 if counts.tied else counts.embedding) + adapter
+    looked_up = 0 if text.tie_word_embeddings and head == "language" else text.vocab_size * text.hidden_size
+    weights = size.parameters - looked_up + adapter
     heads = text.num_attention_heads
     width = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
-    attention = 4 * counts.layers * width * context_length / 2
+    attention = 4 * text.num_hidden_layers * width * context_length / 2
     forward = 2 * weights + attention
     if not trained:
         return forward
