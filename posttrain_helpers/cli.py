@@ -265,8 +265,8 @@ def _stage_name(recipe: Recipe, name: str | None) -> str:
 
 
 def _planned_memory(recipe: Recipe) -> str:
-    """Return the sentence of the memory plan, or why there is none: that is no reason not to train."""
-    from posttrain_helpers.memory_planner import plan_recipe
+    """Return the sentence of the memory estimate, or why there is none: that is no reason not to train."""
+    from posttrain_helpers.stage_planning import plan_recipe
 
     try:
         return plan_recipe(recipe).sentence()

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import gc
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.memory_plan import readable
-from posttrain_helpers.memory_planner import plan_trainer
+from posttrain_helpers.memory_estimate import (
+    FLOAT32_BYTES,
+    NEEDS,
+    MemoryEstimate,
+    ModelSize,
+    estimate_memory,
+    measure_model,
+    readable,
+)
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+_LORA_RANK = 16  # of the adapter that the advice proposes
 
 
 def after_out_of_memory(trainer: Trainer, method: str | None, reason: str, on_gpu: bool = True) -> str:
@@ -52,15 +63,69 @@ def after_out_of_memory(trainer: Trainer, method: str | None, reason: str, on_gp
         f"set activation_checkpointing=true, or lower {length}",
     ]
     try:
-        plan = plan_trainer(trainer, method) if method else None
+        estimate = plan_trainer(trainer, method) if method else None
     except CourseError as error:
         planned = f" (there is no estimate: {str(error).rstrip('.')})"
     else:
-        if plan is not None:
-            items = ", ".join(f"{item} {readable(size)}" for item, size in plan.largest())
-            planned = f"; by the estimate this run takes {readable(plan.total)} ({items})"
-            advice = [str(item) for item in plan.advice()[:2]] or advice
+        if estimate is not None:
+            planned = f"; by the estimate this run takes {readable(estimate.total)} ({estimate.largest()})"
+            advice = memory_advice(estimate)[:2] or advice
     return (
         f"{text}{planned}: {', or '.join(advice)}; gradients, optimizer and cache are freed, so a new "
         "trainer can start in this kernel."
     )
+
+
+def plan_trainer(trainer: Trainer, method: str) -> MemoryEstimate:
+    """Estimate the peak memory of a trainer that exists.
+
+    Args:
+        trainer: as `make_trainer` returns it.
+        method: its method.
+    """
+    return estimate_memory(measure_model(trainer.model), method, vars(trainer.args))
+
+
+def memory_advice(estimate: MemoryEstimate) -> list[str]:
+    """Return what to change to save memory and how much it saves, what changes the training least first.
+
+    Each change is estimated by itself. Those that save less than 2 % are left out.
+
+    Args:
+        estimate: of the run as it is.
+    """
+    advice = []
+    for text, size, changes in _changes(estimate):
+        changed = estimate_memory(size, estimate.method, {**estimate.arguments, **changes})
+        saved = estimate.total - changed.total
+        if saved > 0.02 * estimate.total:
+            advice.append(f"{text} (saves about {readable(saved)})")
+    return advice
+
+
+def _changes(estimate: MemoryEstimate) -> Iterator[tuple[str, ModelSize, dict[str, Any]]]:
+    """Yield what could be changed: in words, the model's size then, and trainer arguments."""
+    size, arguments = estimate.size, estimate.arguments
+
+    def arguments_set(note: str = "", **changes: Any) -> tuple[str, ModelSize, dict[str, Any]]:
+        words = " ".join(f"args.{name}={str(value).lower()}" for name, value in changes.items())
+        return f"set {words}{note}", size, changes
+
+    if not arguments["activation_checkpointing"]:
+        yield arguments_set(activation_checkpointing=True)
+    batch = arguments["per_device_train_batch_size"]
+    if batch > 1:
+        steps = arguments["gradient_accumulation_steps"] * (batch // (batch // 2))
+        yield arguments_set(per_device_train_batch_size=batch // 2, gradient_accumulation_steps=steps)
+    if not size.adapter:
+        parameters = _LORA_RANK * size.linear_ends
+        adapter = parameters * FLOAT32_BYTES
+        text = f"train an adapter: lora.r={_LORA_RANK} lora.target_modules=all-linear"
+        yield text, replace(size, weights=size.weights + adapter, trained=adapter, adapter=True), {}
+        yield arguments_set(" (needs bitsandbytes)", optim="adamw_bnb_8bit")
+    elif size.weights >= size.parameters * size.width:
+        yield "store the base in 4 bits: quantization=4bit", size.quantized("4bit"), {}
+    name = "max_completion_length" if NEEDS[estimate.method].samples else "max_length"
+    half = min(arguments[name], estimate.length) // 2
+    if half >= 64:
+        yield arguments_set(**{name: half})

@@ -152,14 +152,14 @@ def test_train_builds_the_stage_of_the_recipe(
 def test_training_starts_without_an_estimate_too(
     monkeypatch: pytest.MonkeyPatch, output_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from posttrain_helpers import memory_planner, runtime, stages
+    from posttrain_helpers import runtime, stage_planning, stages
 
     def refuse(recipe: object) -> None:
         raise CourseError("nothing is known of its optimizer.")
 
     monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
     monkeypatch.setattr(stages, "train_stage", lambda recipe, rebuild: Path("stage"))
-    monkeypatch.setattr(memory_planner, "plan_recipe", refuse)
+    monkeypatch.setattr(stage_planning, "plan_recipe", refuse)
     assert cli.main(["train", "sft", "--profile", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3:-1] == ["memory: no estimate, because nothing is known of its optimizer.", "stage: stage"]

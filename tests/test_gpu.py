@@ -17,7 +17,6 @@ from posttrain_helpers.stage_loading import load_model_and_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import bench_gpu
-import bench_memory_planner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 MB = 2**20
@@ -27,10 +26,22 @@ MB = 2**20
 def model_dir(tmp_path: Path) -> str:
     """A Qwen3 of 40 million random parameters with a vocabulary that is large for it."""
     from shrunken_qwen3 import write_model
-    from transformers import Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     directory = write_model(tmp_path / "model")
-    config = bench_memory_planner.model_config(bench_memory_planner.LARGE)
+    config = Qwen3Config(
+        vocab_size=32_000,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     Qwen3ForCausalLM(config).save_pretrained(directory)
     return str(directory)
 

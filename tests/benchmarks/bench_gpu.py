@@ -9,7 +9,7 @@ invented rows of realistic lengths. For each it prints
 
 - tokens per second and model FLOPs utilisation (MFU), without warm-up;
 - the peak of what torch has allocated, by MemoryMonitor and by torch, and what NVML says of the device;
-- the estimate of the memory planner as a multiple of the measured peak;
+- the estimate of `plan_recipe` as a multiple of the measured peak;
 - tokens per second as a multiple of the first case of the same method in the list.
 
 `sft_source` is the setting of a well-known course: one row at a time, eight of them to a step.
@@ -266,9 +266,9 @@ def run(
         train,
     )
     from posttrain_helpers.errors import CourseError
-    from posttrain_helpers.memory_planner import plan_recipe
     from posttrain_helpers.recipes.methods import trainer_class
     from posttrain_helpers.recipes.overrides import parsed_overrides
+    from posttrain_helpers.stage_planning import plan_recipe
 
     setup("qwen3")
     recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})
