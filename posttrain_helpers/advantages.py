@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.divergence import k1_estimate, k3_estimate
+from posttrain_helpers.kl import k1_estimate, k3_estimate
 
 if TYPE_CHECKING:
     import torch

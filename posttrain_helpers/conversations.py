@@ -5,17 +5,14 @@ rows, dropped = usable_conversations(rows, "banghua/DL-SFT-Dataset")
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
 
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.datasources.converters import messages_of
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import ROLES, Row, is_conversation, plain_messages, text_key
 
-Row = dict[str, Any]
-ROLES = ("system", "user", "assistant")
 UNKNOWN_ROLE, TOOL_CALL, WEIGHTED = "unknown role", "tool call", "reply with a weight"
 # Why messages are dropped in every form of rows, and what a set needs to have messages without this fault.
 MESSAGE_FAULTS = {
@@ -31,25 +28,6 @@ _TOOL_ROLES = frozenset(
 )
 _WEIGHT_KEYS = ("weight", "train", "training", "loss")
 _MOST_REASONS = 12
-
-
-def is_conversation(messages: object) -> bool:
-    """Say whether this is a non-empty list of messages with a known role and text as content."""
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(
-            isinstance(message, dict)
-            and message.get("role") in ROLES
-            and isinstance(message.get("content"), str)
-            for message in messages
-        )
-    )
-
-
-def plain_messages(messages: list[Row]) -> list[Row]:
-    """Return messages with their role and content only."""
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
 def read_messages(value: object) -> list[Row] | str:
@@ -75,11 +53,6 @@ def read_messages(value: object) -> list[Row] | str:
     if any(reply.get(key) not in (None, 1) for reply in replies for key in _WEIGHT_KEYS):
         return WEIGHTED
     return plain_messages(messages)
-
-
-def text_key(messages: list[Row]) -> str:
-    """Return a text that is equal for messages with equal roles and words."""
-    return json.dumps([[message["role"], message["content"].strip()] for message in messages])
 
 
 def listed_counts(dropped: Counter[str]) -> str:

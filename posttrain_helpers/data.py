@@ -26,7 +26,6 @@ from posttrain_helpers.conversations import (
     conversation_turns,
     held_out_conversation,
     listed_counts,
-    text_key,
     usable_conversations,
 )
 from posttrain_helpers.datasources.adapters import convert, find_adapter, serves
@@ -38,9 +37,9 @@ from posttrain_helpers.datasources.forms import (
     with_messages,
 )
 from posttrain_helpers.datasources.labels import has_labels, held_out_label, label_turns, usable_labels
-from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.datasources.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import special_tokens, text_key
 from posttrain_helpers.preferences import (
     explicit_pairs,
     for_method,

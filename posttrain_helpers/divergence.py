@@ -6,11 +6,19 @@ that training paid: the KL divergence from the policy to the reference, on promp
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.metrics import several_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.conversations import is_conversation
-from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import (
     Generation,
     Prompt,
@@ -19,6 +27,8 @@ from posttrain_helpers.generation import (
     generate,
     right_padded,
 )
+from posttrain_helpers.kl import token_kl
+from posttrain_helpers.messages import is_conversation
 
 if TYPE_CHECKING:
     import numpy
@@ -104,55 +114,6 @@ def encode_completions(
             "completion_mask": pad_sequence(masks, batch_first=True),
         }
     )
-
-
-def token_kl(policy_logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
-    """Return the exact KL(policy || reference) of next-token distributions.
-
-    Args:
-        policy_logits: scores of every vocabulary entry, shape (..., V).
-        reference_logits: the same from the reference model.
-
-    Returns:
-        One divergence per position in nats, shape (...), at least 0 up to rounding.
-    """
-    from torch.nn.functional import kl_div
-
-    policy, reference = policy_logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)
-    # kl_div takes the second distribution first; log_target: both are given as log-probabilities.
-    return kl_div(reference, policy, log_target=True, reduction="none").sum(-1)
-
-
-def k1_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tensor:
-    """Estimate KL(policy || reference) by the log ratio: unbiased, but often negative for single tokens.
-
-    Source: Schulman 2020, "Approximating KL divergence", k1. It belongs into a reward; as a loss its expected
-    gradient is zero.
-
-    Args:
-        log_probs: log-probabilities under the policy of tokens that the policy sampled, any shape.
-        ref_log_probs: log-probabilities of the same tokens under the reference.
-
-    Returns:
-        One estimate per token, in nats.
-    """
-    return log_probs - ref_log_probs
-
-
-def k3_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tensor:
-    """Estimate KL(policy || reference) by k3: unbiased, and never negative.
-
-    Source: Schulman 2020, "Approximating KL divergence", k3.
-
-    Args:
-        log_probs: log-probabilities under the policy of tokens that the policy sampled, any shape.
-        ref_log_probs: log-probabilities of the same tokens under the reference.
-
-    Returns:
-        One estimate per token, in nats.
-    """
-    log_ratio = ref_log_probs - log_probs
-    return log_ratio.expm1() - log_ratio
 
 
 def kl_to_reference(
@@ -275,3 +236,73 @@ def _logits(model: PreTrainedModel, rows: list[list[int]], pad: int) -> torch.Te
     """Return the logits of rows of token ids, shape (rows, longest row, vocabulary)."""
     batch = {name: tensor.to(model.device) for name, tensor in right_padded(rows, pad).items()}
     return model(**batch, use_cache=False).logits
+
+
+def text_losses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], batch_size: int = 16
+) -> list[tuple[float, int]]:
+    """Return for each text its negative log-likelihood and the number of tokens that it is a sum over.
+
+    The first token is given, not predicted. Divide the two for the mean loss per text, the form that a paired
+    comparison needs.
+
+    Args:
+        model: a causal language model, in any mode; the mode is restored.
+        tokenizer: its tokenizer, with a padding token.
+        texts: plain texts, read as they are (no chat template).
+        batch_size: texts per forward pass; fewer where a large vocabulary needs the memory.
+
+    Returns:
+        One (loss in nats, number of predicted tokens) per text, in the order of `texts`.
+
+    Raises:
+        CourseError: when there is no text, a text has fewer than two tokens or more than the model can read,
+            the tokenizer cannot pad, or a loss is not finite.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from posttrain_helpers.generation import evaluation_mode
+
+    texts = list(several_texts(texts))
+    if not texts or batch_size < 1:
+        raise CourseError(
+            f"A loss needs at least one text and batch_size >= 1; found {len(texts)} texts and batch_size="
+            f"{batch_size}. Pass held-out texts."
+        )
+    if tokenizer.pad_token_id is None:
+        raise CourseError(
+            "The tokenizer has no padding token. Load it with load_model_and_tokenizer, which adds one."
+        )
+    ids = tokenizer(texts)["input_ids"]
+    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
+    for text, tokens in zip(texts, ids, strict=True):
+        if not 2 <= len(tokens) <= limit:
+            raise CourseError(
+                f"Each text must have from 2 to {limit} tokens; found {len(tokens)} in {text[:40]!r}. "
+                "Drop or split it."
+            )
+
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding per batch
+    # The loss makes several copies of the logits; a CPU is also slower at blocks that no cache holds.
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    batch_size = max(1, min(batch_size, MOST_LOGITS // 16 // (max(map(len, ids)) * vocabulary)))
+    losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
+    with evaluation_mode(model), torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer.pad(
+                {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
+            ).to(model.device)
+            logits = model(**batch, use_cache=False).logits[:, :-1].float()
+            targets = batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
+            sums = cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(dim=1)
+            for row, total in zip(rows, sums.tolist(), strict=True):
+                losses[row] = (total, len(ids[row]) - 1)
+    broken = sum(not math.isfinite(total) for total, _ in losses)
+    if broken:
+        raise CourseError(
+            f"The loss of {broken} of {len(losses)} texts is not finite; the model's weights have probably "
+            "diverged. Train again with a smaller learning rate."
+        )
+    return losses

@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.errors import CourseError
+from posttrain_helpers.notebook_files import read_notebook
 from posttrain_helpers.storage import output_root, repository_root, write_text_atomic
 
 if TYPE_CHECKING:
@@ -70,27 +70,6 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
             cell.execution_count = count
         cell.outputs = _normal_outputs(cell.outputs, cell.execution_count)
     return notebook
-
-
-def read_notebook(path: Path) -> NotebookNode:
-    """Read a notebook; a missing or broken file is a `CourseError`."""
-    import nbformat
-
-    try:
-        return nbformat.read(path, as_version=4)
-    except FileNotFoundError as error:
-        raise CourseError(f"there is no notebook {path}.") from error
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise CourseError(
-            f"{path} is no valid notebook ({reason}); restore it from the repository."
-        ) from error
-
-
-def cell_name(cells: list[NotebookNode], index: int) -> str:
-    """Return how sentences name a cell: its place, counted from 1, and its first line."""
-    lines = cells[index].source.strip().splitlines() or ["(empty)"]
-    return f"cell {index + 1} of {len(cells)} ({lines[0][:60]!r})"
 
 
 def _normal_outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNode]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.freshness import cell_name, read_notebook, record
+from posttrain_helpers.freshness import record
+from posttrain_helpers.notebook_files import cell_name, read_notebook
 from posttrain_helpers.runtime import check_seed
 from posttrain_helpers.storage import naming_file, output_root, repository_root
 from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
@@ -97,7 +98,7 @@ def run_lessons(
         CourseError: when a lesson fails, or writes no results; the sentence names the lesson and the cell.
     """
     from posttrain_helpers.profiles import get_profile
-    from posttrain_helpers.results import results_directory
+    from posttrain_helpers.tinyworld.splits import results_directory
 
     lessons = select(names, directory)
     if seed is not None:

@@ -366,7 +366,7 @@ def free_memory(device: str) -> tuple[int | None, str]:
     """
     import psutil
 
-    from posttrain_helpers.memory_readings import memory_limit
+    from posttrain_helpers.limits import memory_limit
 
     if device == "cpu":
         limit, source = memory_limit()

@@ -118,44 +118,6 @@ def lifetime_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def memory_limit(root: Path = Path("/")) -> tuple[int, str]:
-    """Return how much memory this process may use, in bytes, and where the figure comes from.
-
-    Args:
-        root: the directory that holds `proc` and `sys`; tests give another.
-
-    Returns:
-        The smallest limit of the control groups of this process (version 1 or 2) and "cgroup", or the memory
-        of the machine and "host" where no group asks for less.
-    """
-    host = psutil.virtual_memory().total
-    limit = min(_cgroup_limits(root), default=host)
-    return (limit, "cgroup") if limit < host else (host, "host")
-
-
-def _cgroup_limits(root: Path) -> Iterator[int]:
-    membership = root / "proc/self/cgroup"
-    if not membership.exists():
-        return
-    mount = root / "sys/fs/cgroup"
-    for line in membership.read_text(encoding="utf-8").splitlines():
-        hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy == "0":
-            top, name = mount, "memory.max"
-        elif "memory" in controllers.split(","):
-            top, name = mount / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = top / path.lstrip("/")
-        # A parent's limit binds too. Inside a container the path may be the host's: then only the top exists.
-        for directory in (group, *group.parents):
-            file = directory / name
-            if file.exists() and (text := file.read_text(encoding="utf-8").strip()) != "max":
-                yield int(text)
-            if directory == top:
-                break
-
-
 def torch_cuda() -> ModuleType | None:
     """Return `torch.cuda` if the caller has imported torch and a CUDA device is there."""
     if "torch" not in sys.modules:

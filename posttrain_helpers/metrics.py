@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.plain_text import holds_words, plain_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # A minus is a sign only where no operand stands directly before it: "10-3" holds 10 and 3, "= -3" holds -3.
 # Digits that follow a letter belong to a name ("H2O", "gpt2"); commas group exactly three digits.
@@ -140,79 +136,8 @@ def distinct_n(texts: Iterable[str], n: int = 2) -> float:
 
     Source: Li et al. (2016), arXiv:1510.03055, section 5.
     """
-    ngrams = [ngram for text in _several(texts) for ngram in _ngrams(text, n)]
+    ngrams = [ngram for text in several_texts(texts) for ngram in _ngrams(text, n)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
-
-
-def text_losses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], batch_size: int = 16
-) -> list[tuple[float, int]]:
-    """Return for each text its negative log-likelihood and the number of tokens that it is a sum over.
-
-    The first token is given, not predicted. Divide the two for the mean loss per text, the form that a paired
-    comparison needs.
-
-    Args:
-        model: a causal language model, in any mode; the mode is restored.
-        tokenizer: its tokenizer, with a padding token.
-        texts: plain texts, read as they are (no chat template).
-        batch_size: texts per forward pass; fewer where a large vocabulary needs the memory.
-
-    Returns:
-        One (loss in nats, number of predicted tokens) per text, in the order of `texts`.
-
-    Raises:
-        CourseError: when there is no text, a text has fewer than two tokens or more than the model can read,
-            the tokenizer cannot pad, or a loss is not finite.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from posttrain_helpers.divergence import MOST_LOGITS
-    from posttrain_helpers.generation import evaluation_mode
-
-    texts = list(_several(texts))
-    if not texts or batch_size < 1:
-        raise CourseError(
-            f"A loss needs at least one text and batch_size >= 1; found {len(texts)} texts and batch_size="
-            f"{batch_size}. Pass held-out texts."
-        )
-    if tokenizer.pad_token_id is None:
-        raise CourseError(
-            "The tokenizer has no padding token. Load it with load_model_and_tokenizer, which adds one."
-        )
-    ids = tokenizer(texts)["input_ids"]
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    for text, tokens in zip(texts, ids, strict=True):
-        if not 2 <= len(tokens) <= limit:
-            raise CourseError(
-                f"Each text must have from 2 to {limit} tokens; found {len(tokens)} in {text[:40]!r}. "
-                "Drop or split it."
-            )
-
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding per batch
-    # The loss makes several copies of the logits; a CPU is also slower at blocks that no cache holds.
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    batch_size = max(1, min(batch_size, MOST_LOGITS // 16 // (max(map(len, ids)) * vocabulary)))
-    losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
-    with evaluation_mode(model), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer.pad(
-                {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
-            ).to(model.device)
-            logits = model(**batch, use_cache=False).logits[:, :-1].float()
-            targets = batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
-            sums = cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(dim=1)
-            for row, total in zip(rows, sums.tolist(), strict=True):
-                losses[row] = (total, len(ids[row]) - 1)
-    broken = sum(not math.isfinite(total) for total, _ in losses)
-    if broken:
-        raise CourseError(
-            f"The loss of {broken} of {len(losses)} texts is not finite; the model's weights have probably "
-            "diverged. Train again with a smaller learning rate."
-        )
-    return losses
 
 
 def _value(match: re.Match[str]) -> Decimal:
@@ -227,7 +152,8 @@ def _as_number(value: str | float | Decimal) -> Decimal | None:
     return _value(match) if match and text[match.end() :] in ("", ".", "%", "%.") else None
 
 
-def _several(texts: Iterable[str]) -> Iterable[str]:
+def several_texts(texts: Iterable[str]) -> Iterable[str]:
+    """Return the texts; one string in place of a list is an error."""
     if isinstance(texts, str):
         raise CourseError("Expected a list of texts; found one string. Put it into a list.")
     return texts
@@ -238,3 +164,100 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
         raise CourseError(f"An n-gram has at least one word; found n={n}. Use 1, 2, 3 or 4.")
     words = text.split()
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+
+
+_SPELLINGS = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u00b4", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"),
+        **dict.fromkeys("\u200b\u2060\ufeff\u00ad"),  # they take no room on a screen
+        "\u066b": ".",  # the decimal separator of Arabic digits
+        "\u066c": ",",
+        "\u3002": ". ",  # a full stop, never a decimal point: no blank follows it
+    }
+)
+_DASHES = str.maketrans(dict.fromkeys("\u2014\u2015", "-"))
+# Between digits that are not as wide it ends a clause and does not group thousands.
+_WIDE_COMMA = re.compile(r"(?<![\uff10-\uff19])\uff0c|\uff0c(?![\uff10-\uff19])")
+# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Chinese and Japanese.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
+_IS_UNSPACED = re.compile(f"[{UNSPACED}]")
+_IS_KATAKANA = re.compile("[\u30a1-\u30ff\u31f0-\u31ff]")
+_IS_HANGUL = re.compile(f"[{HANGUL}]")
+
+
+def plain_text(text: str) -> str:
+    """Return a text in one spelling: straight quotes, ASCII digits and hyphens, no forms of other widths.
+
+    Raised, lowered, circled digits and fractions stay: 5² is not 52. A long dash stays a dash, not a minus.
+
+    Args:
+        text: any text; ASCII comes back as it is.
+    """
+    if text.isascii():
+        return text
+    text = _WIDE_COMMA.sub(", ", text).translate(_SPELLINGS)
+    return unicodedata.normalize("NFC", "".join(map(_plain_character, text)))
+
+
+def holds_words(text: str, phrase: str) -> bool:
+    """Say whether a text holds a phrase as whole words, in any case and spelling.
+
+    Where a script has no spaces every place may end a word, so a phrase is also found inside a longer word of
+    the same script (but Katakana words are told apart). Korean endings may follow. Numbers stay whole:
+    "15 km" is not in "1.15 km".
+
+    Args:
+        text: where to look.
+        phrase: one word or several, with any blanks between them.
+    """
+    text, words = _folded(text), _folded(phrase).split()
+    pattern = re.compile(r"\s+".join(map(re.escape, words)))
+    found = pattern.search(text)
+    while found:
+        if _starts_word(text, found.start()) and _ends_word(text, found.end()):
+            return True
+        found = pattern.search(text, found.start() + 1)
+    return False
+
+
+def _plain_character(character: str) -> str:
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    form = unicodedata.normalize("NFKC", character)
+    return character if any(map(str.isdecimal, form)) else form
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", plain_text(text).translate(_DASHES)).casefold()
+
+
+def _starts_word(text: str, place: int) -> bool:
+    if text[place].isdecimal() and re.search(r"\d[.,]$", text[max(0, place - 2) : place]):
+        return False
+    return _is_border(text[place], text[place - 1 : place] if place else "")
+
+
+def _ends_word(text: str, place: int) -> bool:
+    last, following = text[place - 1], text[place : place + 1]
+    if last.isdecimal() and re.match(r"[.,]\d", text[place : place + 2]):
+        return False
+    if following and unicodedata.category(following).startswith(
+        "M"
+    ):  # a vowel or an accent of the last letter
+        return False
+    return _is_border(last, following) or (last.isalpha() and _IS_HANGUL.match(following) is not None)
+
+
+def _is_border(inside: str, outside: str) -> bool:
+    """Say whether a word may end between a character of it and one beside it, "" at an end of the text."""
+    if not (outside.isalnum() or outside == "_" or (outside and unicodedata.category(outside)[0] == "M")):
+        return True
+    if _IS_KATAKANA.match(inside) and _IS_KATAKANA.match(outside):
+        return False
+    return any(_IS_UNSPACED.match(character) for character in (inside, outside))

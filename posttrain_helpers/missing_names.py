@@ -37,7 +37,7 @@ def advice(name: str, run: Sequence[str], directory: Path) -> str:
         run: the sources of the cells that ran, the failed one last.
         directory: where the notebook lies; the one that holds most of these cells is taken.
     """
-    from posttrain_helpers.freshness import cell_name
+    from posttrain_helpers.notebook_files import cell_name
 
     cells = _cells_of_notebook(run, directory)
     if cells is None:
@@ -75,7 +75,7 @@ def _is_of_a_cell(traceback: TracebackType, names: dict[str, Any]) -> bool:
 
 
 def _cells_of_notebook(run: Sequence[str], directory: Path) -> list[NotebookNode] | None:
-    from posttrain_helpers.freshness import read_notebook
+    from posttrain_helpers.notebook_files import read_notebook
 
     asked = {source.strip() for source in run if source.strip()}
     best, most = None, 0

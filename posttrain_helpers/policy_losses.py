@@ -12,7 +12,7 @@ from __future__ import annotations
 # At the top, as in preference_losses, so that a lesson can show the functions exactly as they are.
 import torch
 
-from posttrain_helpers.divergence import k3_estimate
+from posttrain_helpers.kl import k3_estimate
 
 KINDS = ("token", "sequence", "constant")
 

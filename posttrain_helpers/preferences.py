@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.conversations import (
     MESSAGE_FAULTS,
-    ROLES,
     check_columns,
     check_some_left,
     read_messages,
     sift,
-    text_key,
 )
 from posttrain_helpers.datasources.adapters import advice
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import ROLES, text_key
 
 if TYPE_CHECKING:
     from datasets import Dataset

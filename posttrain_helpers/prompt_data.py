@@ -17,9 +17,9 @@ from posttrain_helpers.conversations import (
     check_some_left,
     read_messages,
     sift,
-    text_key,
 )
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import text_key
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.chat_markers import mark_replies
-from posttrain_helpers.datasources.texts import special_tokens
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,7 +110,7 @@ def repair_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def _repair_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[str]:
-    from posttrain_helpers.tinyworld.tokenizer import TURN_END, TURN_START, chat_template
+    from posttrain_helpers.chat_template import TURN_END, TURN_START, chat_template
 
     if tokenizer.chat_template and (template is None or tokenizer.chat_template == chat_template()):
         return []

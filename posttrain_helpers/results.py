@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeFloat
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.profiles import get_profile
 from posttrain_helpers.schemas import plain, read_checked, write_checked
 from posttrain_helpers.statistics import Bound, Claim
-from posttrain_helpers.storage import naming_file, output_root
-from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
+from posttrain_helpers.storage import naming_file
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split, results_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,22 +75,6 @@ class LessonResults:
     def headline(self) -> Claim:
         """The lesson's first claim."""
         return self.claims[0]
-
-
-def results_directory(profile: str | None = None) -> Path:
-    """Return the directory of what is measured under a profile on the reported split; it need not exist.
-
-    Args:
-        profile: a profile's name; None is the default profile.
-
-    Returns:
-        `<output>/<profile>`, and `<output>/<profile>/dev` for the split "dev".
-
-    Raises:
-        CourseError: for an unknown profile or split.
-    """
-    directory, split = output_root() / get_profile(profile).name, reported_split()
-    return directory if split == DEFAULT_SPLIT else directory / split
 
 
 def metrics_path(lesson: str, profile: str | None = None) -> Path:

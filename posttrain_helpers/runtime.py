@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.memory_readings import memory_limit
+from posttrain_helpers.limits import available_cores, memory_limit
 from posttrain_helpers.missing_names import explain_errors
 from posttrain_helpers.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.storage import repository_root
@@ -157,7 +157,7 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
 def prepare_trainers() -> None:
     """Let every trainer of this process skip untrained positions on a CPU and count its steps."""
     from posttrain_helpers.cpu_trainer import skip_untrained_positions
-    from posttrain_helpers.training_state import watch_trainings
+    from posttrain_helpers.training_watch import watch_trainings
 
     skip_untrained_positions()
     watch_trainings()
@@ -196,13 +196,6 @@ def display_path(path: str | Path) -> str:
     return str(path)
 
 
-def available_cores() -> int:
-    """Return the CPU cores that this process may use: its affinity and the container's quota, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_cpu_quota()
-    return max(1, affinity if quota is None else min(affinity, int(quota)))
-
-
 def _detect(profile: Profile, seed: int, threads: int | None) -> Runtime:
     versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
     return Runtime(
@@ -238,19 +231,6 @@ def _default_threads() -> int:
     if configured.isdigit() and int(configured) > 0:
         return int(configured)
     return min(available_cores(), MOST_THREADS)
-
-
-def _cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the container's CPU quota in cores (cgroup v2, then v1), None without one."""
-    try:
-        if (root / "cpu.max").is_file():
-            quota, period = (root / "cpu.max").read_text(encoding="utf-8").split()
-        else:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text(encoding="utf-8").strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text(encoding="utf-8").strip()
-    except OSError:  # no cgroup file system: macOS, Windows, some sandboxes
-        return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def _set_library_environment(profile: Profile) -> None:

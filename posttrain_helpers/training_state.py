@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.training_watch import STEPS, check_losses, policy_of
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -16,37 +16,6 @@ if TYPE_CHECKING:
 
 # Published models stay below a few thousand; what a diverged training leaves is larger by orders.
 LARGEST_WEIGHT = 1e6
-_STEPS = "posttrain_steps"
-_LOSSES = ("loss", "train_loss")
-
-
-def watch_trainings() -> None:
-    """Count the steps of every training of this process, and end one whose loss is not finite.
-
-    Call it before a trainer is built; calling it again does nothing.
-    """
-    from transformers import TrainerCallback, trainer
-
-    if any(callback.__name__ == "TrainingWatch" for callback in trainer.DEFAULT_CALLBACKS):
-        return
-
-    class TrainingWatch(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            args.logging_nan_inf_filter = False  # it logs the mean of the other steps in place of a NaN
-            model = _policy(kwargs["model"])
-            # A training that resumes has read the weights of its checkpoint.
-            setattr(model, _STEPS, state.global_step or getattr(model, _STEPS, 0))
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            model = _policy(kwargs["model"])
-            setattr(model, _STEPS, getattr(model, _STEPS, 0) + 1)
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-        ) -> None:
-            _check_losses([logs or {}], state.global_step)
-
-    trainer.DEFAULT_CALLBACKS.append(TrainingWatch)
 
 
 def check_trained(trainer: Trainer, as_it_is: bool = False) -> None:
@@ -63,7 +32,7 @@ def check_trained(trainer: Trainer, as_it_is: bool = False) -> None:
             is not finite.
     """
     state = trainer.state
-    _check_losses(state.log_history, state.global_step)
+    check_losses(state.log_history, state.global_step)
     if as_it_is:
         return
     if state.global_step == 0:
@@ -80,7 +49,7 @@ def check_trained(trainer: Trainer, as_it_is: bool = False) -> None:
         raise CourseError(
             f"the training was interrupted after step {state.global_step} of {state.max_steps}; {remedy}"
         )
-    steps = getattr(_policy(trainer.model), _STEPS, state.global_step)
+    steps = getattr(policy_of(trainer.model), STEPS, state.global_step)
     if steps != state.global_step:
         raise CourseError(
             f"the model has been trained for {steps} steps, but this training has {state.global_step}: it "
@@ -101,19 +70,3 @@ def check_weights_are_sound(model: Module) -> None:
             f"the training has destroyed the model: {problem}; lower args.learning_rate, and look at the "
             "loss of the first steps."
         )
-
-
-def _check_losses(logs: list[dict[str, Any]], step: int) -> None:
-    for log in logs:
-        for name in _LOSSES:
-            loss = log.get(name)
-            if loss is not None and not math.isfinite(loss):
-                raise CourseError(
-                    f"the loss is {loss} at step {log.get('step', step)}, so the model learns nothing more; "
-                    "lower args.learning_rate, and look at the loss of the first steps."
-                )
-
-
-def _policy(model: Module) -> Module:
-    """Return the model that a stage is made of: PPO trains it together with its critic."""
-    return getattr(model, "policy", model)

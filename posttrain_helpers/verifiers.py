@@ -16,8 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.metrics import last_number, lenient_match, numbers_equal
-from posttrain_helpers.plain_text import HANGUL, UNSPACED, plain_text
+from posttrain_helpers.metrics import HANGUL, UNSPACED, last_number, lenient_match, numbers_equal, plain_text
 
 Completion = str | list[dict[str, Any]]
 

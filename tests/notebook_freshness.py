@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from posttrain_helpers.freshness import NOISE_TAGS, cell_name, read_notebook, source_hash
+from posttrain_helpers.freshness import NOISE_TAGS, source_hash
+from posttrain_helpers.notebook_files import cell_name, read_notebook
 
 _HOME_OF_SOMEBODY = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^\s'\"<>]+")
 

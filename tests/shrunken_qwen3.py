@@ -216,9 +216,9 @@ def _learn_sums(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
     """Train the model on the problems of this file, each with its boxed result as the reply."""
     import torch
 
+    from posttrain_helpers.chat_template import chat_template
     from posttrain_helpers.datasources.adapters import convert
     from posttrain_helpers.datasources.catalog import ADAPTERS
-    from posttrain_helpers.tinyworld.tokenizer import chat_template
 
     asked, _ = convert(ADAPTERS["gsm8k"], problems(), "problems")
     replies = [{"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"} for row in asked]

@@ -22,7 +22,7 @@ from posttrain_helpers.advantages import (
     masked_whiten,
     shaped_rewards,
 )
-from posttrain_helpers.divergence import k1_estimate, k3_estimate
+from posttrain_helpers.kl import k1_estimate, k3_estimate
 from posttrain_helpers.policy_losses import approximate_kl, clipped_policy_loss
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from posttrain_helpers import profiles
+from posttrain_helpers.divergence import text_losses
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import generate
-from posttrain_helpers.metrics import text_losses
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.rewards import score_replies
 from posttrain_helpers.rollouts import sample_completions

@@ -8,13 +8,12 @@ import pytest
 from posttrain_helpers.conversations import (
     conversation_turns,
     held_out_conversation,
-    is_conversation,
     listed_counts,
     read_messages,
-    text_key,
     usable_conversations,
 )
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import is_conversation, text_key
 
 
 def chat(question: str, reply: str) -> dict[str, Any]:

@@ -15,16 +15,10 @@ from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain_helpers import divergence
-from posttrain_helpers.divergence import (
-    completion_log_probs,
-    encode_completions,
-    k1_estimate,
-    k3_estimate,
-    kl_to_reference,
-    token_kl,
-)
+from posttrain_helpers.divergence import completion_log_probs, encode_completions, kl_to_reference
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import encode_prompts, generate
+from posttrain_helpers.kl import k1_estimate, k3_estimate, token_kl
 
 PROMPTS = [
     [{"role": "user", "content": "What is the capital of France?"}],

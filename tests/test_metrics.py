@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from posttrain_helpers.divergence import text_losses
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.metrics import (
     distinct_n,
@@ -15,7 +16,6 @@ from posttrain_helpers.metrics import (
     numbers_equal,
     repetition_rate,
     strict_match,
-    text_losses,
     word_count,
 )
 

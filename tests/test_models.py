@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from posttrain_helpers import profiles
+from posttrain_helpers.chat_template import chat_template
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.stage_loading import load_model_and_tokenizer
-from posttrain_helpers.tinyworld.tokenizer import chat_template
 
 pytestmark = pytest.mark.usefixtures("output_root")
 

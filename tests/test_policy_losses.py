@@ -15,7 +15,7 @@ from rounding import FEW_OPERATIONS, close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain_helpers.advantages import group_advantages, masked_mean
-from posttrain_helpers.divergence import k1_estimate, k3_estimate
+from posttrain_helpers.kl import k1_estimate, k3_estimate
 from posttrain_helpers.policy_losses import (
     aggregate,
     approximate_kl,

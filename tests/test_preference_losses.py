@@ -15,7 +15,8 @@ from rounding import close
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from posttrain_helpers.divergence import completion_log_probs, encode_completions, token_kl
+from posttrain_helpers.divergence import completion_log_probs, encode_completions
+from posttrain_helpers.kl import token_kl
 from posttrain_helpers.preference_losses import (
     bradley_terry_loss,
     dpo_loss,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from posttrain_helpers.chat_template import chat_template
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
-from posttrain_helpers.tinyworld.tokenizer import chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

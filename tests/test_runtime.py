@@ -14,9 +14,9 @@ import torch
 
 from posttrain_helpers import runtime
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.limits import available_cores
 from posttrain_helpers.profiles import PROFILES
 from posttrain_helpers.runtime import (
-    available_cores,
     current_runtime,
     display_path,
     preserved_random_state,

@@ -17,7 +17,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from posttrain_helpers import lessons, seeds
 from posttrain_helpers.cli import main
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.seeds import check_claims, parse_seeds, run_seeds, spread
+from posttrain_helpers.fresh_seeds import check_claims, spread
+from posttrain_helpers.seeds import parse_seeds, run_seeds
 from posttrain_helpers.statistics import Bound, Claim
 
 LESSON = "00_toy"

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from posttrain_helpers.conversations import text_key
-from posttrain_helpers.datasources.texts import control_tokens, is_unicode, texts_in
+from posttrain_helpers.messages import control_tokens, is_unicode, text_key, texts_in
 
 Row = dict[str, Any]
 _PARTS = ("messages", "prompt", "chosen", "rejected", "completion")

@@ -14,8 +14,8 @@ from posttrain_helpers.conversations import (
     check_some_left,
     read_messages,
     sift,
-    text_key,
 )
+from posttrain_helpers.messages import text_key
 
 Row = dict[str, Any]
 COLUMNS = ("prompt", "completion", "label")

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from posttrain_helpers.datasources.texts import is_unicode
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import is_unicode
 from posttrain_helpers.wording import counted
 
 Row = dict[str, Any]

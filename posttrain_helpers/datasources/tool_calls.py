@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.conversations import is_conversation
 from posttrain_helpers.datasources.converters import messages_of
+from posttrain_helpers.messages import is_conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from posttrain_helpers.comparison_scores import Item
-from posttrain_helpers.conversations import is_conversation, plain_messages
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import is_conversation, plain_messages
 
 Messages = list[dict[str, str]]
 Reply = str | Messages

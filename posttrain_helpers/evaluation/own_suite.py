@@ -10,10 +10,10 @@ from typing import Any
 
 from posttrain_helpers.comparison_scores import Item, Score
 from posttrain_helpers.conversations import read_messages
-from posttrain_helpers.datasources.texts import is_unicode, texts_in
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.instructions import check_constraints, obeys
-from posttrain_helpers.evaluation.suites import Suite
+from posttrain_helpers.evaluation.suite import Suite
+from posttrain_helpers.messages import is_unicode, texts_in
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.schemas import checked
 

@@ -17,7 +17,8 @@ from posttrain_helpers.data import load_data
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.prompts import ENGLISH_SETS
 from posttrain_helpers.evaluation.quality import Quality, load_quality
-from posttrain_helpers.evaluation.suites import Suite, check_limit, check_suites, load_suites
+from posttrain_helpers.evaluation.suite import Suite, check_limit, check_suites
+from posttrain_helpers.evaluation.suites import load_suites
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.questions import load_questions

@@ -28,7 +28,8 @@ from posttrain_helpers.evaluation.records import (
     with_older,
     write_record,
 )
-from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts
+from posttrain_helpers.evaluation.suite import Suite, check_suites
+from posttrain_helpers.evaluation.suites import load_suites, retention_texts
 from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
 from posttrain_helpers.profiles import Profile, get_profile
 from posttrain_helpers.runtime import current_runtime, display_path

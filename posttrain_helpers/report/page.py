@@ -39,12 +39,11 @@ from posttrain_helpers.results import (
     figures_directory,
     lesson_figures,
     read_results,
-    results_directory,
     write_png,
 )
 from posttrain_helpers.statistics import format_p
 from posttrain_helpers.storage import write_text_atomic
-from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split
+from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split, results_directory
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 from typing import Literal
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.profiles import get_profile
+from posttrain_helpers.storage import output_root
 
 Split = Literal["train", "dev", "test"]
 # What each held-out split is for.
@@ -56,3 +59,19 @@ def drawn_split(key: str) -> Split:
 def split_seed(text: str, split: Split) -> str:
     """Return the seed text of a held-out suite: each split draws from a seed of its own."""
     return text if split == "dev" else f"{split}/{text}"
+
+
+def results_directory(profile: str | None = None) -> Path:
+    """Return the directory of what is measured under a profile on the reported split; it need not exist.
+
+    Args:
+        profile: a profile's name; None is the default profile.
+
+    Returns:
+        `<output>/<profile>`, and `<output>/<profile>/dev` for the split "dev".
+
+    Raises:
+        CourseError: for an unknown profile or split.
+    """
+    directory, split = output_root() / get_profile(profile).name, reported_split()
+    return directory if split == DEFAULT_SPLIT else directory / split

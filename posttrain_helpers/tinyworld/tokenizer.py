@@ -8,23 +8,17 @@ padding is not the end token.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from posttrain_helpers.chat_template import TURN_END, TURN_START, chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_DOCUMENT = "<|endoftext|>"
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
 ROLES = ("system", "user", "assistant")
 # Qwen's splitting rule, shortened: a word with its leading space, ONE digit, punctuation, white space.
 SPLIT_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-def chat_template() -> str:
-    """Return the ChatML template, with generation markers around each assistant reply and its end token."""
-    return (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

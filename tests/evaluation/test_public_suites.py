@@ -22,7 +22,7 @@ from posttrain_helpers.evaluation.public_suites import (
 from posttrain_helpers.evaluation.quality import Quality
 from posttrain_helpers.evaluation.records import read_records
 from posttrain_helpers.evaluation.runner import evaluate
-from posttrain_helpers.evaluation.suites import Suite
+from posttrain_helpers.evaluation.suite import Suite
 
 NAMES = ["facts", "instructions_en", "dialogues_en", "refusals_en", "problems", "identity", "preference"]
 

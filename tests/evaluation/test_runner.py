@@ -16,7 +16,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import runner
 from posttrain_helpers.evaluation.records import read_records, record_path
 from posttrain_helpers.evaluation.runner import evaluate
-from posttrain_helpers.evaluation.suites import Suite
+from posttrain_helpers.evaluation.suite import Suite
 from posttrain_helpers.generation import generate
 from posttrain_helpers.metrics import lenient_match, word_count
 

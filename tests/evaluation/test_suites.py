@@ -10,7 +10,8 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import suites as suites_module
-from posttrain_helpers.evaluation.suites import Suite, check_suites, load_suites, retention_texts, suite_names
+from posttrain_helpers.evaluation.suite import Suite, check_suites
+from posttrain_helpers.evaluation.suites import load_suites, retention_texts, suite_names
 from posttrain_helpers.metrics import lenient_match
 from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 from posttrain_helpers.tinyworld.tasks import held_out_suite, training_conversations

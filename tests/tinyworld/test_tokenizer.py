@@ -1,6 +1,7 @@
 import pytest
 
-from posttrain_helpers.tinyworld.tokenizer import chat_template, train_tokenizer
+from posttrain_helpers.chat_template import chat_template
+from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
 
 CHAT = [{"role": "user", "content": "Is 12 a number?"}, {"role": "assistant", "content": "Yes, 12 is."}]
 

@@ -1,4 +1,4 @@
-"""What a text must not hold: half a character, or a token that a chat template writes itself."""
+"""Messages: what a conversation is made of, and what a text in one must not hold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+import json
+
+Row = dict[str, Any]
+ROLES = ("system", "user", "assistant")
+
+
+def is_conversation(messages: object) -> bool:
+    """Say whether this is a non-empty list of messages with a known role and text as content."""
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(
+            isinstance(message, dict)
+            and message.get("role") in ROLES
+            and isinstance(message.get("content"), str)
+            for message in messages
+        )
+    )
+
+
+def plain_messages(messages: list[Row]) -> list[Row]:
+    """Return messages with their role and content only."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def text_key(messages: list[Row]) -> str:
+    """Return a text that is equal for messages with equal roles and words."""
+    return json.dumps([[message["role"], message["content"].strip()] for message in messages])
+
 
 # How templates open and close turns and texts: those of ChatML, Llama, Mistral, Gemma and DeepSeek.
 _CONTROL = r"<[|｜][^\s<>|｜]+[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>"
