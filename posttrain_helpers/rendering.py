@@ -6,8 +6,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from posttrain_helpers.phrases import listed
-from posttrain_helpers.wording import counted
+from posttrain_helpers.wording import counted, listed
 
 
 def html_environment(directory: Path) -> Any:
