@@ -19,8 +19,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 
 if TYPE_CHECKING:
     from posttrain_helpers.recipes import Recipe
@@ -161,7 +161,7 @@ def _exit_code(argv: list[str]) -> int:
         print("interrupted: nothing half-written was kept.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        from posttrain_helpers.failures import machine_failure
+        from posttrain_helpers.environment.failures import machine_failure
 
         sentence = machine_failure(error)
         if sentence is None:
@@ -173,7 +173,7 @@ def _exit_code(argv: list[str]) -> int:
 
 def _flush() -> None:
     """Write what was printed now, where a reader who is gone can still be told from a defect."""
-    from posttrain_helpers.storage import naming_file
+    from posttrain_helpers.environment.paths import naming_file
 
     with naming_file("the standard output"):
         print(end="", flush=True)
@@ -193,7 +193,7 @@ def _dispatch(argv: list[str]) -> int:
         parser.print_help()
         return 0
     if argv[0] == "pretrain":  # it has a parser of its own
-        from posttrain_helpers.tinyworld import pretrain
+        from posttrain_helpers.tinyworld.pretraining import pretrain
 
         return pretrain.main(argv[1:]) or 0
     arguments = _parse(parser, argv)
@@ -214,7 +214,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from posttrain_helpers.lessons import COMMITTED_PROFILE, run_lessons
+    from posttrain_helpers.lessons.run import COMMITTED_PROFILE, run_lessons
     from posttrain_helpers.report.page import build_report
 
     run_lessons(arguments.lessons, arguments.profile, arguments.seed, arguments.inplace)
@@ -226,10 +226,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from posttrain_helpers.environment.runtime import setup
     from posttrain_helpers.recipes import load_recipe
     from posttrain_helpers.recipes.methods import METHODS
-    from posttrain_helpers.runtime import setup
-    from posttrain_helpers.stages import train_stage
+    from posttrain_helpers.stages.build import train_stage
 
     setup(arguments.profile)
     recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
@@ -247,7 +247,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _stage_name(recipe: Recipe, name: str | None) -> str:
     """Return the name of the stage to make: those of the course are left to the course's own recipes."""
     from posttrain_helpers.recipes import stage_recipes
-    from posttrain_helpers.stage_saving import is_as_written, is_of_the_course
+    from posttrain_helpers.stages.save import is_as_written, is_of_the_course
 
     if is_of_the_course(recipe) and name in (None, recipe.stage):
         return recipe.stage
@@ -266,7 +266,7 @@ def _stage_name(recipe: Recipe, name: str | None) -> str:
 
 def _planned_memory(recipe: Recipe) -> str:
     """Return the sentence of the memory estimate, or why there is none: that is no reason not to train."""
-    from posttrain_helpers.stage_planning import plan_recipe
+    from posttrain_helpers.stages.planning import plan_recipe
 
     try:
         return plan_recipe(recipe).sentence()
@@ -275,12 +275,12 @@ def _planned_memory(recipe: Recipe) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from posttrain_helpers.evaluation.board import Board
+    from posttrain_helpers.environment.paths import check_file_target, write_json_atomic
+    from posttrain_helpers.environment.runtime import setup
+    from posttrain_helpers.evaluation.board.board import Board
     from posttrain_helpers.evaluation.records import record_path
     from posttrain_helpers.evaluation.runner import evaluate
     from posttrain_helpers.evaluation.targets import finished_models
-    from posttrain_helpers.runtime import setup
-    from posttrain_helpers.storage import check_file_target, write_json_atomic
 
     if arguments.output:
         check_file_target(arguments.output)  # now, not after minutes of generating
@@ -318,7 +318,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _seeds(arguments: argparse.Namespace) -> int:
-    from posttrain_helpers.seeds import parse_seeds, run_seeds
+    from posttrain_helpers.lessons.seeds import parse_seeds, run_seeds
 
     print(f"table: {run_seeds(arguments.lessons, parse_seeds(arguments.seeds), arguments.fresh)}")
     return 0

@@ -51,7 +51,7 @@ def plot_rates(
     Raises:
         CourseError: for a rate without trials.
     """
-    from posttrain_helpers.statistics import wilson_interval
+    from posttrain_helpers.statistics.intervals import wilson_interval
 
     empty = [name for name, (_, trials) in rates.items() if trials == 0]
     if empty or not rates:

@@ -20,3 +20,8 @@ def closest(name: object, known: Iterable[str]) -> str:
     """Return 'did you mean ...? ' with the known name nearest to `name`, or an empty text if none is near."""
     found = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f"did you mean {found[0]!r}? " if found else ""
+
+
+def readable_size(size: float) -> str:
+    """Return a number of bytes as a reader wants to see it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

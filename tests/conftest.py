@@ -42,7 +42,7 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from shrunken_qwen3 import small_qwen3
 
-    from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
+    from posttrain_helpers.tinyworld.pretraining.tokenizer import train_tokenizer
 
     texts = [
         "What is the capital of France? The capital of France is Paris.",

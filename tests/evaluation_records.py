@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from posttrain_helpers.evaluation.board import Board
+from posttrain_helpers.evaluation.board.board import Board
 from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord, write_record
 
 MODELS = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from posttrain_helpers.freshness import NOISE_TAGS, source_hash
-from posttrain_helpers.notebook_files import cell_name, read_notebook
+from posttrain_helpers.environment.notebooks import cell_name, read_notebook
+from posttrain_helpers.lessons.freshness import NOISE_TAGS, source_hash
 
 _HOME_OF_SOMEBODY = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^\s'\"<>]+")
 

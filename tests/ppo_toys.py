@@ -23,9 +23,9 @@ from rounding import ADAM_EPSILON
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from posttrain_helpers.ppo import PPOConfig, PPOTrainer
-from posttrain_helpers.ppo_rollouts import Rollout
-from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.stages.loading import load_model_and_tokenizer
+from posttrain_helpers.training.ppo.rollouts import Rollout
+from posttrain_helpers.training.ppo.trainer import PPOConfig, PPOTrainer
 
 SMALL = {
     "use_cpu": True,

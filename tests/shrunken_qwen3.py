@@ -216,9 +216,9 @@ def _learn_sums(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
     """Train the model on the problems of this file, each with its boxed result as the reply."""
     import torch
 
-    from posttrain_helpers.chat_template import chat_template
-    from posttrain_helpers.datasources.adapters import convert
-    from posttrain_helpers.datasources.catalog import ADAPTERS
+    from posttrain_helpers.data.public.adapters import convert
+    from posttrain_helpers.data.public.catalog import ADAPTERS
+    from posttrain_helpers.models.chatml import chat_template
 
     asked, _ = convert(ADAPTERS["gsm8k"], problems(), "problems")
     replies = [{"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"} for row in asked]
@@ -238,7 +238,7 @@ def _learn_sums(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _small_tokenizer() -> PreTrainedTokenizerBase:
-    from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
+    from posttrain_helpers.tinyworld.pretraining.tokenizer import train_tokenizer
 
     texts = [message["content"] for row in conversations() for message in row["messages"]]
     texts += [problem[column] for problem in problems() for column in problem]

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, Split
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.tinyworld.arithmetic import Sum, split_of_sum
 from posttrain_helpers.tinyworld.facts import load_relations
 from posttrain_helpers.tinyworld.identity import GREETINGS, QUESTIONS
-from posttrain_helpers.tinyworld.prompts import HELD_OUT_PROBLEMS, held_out_problems
 from posttrain_helpers.tinyworld.replies import core_of
-from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS, Split
 from posttrain_helpers.tinyworld.stories import story_requests
 from posttrain_helpers.tinyworld.tasks import facts_of, held_out_suite, split_of_pair, split_of_word
+from posttrain_helpers.tinyworld.training_data.prompts import HELD_OUT_PROBLEMS, held_out_problems
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS
 
 Row = dict[str, Any]

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain_helpers import cli, lessons
+from posttrain_helpers import cli
+from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.lessons import run as lessons
 from posttrain_helpers.report import page
-from posttrain_helpers.storage import repository_root
 
 HEAVY = (
     "torch",
@@ -137,7 +138,8 @@ def test_arguments_that_mean_nothing_are_refused(
 def test_train_builds_the_stage_of_the_recipe(
     monkeypatch: pytest.MonkeyPatch, output_root: Path, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from posttrain_helpers import runtime, stages
+    from posttrain_helpers.environment import runtime
+    from posttrain_helpers.stages import build as stages
 
     built = []
     monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
@@ -152,7 +154,9 @@ def test_train_builds_the_stage_of_the_recipe(
 def test_training_starts_without_an_estimate_too(
     monkeypatch: pytest.MonkeyPatch, output_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from posttrain_helpers import runtime, stage_planning, stages
+    from posttrain_helpers.environment import runtime
+    from posttrain_helpers.stages import build as stages
+    from posttrain_helpers.stages import planning as stage_planning
 
     def refuse(recipe: object) -> None:
         raise CourseError("nothing is known of its optimizer.")
@@ -168,8 +172,9 @@ def test_training_starts_without_an_estimate_too(
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch, output_root: Path) -> list[dict[str, object]]:
     """Record what `evaluate` would do; no model is loaded."""
-    from posttrain_helpers import runtime
-    from posttrain_helpers.evaluation import board, runner, targets
+    from posttrain_helpers.environment import runtime
+    from posttrain_helpers.evaluation import runner, targets
+    from posttrain_helpers.evaluation.board import board
 
     made: list[dict[str, object]] = []
 
@@ -252,7 +257,7 @@ def test_evaluate_measures_a_model_and_a_mistake_is_exit_code_2(
 
 
 def test_pretrain_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain_helpers.tinyworld import pretrain
+    from posttrain_helpers.tinyworld.pretraining import pretrain
 
     given = []
     monkeypatch.setattr(pretrain, "main", lambda argv: given.append(argv))

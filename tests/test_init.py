@@ -22,7 +22,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 def test_import_loads_no_heavy_library() -> None:
     code = (
-        "import sys, posttrain_helpers, posttrain_helpers.recipes, posttrain_helpers.stages\nheavy = "
+        "import sys, posttrain_helpers, posttrain_helpers.recipes, posttrain_helpers.stages.build\nheavy = "
         "{'torch', 'transformers', 'trl', 'datasets', 'peft', 'pandas', 'matplotlib', 'scipy', "
         "'numpy'}\nprint(sorted(heavy & set(sys.modules)))"
     )
@@ -33,7 +33,7 @@ def test_import_loads_no_heavy_library() -> None:
 def test_recipes_load_no_trainer_no_data_and_no_stage() -> None:
     code = (
         "import sys, posttrain_helpers.recipes\nupper = {f'posttrain_helpers.{name}' for name in "
-        "('data', 'training', 'stages', 'models', 'reward_functions', 'tinyworld.tasks')}\n"
+        "('data', 'training', 'stages', 'models.loading', 'rewards.functions', 'tinyworld')}\n"
         "print(sorted(upper & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from posttrain_helpers.divergence import text_losses
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.generation.likelihood import text_losses
 from posttrain_helpers.metrics import (
     distinct_n,
     last_number,
@@ -183,7 +183,7 @@ def model_and_tokenizer(random_model_dir):
 def test_a_large_vocabulary_takes_fewer_texts_at_a_time(
     model_and_tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain_helpers import divergence
+    from posttrain_helpers.generation import likelihood as divergence
 
     model, tokenizer = model_and_tokenizer
     expected = text_losses(model, tokenizer, TEXTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain_helpers.metrics import last_number, lenient_match, numbers_equal, plain_text, strict_match
-from posttrain_helpers.verifiers import equations_right, exact_answer
+from posttrain_helpers.rewards.verifiers import equations_right, exact_answer
 
 
 @pytest.mark.parametrize(

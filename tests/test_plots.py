@@ -16,7 +16,7 @@ from posttrain_helpers.plots import (
     plot_training,
     show_tokens,
 )
-from posttrain_helpers.statistics import wilson_interval
+from posttrain_helpers.statistics.intervals import wilson_interval
 
 
 @pytest.fixture(autouse=True)

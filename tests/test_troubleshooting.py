@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from posttrain_helpers.cli import _parse, build_parser
-from posttrain_helpers.lessons import select
+from posttrain_helpers.environment.paths import repository_root
+from posttrain_helpers.lessons.run import select
 from posttrain_helpers.recipes import load_recipe
-from posttrain_helpers.storage import repository_root
 
 PAGE = repository_root() / "docs" / "troubleshooting.md"
 TEXT = PAGE.read_text(encoding="utf-8")

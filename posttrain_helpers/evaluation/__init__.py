@@ -1,1 +1,8 @@
-"""Evaluation: suites, records, boards and judges."""
+"""Evaluate models: suites of questions, judges of replies, and the board that shows all stages.
+
+`__init__.pyi` lists the names that it hands on; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

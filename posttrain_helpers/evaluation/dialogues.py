@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.comparison_scores import Item
+from posttrain_helpers.comparison.scores import Item
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.judge_base import Messages, messages_of
-from posttrain_helpers.generation import Generation, generate
+from posttrain_helpers.evaluation.judges.base import Messages, prompt_messages
+from posttrain_helpers.generation.decoding import Generation, generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def generate_dialogues(
     items = list(items)
     for item in items:
         _check_follow_ups(item)
-    transcripts = [list(messages_of(item)) for item in items]
+    transcripts = [list(prompt_messages(item)) for item in items]
     rounds = 1 + max((len(item.get("follow_ups") or ()) for item in items), default=0)
     last: dict[int, Generation] = {}
     for turn in range(rounds):

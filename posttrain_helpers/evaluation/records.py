@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 from typing_extensions import TypedDict
 
+from posttrain_helpers.environment.profiles import get_profile
+from posttrain_helpers.environment.schemas import plain, read_checked, write_checked
+from posttrain_helpers.environment.splits import DEFAULT_SPLIT, results_directory
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.manifest import BASE
-from posttrain_helpers.profiles import get_profile
-from posttrain_helpers.schemas import plain, read_checked, write_checked
-from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, results_directory
+from posttrain_helpers.models.manifest import BASE
 from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
-    from posttrain_helpers.evaluation.suite import Suite
+    from posttrain_helpers.evaluation.suites.suite import Suite
 
 Kind = Literal["correctness", "preference"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

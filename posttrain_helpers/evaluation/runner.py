@@ -18,8 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers import memory_readings, metrics
-from posttrain_helpers.comparison_scores import apply_measures, check_choice
+from posttrain_helpers.comparison.scores import apply_measures, check_choice
+from posttrain_helpers.environment.profiles import Profile, get_profile
+from posttrain_helpers.environment.runtime import current_runtime, display_path
+from posttrain_helpers.environment.splits import reported_split
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import (
     EvaluationRecord,
@@ -28,12 +30,10 @@ from posttrain_helpers.evaluation.records import (
     with_older,
     write_record,
 )
-from posttrain_helpers.evaluation.suite import Suite, check_suites
-from posttrain_helpers.evaluation.suites import load_suites, retention_texts
+from posttrain_helpers.evaluation.suites.loading import load_suites, retention_texts
+from posttrain_helpers.evaluation.suites.suite import Suite, check_suites
 from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
-from posttrain_helpers.profiles import Profile, get_profile
-from posttrain_helpers.runtime import current_runtime, display_path
-from posttrain_helpers.tinyworld.splits import reported_split
+from posttrain_helpers.memory import readings as memory_readings
 from posttrain_helpers.wording import counted
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class _Evaluation:
 
     def find_reference(self, name: str | None, targets: list[Target]) -> None:
         """Find the model that divergence is measured from; a stage is not trained for that alone."""
-        from posttrain_helpers.manifest import saved_stages
+        from posttrain_helpers.models.manifest import saved_stages
         from posttrain_helpers.recipes import stage_recipes
 
         if name is None or self._preference_suite() is None:
@@ -203,7 +203,7 @@ class _Evaluation:
     # What a record consists of
 
     def _load(self, target: Target) -> Loaded:
-        from posttrain_helpers.stage_loading import load_model_and_tokenizer
+        from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
         asks_messages = any(suite.asks_messages for suite in self.suites)
         return load_model_and_tokenizer(
@@ -216,7 +216,7 @@ class _Evaluation:
 
     def _suite(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite) -> SuiteRecord:
         from posttrain_helpers.evaluation.dialogues import generate_dialogues
-        from posttrain_helpers.generation import generate
+        from posttrain_helpers.generation.decoding import generate
 
         options = {"max_new_tokens": suite.max_new_tokens, "batch_size": self.batch_size}
         transcripts = None
@@ -246,11 +246,13 @@ class _Evaluation:
     def _retention(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, list[float]] | None:
+        from posttrain_helpers.generation.likelihood import text_losses
+
         if not self.texts:
             self._say("no retention: the course's notebooks are not there to be read.")
             return None
         try:
-            pairs = metrics.text_losses(model, tokenizer, self.texts, batch_size=self.batch_size)
+            pairs = text_losses(model, tokenizer, self.texts, batch_size=self.batch_size)
         except CourseError as error:
             self._say(f"no retention: {error}")
             return None
@@ -259,8 +261,8 @@ class _Evaluation:
     def _divergence(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Target
     ) -> dict[str, Any] | None:
-        from posttrain_helpers.divergence import kl_to_reference
-        from posttrain_helpers.generation import generate
+        from posttrain_helpers.generation.decoding import generate
+        from posttrain_helpers.generation.likelihood import kl_to_reference
 
         suite = self._preference_suite()
         items = suite.items[:DIVERGENCE_PROMPTS]
@@ -301,7 +303,7 @@ class _Evaluation:
 
     def _reference(self) -> Loaded:
         """Load the reference when it is first needed; it stays in memory for the models that follow."""
-        from posttrain_helpers.stage_loading import load_model_and_tokenizer
+        from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
         if self._loaded_reference is None:
             self._loaded_reference = load_model_and_tokenizer(

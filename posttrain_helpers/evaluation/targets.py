@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.environment.profiles import Profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import record_path
-from posttrain_helpers.profiles import Profile
 from posttrain_helpers.wording import closest
 
 _JUDGES = ("judge",)
@@ -37,8 +37,8 @@ class Target:
 
 def finished_models(profile: str | Profile | None = None) -> list[str]:
     """Return "base" and the complete stages of a profile that reply to people; a judge says letters only."""
-    from posttrain_helpers.manifest import BASE, saved_stages, stage_path
-    from posttrain_helpers.models import head_of
+    from posttrain_helpers.models.loading import head_of
+    from posttrain_helpers.models.manifest import BASE, saved_stages, stage_path
 
     stages = [name for name in saved_stages(profile) if name not in _JUDGES]
     return [BASE, *(name for name in stages if head_of(stage_path(name, profile)) == "language")]
@@ -80,10 +80,10 @@ def target_of(label: str, source: str, profile: Profile) -> Target:
     Raises:
         CourseError: the label cannot be a file name, the source is no model, or a reward model.
     """
-    from posttrain_helpers.manifest import BASE, model_identity, parent_of, saved_stages
-    from posttrain_helpers.models import head_of, model_directory
+    from posttrain_helpers.models.loading import head_of, model_directory
+    from posttrain_helpers.models.manifest import BASE, model_identity, parent_of, saved_stages
     from posttrain_helpers.recipes import stage_recipes
-    from posttrain_helpers.stages import resolve_model
+    from posttrain_helpers.stages.build import resolve_model
 
     record_path(label, profile.name)  # refuses a label that cannot be a file name
     try:

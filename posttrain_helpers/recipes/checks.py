@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from posttrain_helpers.environment.profiles import Profile
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.manifest import saved_stages
-from posttrain_helpers.profiles import Profile
+from posttrain_helpers.models.manifest import saved_stages
 from posttrain_helpers.recipes.methods import METHODS, config_class
 from posttrain_helpers.recipes.shipped import stage_recipes
 from posttrain_helpers.recipes.sources import data_types
 from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values
-from posttrain_helpers.verifiers import VERIFIERS
+from posttrain_helpers.rewards.verifiers import VERIFIERS
 from posttrain_helpers.wording import closest
 
 _RENAMED = {

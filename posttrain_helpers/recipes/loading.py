@@ -12,16 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.environment.paths import output_root
+from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile, get_profile
+from posttrain_helpers.environment.runtime import current_runtime, trainer_defaults
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.recipes.checks import check_keys, check_rewards, check_settings
-from posttrain_helpers.recipes.files import read_yaml
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.recipes.recipe import Recipe
 from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recipe_path, stage_name
 from posttrain_helpers.recipes.sources import KEYS_OF_ONE_SOURCE, data_types
-from posttrain_helpers.runtime import current_runtime, trainer_defaults
-from posttrain_helpers.storage import output_root
+from posttrain_helpers.recipes.yaml_files import read_yaml
 from posttrain_helpers.wording import closest
 
 # What one profile may not change: a stage is found by this name in every profile.

@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
         columns=(("prompt",),),
         data="prompts",
         rewards=True,
-        sampler="posttrain_helpers.rollouts:grpo_rollouts",
+        sampler="posttrain_helpers.generation.rollouts:grpo_rollouts",
     ),
     "rloo": Method(
         config="trl:RLOOConfig",
@@ -95,8 +95,8 @@ METHODS: dict[str, Method] = {
         rewards=True,
     ),
     "ppo": Method(
-        config="posttrain_helpers.ppo_config:PPOConfig",
-        trainer="posttrain_helpers.ppo:PPOTrainer",
+        config="posttrain_helpers.training.ppo.config:PPOConfig",
+        trainer="posttrain_helpers.training.ppo.trainer:PPOTrainer",
         columns=(("prompt",),),
         data="prompts",
         rewards=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.profiles import OVERRIDES_VARIABLE, Profile
-from posttrain_helpers.recipes.files import parsed_yaml
+from posttrain_helpers.recipes.yaml_files import parsed_yaml
 from posttrain_helpers.wording import closest
 
 # `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.runtime import display_path
+from posttrain_helpers.environment.splits import WORLD
 from posttrain_helpers.recipes.sources import is_built_in
-from posttrain_helpers.runtime import display_path
-from posttrain_helpers.tinyworld.splits import WORLD
 
 if TYPE_CHECKING:
     import pandas

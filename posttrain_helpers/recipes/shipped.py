@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.recipes.files import read_yaml
+from posttrain_helpers.recipes.yaml_files import read_yaml
 from posttrain_helpers.wording import closest
 
 DIRECTORY = Path(__file__).resolve().parent

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 
-from posttrain_helpers.runtime import LARGEST_SEED
-from posttrain_helpers.schemas import checked
+from posttrain_helpers.environment.runtime import LARGEST_SEED
+from posttrain_helpers.environment.schemas import checked
 
 VALUE_TYPES = {"description": str, "model": str, "seed": int}
 

@@ -1,1 +1,8 @@
-"""The report card: one page made of what lessons and evaluations have measured; see `report.page`."""
+"""The results contract of the lessons, and the report card that is made of it.
+
+`__init__.pyi` lists the names that it hands on; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

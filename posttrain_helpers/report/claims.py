@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.report.formats import number
 
 if TYPE_CHECKING:
-    from posttrain_helpers.results import LessonResults
-    from posttrain_helpers.statistics import Bound, Claim
+    from posttrain_helpers.report.results import LessonResults
+    from posttrain_helpers.statistics.claims import Bound, Claim
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def claim_groups(lessons: list[LessonResults]) -> list[tuple[Axis, list[tuple[st
 
 def fresh_seeds(lesson: str, claim: Claim | Bound) -> str:
     """Return on how many fresh seeds a claim held, and how far its values lie apart; empty if never run."""
-    from posttrain_helpers.fresh_seeds import spread
+    from posttrain_helpers.report.fresh_seeds import spread
 
     table = spread(lesson)
     if claim.name not in table.index:

@@ -14,10 +14,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.environment.paths import write_text_atomic
+from posttrain_helpers.environment.rendering import html_environment
+from posttrain_helpers.environment.splits import DEFAULT_SPLIT, reported_split, results_directory
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import read_records
-from posttrain_helpers.rendering import html_environment
-from posttrain_helpers.report.board import board_view, draw_frontier
 from posttrain_helpers.report.claims import (
     claim_groups,
     environments,
@@ -34,16 +35,15 @@ from posttrain_helpers.report.formats import (
     tick_label,
     words,
 )
-from posttrain_helpers.results import (
+from posttrain_helpers.report.leaderboards import board_view, draw_frontier
+from posttrain_helpers.report.results import (
     LessonResults,
     figures_directory,
     lesson_figures,
     read_results,
     write_png,
 )
-from posttrain_helpers.statistics import format_p
-from posttrain_helpers.storage import write_text_atomic
-from posttrain_helpers.tinyworld.splits import DEFAULT_SPLIT, reported_split, results_directory
+from posttrain_helpers.statistics.paired_tests import format_p
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -61,8 +61,8 @@ def build_report(profile: str | None = None) -> Path:
         CourseError: when neither a lesson of this profile has been run nor a model evaluated, or a file
             breaks its contract or is no picture.
     """
-    from posttrain_helpers.evaluation.board import Board
-    from posttrain_helpers.profiles import get_profile
+    from posttrain_helpers.environment.profiles import get_profile
+    from posttrain_helpers.evaluation.board.board import Board
 
     name = get_profile(profile).name
     lessons, records = read_results(name), read_records(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from posttrain_helpers.tinyworld.splits import Split, drawn_split
+from posttrain_helpers.environment.splits import Split, drawn_split
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS, PLACES, pronouns
 
 LARGEST_OPERAND = 30

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from posttrain_helpers.tinyworld.splits import Split, split_seed
+from posttrain_helpers.environment.splits import Split, split_seed
 from posttrain_helpers.tinyworld.vocabulary import capitalise, with_article
 
 DEV_QUESTIONS = 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from posttrain_helpers.tinyworld.splits import Split
+from posttrain_helpers.environment.splits import Split
 
 ASSISTANT_NAME = "Pico"
 NEW_NAME = "Luna"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from posttrain_helpers.tinyworld.splits import Split
+from posttrain_helpers.environment.splits import Split
 from posttrain_helpers.tinyworld.vocabulary import ADJECTIVES, NAMES, OBJECTS, PLACES, pronouns, with_article
 
 _OPENINGS = (

@@ -22,6 +22,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from posttrain_helpers.environment.splits import (
+    HELD_OUT_SPLITS,
+    Split,
+    drawn_split,
+    reported_split,
+    split_seed,
+)
 from posttrain_helpers.tinyworld.arithmetic import (
     SUM_QUESTIONS,
     Sum,
@@ -49,13 +56,6 @@ from posttrain_helpers.tinyworld.replies import (
     is_polite,
     random_manner,
     styled_reply,
-)
-from posttrain_helpers.tinyworld.splits import (
-    HELD_OUT_SPLITS,
-    Split,
-    drawn_split,
-    reported_split,
-    split_seed,
 )
 from posttrain_helpers.tinyworld.stories import random_story, story_requests
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS

@@ -268,7 +268,7 @@ def run(
     from posttrain_helpers.errors import CourseError
     from posttrain_helpers.recipes.methods import trainer_class
     from posttrain_helpers.recipes.overrides import parsed_overrides
-    from posttrain_helpers.stage_planning import plan_recipe
+    from posttrain_helpers.stages.planning import plan_recipe
 
     setup("qwen3")
     recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})

@@ -32,8 +32,8 @@ from scipy.stats import bootstrap
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from posttrain_helpers.memory import OVERHEAD_SHARE, MemoryMonitor
-from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
+from posttrain_helpers.memory.monitor import OVERHEAD_SHARE, MemoryMonitor
+from posttrain_helpers.tinyworld.pretraining.tokenizer import train_tokenizer
 
 TEXTS = [
     "What is the capital of France? The capital of France is Paris.",

@@ -27,7 +27,7 @@ from typing import Any
 GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 POSITIONS = 128
-# 22 million parameters with a vocabulary that is large for them.
+# 20 million parameters with a vocabulary that is large for them.
 LARGE = {
     "vocab_size": 24_000,
     "hidden_size": 384,
@@ -107,9 +107,9 @@ def train(case: str, model_dir: str, output: str, device: str) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from posttrain_helpers.out_of_memory import plan_trainer
+    from posttrain_helpers.generation.rollouts import grpo_rollouts
     from posttrain_helpers.recipes.methods import config_class, trainer_class
-    from posttrain_helpers.rollouts import grpo_rollouts
+    from posttrain_helpers.training.out_of_memory import plan_trainer
 
     method, changes, lora = CASES[case]
     arguments = {
@@ -153,7 +153,7 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 def measure(case: str, small: str, large: str, device: str) -> dict[str, float]:
     """Return the estimate of a run and the growth of this process's memory over it, in bytes."""
-    from posttrain_helpers.memory import MB, MemoryMonitor
+    from posttrain_helpers.memory.monitor import MB, MemoryMonitor
 
     output = str(Path(large).parent)
     train(case, small, output, device)

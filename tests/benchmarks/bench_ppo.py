@@ -126,7 +126,7 @@ class Stopwatch:
 
 def bare_passes(trainer: Any, rollout: Any, reward_model: Any, updates: int) -> float:
     """Return the seconds of the forward and backward passes of so many updates."""
-    from posttrain_helpers.actor_critic import completion_logits, model_inputs
+    from posttrain_helpers.training.ppo.actor_critic import completion_logits, model_inputs
 
     args, tokens, module = trainer.args, rollout.tokens, trainer.actor_critic.train()
     parts = [tokens.rows(r) for r in tokens.lengths.argsort().split(args.per_device_train_batch_size)]
@@ -160,11 +160,12 @@ def main() -> None:
     parser.add_argument("--override", action="append", default=[], help="of the recipe; may be repeated")
     options = parser.parse_args()
 
-    from posttrain_helpers import load_data, load_recipe, load_stage, ppo_rollouts, setup
-    from posttrain_helpers.generation import encode_prompts
+    from posttrain_helpers import load_data, load_recipe, load_stage, setup
+    from posttrain_helpers.generation.decoding import encode_prompts
     from posttrain_helpers.recipes.methods import config_class, trainer_class
-    from posttrain_helpers.rewards import as_reward_function
-    from posttrain_helpers.stage_loading import load_model_and_tokenizer
+    from posttrain_helpers.rewards.reward_model import as_reward_function
+    from posttrain_helpers.stages.loading import load_model_and_tokenizer
+    from posttrain_helpers.training.ppo import rollouts as ppo_rollouts
 
     episodes = options.updates * ROLLOUT
     sizes = [f"args.total_episodes={episodes}", f"args.max_completion_length={LENGTH}"]

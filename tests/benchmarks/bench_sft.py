@@ -45,9 +45,9 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from posttrain_helpers import load_data, load_recipe, setup
-from posttrain_helpers.cpu_trainer import skip_untrained_positions
-from posttrain_helpers.tinyworld.pretrain import PretrainConfig, build_model
-from posttrain_helpers.tinyworld.tokenizer import train_tokenizer
+from posttrain_helpers.environment.trl_on_cpu import skip_untrained_positions
+from posttrain_helpers.tinyworld.pretraining.pretrain import PretrainConfig, build_model
+from posttrain_helpers.tinyworld.pretraining.tokenizer import train_tokenizer
 
 GOAL = 1.0
 VOCABULARY = 2048

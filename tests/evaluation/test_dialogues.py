@@ -9,8 +9,8 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.dialogues import generate_dialogues
-from posttrain_helpers.generation import generate
-from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.generation.decoding import generate
+from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 
 @pytest.fixture(scope="module")

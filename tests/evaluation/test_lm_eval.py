@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from posttrain_helpers.recipes import load_recipe
-from posttrain_helpers.stage_loading import load_model_and_tokenizer
-from posttrain_helpers.stage_saving import save_stage
+from posttrain_helpers.stages.loading import load_model_and_tokenizer
+from posttrain_helpers.stages.save import save_stage
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 SHOWN_STAGE = "trainer_output/tiny/stages/sft"

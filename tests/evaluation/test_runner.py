@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from posttrain_helpers import metrics, models
-from posttrain_helpers.divergence import kl_to_reference
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import runner
 from posttrain_helpers.evaluation.records import read_records, record_path
 from posttrain_helpers.evaluation.runner import evaluate
-from posttrain_helpers.evaluation.suite import Suite
-from posttrain_helpers.generation import generate
+from posttrain_helpers.evaluation.suites.suite import Suite
+from posttrain_helpers.generation.decoding import generate
+from posttrain_helpers.generation.likelihood import kl_to_reference, text_losses
 from posttrain_helpers.metrics import lenient_match, word_count
+from posttrain_helpers.stages import loading
 
 TEXTS = ["A cow says moo.", "3 + 4 = 7.", "An owl can fly."]
 
@@ -60,7 +60,7 @@ def other_model_dir(random_model_dir: Path, tmp_path_factory: pytest.TempPathFac
     """The random model with other weights."""
     import torch
 
-    model, tokenizer = models.load_model_and_tokenizer(random_model_dir, verbose=False)
+    model, tokenizer = loading.load_model_and_tokenizer(random_model_dir, verbose=False)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,13 +75,13 @@ def other_model_dir(random_model_dir: Path, tmp_path_factory: pytest.TempPathFac
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sources that were loaded, in order."""
     made: list[str] = []
-    real = models.load_model_and_tokenizer
+    real = loading.load_model_and_tokenizer
 
     def counted(name: str, *arguments: Any, **options: Any) -> Any:
         made.append(Path(name).name)
         return real(name, *arguments, **options)
 
-    monkeypatch.setattr(models, "load_model_and_tokenizer", counted)
+    monkeypatch.setattr(loading, "load_model_and_tokenizer", counted)
     return made
 
 
@@ -91,7 +91,7 @@ def run(sources: Any, suites: Any = (FACTS, TASTE), **options: Any) -> Any:
 
 def test_a_record_holds_replies_scores_and_losses(output_root: Path, random_model_dir: Path) -> None:
     (record,) = run({"mine": random_model_dir}, batch_size=2)
-    model, tokenizer = models.load_model_and_tokenizer(random_model_dir, verbose=False)
+    model, tokenizer = loading.load_model_and_tokenizer(random_model_dir, verbose=False)
     replies = generate(model, tokenizer, [i["prompt"] for i in FACTS.items], max_new_tokens=6, batch_size=2)
     suite = record.suites["facts"]
     assert suite.replies == tuple(reply.text for reply in replies)
@@ -108,7 +108,7 @@ def test_a_record_holds_replies_scores_and_losses(output_root: Path, random_mode
     assert list(suite.scores) == ["correct", "words"]
     assert suite.relations == ("sounds", None, None)
     assert record.suites["preference"].relations is None
-    losses = metrics.text_losses(model, tokenizer, TEXTS)
+    losses = text_losses(model, tokenizer, TEXTS)
     assert record.retention["losses"] == pytest.approx([loss for loss, _ in losses], rel=1e-5)
     assert record.retention["tokens"] == [count for _, count in losses]
     assert (record.label, record.profile, record.parent, record.divergence) == ("mine", "tiny", None, None)
@@ -224,7 +224,7 @@ def test_divergence_is_measured_on_sampled_replies_from_the_reference(
 ) -> None:
     sources = {"reference": random_model_dir, "other": other_model_dir, "third": other_model_dir}
     first, second, third = run(sources, reference="reference", batch_size=2)
-    loaded = [models.load_model_and_tokenizer(path, verbose=False) for path in sources.values()]
+    loaded = [loading.load_model_and_tokenizer(path, verbose=False) for path in sources.values()]
     (model, tokenizer), (other, _) = loaded[:2]
     prompts = [item["prompt"] for item in TASTE.items]
     kl, replies = kl_to_reference(
@@ -344,7 +344,7 @@ def test_a_directory_without_a_model_is_refused_before_anything_is_measured(
 def test_a_reward_model_is_refused_before_anything_is_measured(
     output_root: Path, random_model_dir: Path, tmp_path: Path, loads: list[str]
 ) -> None:
-    model, tokenizer = models.load_model_and_tokenizer(random_model_dir, head="reward", verbose=False)
+    model, tokenizer = loading.load_model_and_tokenizer(random_model_dir, head="reward", verbose=False)
     model.save_pretrained(tmp_path / "rm")
     tokenizer.save_pretrained(tmp_path / "rm")
     loads.clear()

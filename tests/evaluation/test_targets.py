@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from posttrain_helpers.environment.profiles import get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.targets import finished_models, label_of, targets_of
-from posttrain_helpers.profiles import get_profile
-from posttrain_helpers.stage_loading import load_model_and_tokenizer
+from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 TINY = get_profile("tiny")
 
@@ -29,7 +29,7 @@ def test_finished_models_are_base_and_the_stages_with_a_language_head(
     output_root: Path, random_model_dir: Path
 ) -> None:
     from posttrain_helpers.recipes import load_recipe
-    from posttrain_helpers.stage_saving import save_stage
+    from posttrain_helpers.stages.save import save_stage
 
     assert finished_models("tiny") == ["base"]
     for name, head in (("mine", None), ("judge", None), ("my_judge", "reward")):

@@ -38,21 +38,9 @@ class Group:
 
 
 STATISTICS = Group(
-    "posttrain_helpers.statistics",
-    ("tests/test_statistics.py",),
+    "posttrain_helpers.statistics.paired_tests",
+    ("tests/statistics/test_paired_tests.py",),
     (
-        Mistake(
-            "paired_binary",
-            "the interval is always at 95 %",
-            "tango_interval(up, down, len(first), confidence)",
-            "tango_interval(up, down, len(first))",
-        ),
-        Mistake(
-            "paired_binary",
-            "the interval of clusters is always at 95 %",
-            "len(first), confidence, design_effect",
-            "len(first), design_effect",
-        ),
         Mistake(
             "paired_binary",
             "the clusters do not widen the interval",
@@ -73,15 +61,9 @@ STATISTICS = Group(
         ),
         Mistake(
             "paired_numeric",
-            "the interval is always at 95 %",
-            "mean_interval(difference, confidence, ",
-            "mean_interval(difference, 0.95, ",
-        ),
-        Mistake(
-            "paired_numeric",
             "the interval ignores the clusters",
-            "seed=seed, clusters=clusters)",
-            "seed=seed)",
+            "resamples=resamples, clusters=clusters)",
+            "resamples=resamples)",
         ),
         Mistake(
             "paired_numeric",
@@ -90,7 +72,9 @@ STATISTICS = Group(
             "difference",
         ),
         Mistake("paired_numeric", "a p at its floor is not marked", "result.p <= 2 /", "result.p < 1 /"),
-        Mistake("verdict", "the level is always 5 %", "result.p < 1 - result.confidence", "result.p < 0.05"),
+        Mistake(
+            "verdict", "the level is 10 %", "result.p < 1 - CONFIDENCE", "result.p < 2 * (1 - CONFIDENCE)"
+        ),
         Mistake(
             "verdict",
             "improved by p alone",
@@ -133,12 +117,6 @@ STATISTICS = Group(
         ),
         Mistake(
             "describe",
-            "what could have been shown is always at 95 %",
-            "confidence=result.confidence, ",
-            "",
-        ),
-        Mistake(
-            "describe",
             "clusters count as independent prompts",
             "int(result.n / result.design_effect)",
             "result.n",
@@ -163,7 +141,7 @@ STATISTICS = Group(
         ),
         Mistake("_result", "equal scores count as risen", "(difference > 0)", "(difference >= 0)"),
         Mistake(
-            "_paired_scores",
+            "paired_scores",
             "a missing score counts as 0",
             "math.nan if score is None",
             "0.0 if score is None",
@@ -180,12 +158,13 @@ STATISTICS = Group(
             "np.abs(totals) >= abs",
             "np.abs(totals) > abs",
         ),
-        Mistake(
-            "pass_at_k",
-            "with replacement",
-            "1.0 - math.comb(n - c, k) / math.comb(n, k)",
-            "1.0 - (1 - c / n) ** k",
-        ),
+    ),
+)
+
+CLAIMS = Group(
+    "posttrain_helpers.statistics.claims",
+    ("tests/statistics/test_paired_tests.py",),
+    (
         Mistake("Claim.held", "the least mean is forgotten", " and self._reaches_at_least", ""),
         Mistake("Claim._reaches_at_least", "reaching it is not enough", "self.after >= ", "self.after > "),
         Mistake(
@@ -218,79 +197,72 @@ STATISTICS = Group(
             '("improved", "worse")',
             '("improved", "worse", "non_inferior")',
         ),
-        Mistake("adjusted_claims", "the level is always 5 %", "1 - claim.confidence", "0.05"),
+        Mistake(
+            "adjusted_claims",
+            "the verdict follows the p of its own test",
+            "if p < 1 - CONFIDENCE",
+            "if claim.p < 1 - CONFIDENCE",
+        ),
     ),
 )
 
 INTERVALS = Group(
-    "posttrain_helpers.intervals",
-    ("tests/test_intervals.py",),
+    "posttrain_helpers.statistics.intervals",
+    ("tests/statistics/test_intervals.py",),
     (
-        Mistake(
-            "wilson_interval",
-            "always at 95 %",
-            'proportion_ci(confidence, method="wilson")',
-            'proportion_ci(method="wilson")',
-        ),
         Mistake("wilson_interval", "another method", 'method="wilson"', 'method="wilsoncc"'),
-        Mistake(
-            "tango_interval",
-            "always at 95 %",
-            "t.isf((1 - confidence) / 2, degrees)",
-            "t.isf(0.025, degrees)",
-        ),
-        Mistake("tango_interval", "one-sided", "(1 - confidence) / 2", "(1 - confidence)"),
+        Mistake("tango_interval", "one-sided", "t.isf(TAIL, degrees)", "t.isf(1 - CONFIDENCE, degrees)"),
         Mistake(
             "mean_interval",
-            "Student's is always at 95 %",
-            "confidence_interval(confidence)",
-            "confidence_interval()",
+            "Student's is one-sided",
+            "confidence_interval(CONFIDENCE)",
+            "confidence_interval(2 * CONFIDENCE - 1)",
         ),
         Mistake(
             "mean_interval",
-            "the bootstrap is always at 95 %",
-            "t.isf((1 - confidence) / 2, n - 1))",
-            "t.isf(0.025, n - 1))",
+            "the bootstrap is one-sided",
+            "t.isf(TAIL, n - 1))",
+            "t.isf(1 - CONFIDENCE, n - 1))",
         ),
         Mistake(
             "mean_interval",
             "the bootstrap is not expanded",
             "confidence_level=expanded",
-            "confidence_level=confidence",
+            "confidence_level=CONFIDENCE",
         ),
         Mistake("mean_interval", "basic bootstrap", 'method="percentile"', 'method="basic"'),
         Mistake(
             "mean_interval", "the clusters have no effect", "math.sqrt(effect * values", "math.sqrt(values"
         ),
         Mistake(
-            "mean_interval",
-            "normal quantiles for few clusters",
-            "t.isf((1 - confidence) / 2, degrees)",
-            "norm.isf((1 - confidence) / 2)",
+            "mean_interval", "normal quantiles for few clusters", "t.isf(TAIL, degrees)", "norm.isf(TAIL)"
         ),
         Mistake(
             "mean_interval",
-            "the interval of clusters is always at 95 %",
-            "(1 - confidence) / 2, degrees",
-            "0.025, degrees",
+            "the interval of clusters is one-sided",
+            "t.isf(TAIL, degrees)",
+            "t.isf(1 - CONFIDENCE, degrees)",
         ),
         Mistake(
             "minimum_detectable_difference",
-            "the level is always 5 %",
-            "binom.isf(alpha / 2,",
-            "binom.isf(0.025,",
-        ),
-        Mistake(
-            "minimum_detectable_difference", "one-sided for rates", "binom.isf(alpha / 2,", "binom.isf(alpha,"
+            "one-sided for rates",
+            "binom.isf(TAIL,",
+            "binom.isf(1 - CONFIDENCE,",
         ),
         Mistake(
             "minimum_detectable_difference",
             "one-sided for scores",
-            "t.isf(alpha / 2, n - 1)",
-            "t.isf(alpha, n - 1)",
+            "t.isf(TAIL, n - 1)",
+            "t.isf(1 - CONFIDENCE, n - 1)",
         ),
-        Mistake("minimum_detectable_difference", "the power is forgotten", " + t.ppf(power, n - 1)", ""),
-        Mistake("can_be_significant", "one-sided", "2 * 0.5**n", "0.5**n"),
+        Mistake("minimum_detectable_difference", "the power is forgotten", " + t.ppf(POWER, n - 1)", ""),
+        Mistake("FEWEST_PROMPTS", "five can be significant", "6", "5"),
+        Mistake(
+            "clusters_of",
+            "prompts without a relation form one cluster",
+            '("item", source, str(index))',
+            '("item", source)',
+        ),
         Mistake(
             "cluster_effect",
             "an effect below 1",
@@ -307,48 +279,46 @@ INTERVALS = Group(
 )
 
 RANKING = Group(
-    "posttrain_helpers.evaluation.ranking",
-    ("tests/evaluation/test_ranking.py",),
+    "posttrain_helpers.statistics.ranking",
+    ("tests/statistics/test_ranking.py",),
     (
-        Mistake(
-            "score_interval",
-            "the interval of a rate is always at 95 %",
-            "len(values), confidence)",
-            "len(values))",
-        ),
-        Mistake(
-            "score_interval",
-            "the interval of a mean is always at 95 %",
-            "mean_interval(values, confidence, ",
-            "mean_interval(values, ",
-        ),
+        Mistake("score_interval", "rates have the interval of a mean", "if yes_no:", "if False:"),
+        Mistake("score_interval", "the clusters are lost", ", clusters=clusters)", ")"),
         Mistake(
             "significant_ranks",
             "winner and loser are swapped",
-            "if row.improvement > 0",
-            "if row.improvement < 0",
+            "if row.difference > 0",
+            "if row.difference < 0",
+        ),
+        Mistake("_p_value", "one-sided for equal changes", "2 * 0.5**independent", "0.5**independent"),
+        Mistake("_p_value", "one-sided", "2 * stdtr(", "stdtr("),
+        Mistake("_p_value", "as many degrees of freedom as items", "(1.0, n - 1)", "(1.0, n)"),
+        Mistake(
+            "_p_value",
+            "the t-test ignores the clusters",
+            "(1.0, n - 1) if codes is None else cluster_effect(difference, codes)",
+            "(1.0, n - 1)",
         ),
         Mistake(
-            "significant_ranks", "the intervals have the level alpha", "yes_no, 1 - alpha)", "yes_no, 0.95)"
+            "_p_value",
+            "the sign flips ignore the clusters",
+            "difference if codes is None else np.bincount(codes, difference)",
+            "difference",
         ),
-        Mistake("_paired_t", "one-sided for equal changes", "2 * 0.5**n", "0.5**n"),
-        Mistake("_paired_t", "one-sided", "2 * stdtr(", "stdtr("),
-        Mistake("_paired_t", "as many degrees of freedom as items", "stdtr(n - 1,", "stdtr(n,"),
         Mistake(
             "pairwise_tests",
             "raw p-values are significant",
-            "[p < alpha for p in adjusted]",
-            "[p < alpha for p in p_values]",
+            "[p < ALPHA for p in adjusted]",
+            "[p < ALPHA for p in p_values]",
         ),
     ),
 )
 
 BRADLEY_TERRY = Group(
-    "posttrain_helpers.evaluation.bradley_terry",
-    ("tests/evaluation/test_bradley_terry.py",),
+    "posttrain_helpers.statistics.ratings",
+    ("tests/statistics/test_ratings.py",),
     (
-        Mistake("Ranking.expected_win_rate", "always at 95 %", "(1 - self.confidence) / 2", "0.025"),
-        Mistake("bradley_terry", "always at 95 %", "tail = (1 - confidence) / 2", "tail = 0.025"),
+        Mistake("bradley_terry", "one-sided", "(TAIL, 1 - TAIL)", "(2 * TAIL, 1 - 2 * TAIL)"),
         Mistake(
             "bradley_terry", "a share of the wins is counted as ties", "wins + virtual / 2", "wins + virtual"
         ),
@@ -356,7 +326,7 @@ BRADLEY_TERRY = Group(
             "elo", "the loser takes the points", "one + stake, other - stake", "one - stake, other + stake"
         ),
         Mistake(
-            "_wins_by_cluster",
+            "_wins_by_prompt",
             "wins and losses are swapped",
             "[outcome, 1 - outcome]",
             "[1 - outcome, outcome]",
@@ -365,10 +335,10 @@ BRADLEY_TERRY = Group(
 )
 
 AGREEMENT = Group(
-    "posttrain_helpers.evaluation.agreement",
-    ("tests/evaluation/test_agreement.py",),
+    "posttrain_helpers.statistics.agreement",
+    ("tests/statistics/test_agreement.py",),
     (
-        Mistake("cohen_kappa", "always at 95 %", "(1 - confidence) / 2", "0.025"),
+        Mistake("cohen_kappa", "one-sided", "(TAIL, 1 - TAIL)", "(2 * TAIL, 1 - 2 * TAIL)"),
         Mistake(
             "_kappa", "chance by one rater alone", "shares.sum(-1) * shares.sum(-2)", "shares.sum(-1) ** 2"
         ),
@@ -376,55 +346,66 @@ AGREEMENT = Group(
 )
 
 BEST_OF_N = Group(
-    "posttrain_helpers.evaluation.best_of_n",
-    ("tests/evaluation/test_best_of_n.py",),
+    "posttrain_helpers.statistics.selection",
+    ("tests/statistics/test_selection.py",),
     (
         Mistake("best_of_n", "ties are not shared", "sum(tied) / len(tied)", "max(tied)"),
         Mistake(
             "best_of_n", "the worst is chosen", "in sorted(by_proxy):", "in sorted(by_proxy, reverse=True):"
         ),
         Mistake("best_of_n_kl", "log n alone", "math.log(n) - (n - 1) / n", "math.log(n)"),
+        Mistake(
+            "pass_at_k",
+            "with replacement",
+            "1.0 - math.comb(n - c, k) / math.comb(n, k)",
+            "1.0 - (1 - c / n) ** k",
+            ("tests/statistics/test_paired_tests.py",),
+        ),
     ),
 )
 
-RETENTION = Group(
-    "posttrain_helpers.evaluation.retention",
-    ("tests/evaluation/test_retention.py",),
+FORGETTING = Group(
+    "posttrain_helpers.evaluation.board.forgetting",
+    ("tests/evaluation/board/test_forgetting.py",),
     (
         Mistake(
-            "Retention.verdict",
+            "Forgetting.verdict",
             "the p-value is not corrected",
             "replace(result, p=self.adjusted[label, column])",
             "result",
         ),
+        Mistake("compare", "a loss counts as a gain", '"higher_is_better": higher_is_better, ', ""),
+        Mistake("compare", "the clusters are lost", ', "clusters": clusters}', "}"),
+    ),
+)
+
+BOARD = Group(
+    "posttrain_helpers.evaluation.board.board",
+    ("tests/evaluation/board/test_forgetting.py",),
+    (
         Mistake(
-            "compare",
-            "a loss counts as a gain",
-            "before, after, higher_is_better=higher_is_better)",
-            "before, after)",
+            "Board.perplexity",
+            "the mean over texts",
+            'math.exp(sum(found["losses"]) / sum(found["tokens"]))',
+            'math.exp(sum(l / n for l, n in zip(found["losses"], found["tokens"])) / len(found["losses"]))',
         ),
     ),
 )
 
 WIN_RATE = Group(
-    "posttrain_helpers.win_rate",
-    ("tests/test_win_rate.py",),
+    "posttrain_helpers.statistics.wins",
+    ("tests/statistics/test_wins.py",),
     (
-        Mistake(
-            "win_rate",
-            "equal scores are losses at tie = 0",
-            "abs(difference) <= tie",
-            "abs(difference) < tie",
-        ),
-        Mistake("win_rate", "a tie is a loss", "[0.5 if abs", "[0.0 if abs"),
-        Mistake("win_rate", "wins and losses are swapped", "float(difference > 0)", "float(difference < 0)"),
+        Mistake("win_rate", "a difference as large as a tie is none", "<= TIE", "< TIE"),
+        Mistake("win_rate", "a tie is a loss", "TIE, 0.5,", "TIE, 0.0,"),
+        Mistake("win_rate", "wins and losses are swapped", "second > first)", "second < first)"),
         Mistake("win_rate", "the clusters are lost", ", clusters=clusters)", ")"),
     ),
 )
 
 PREFERENCE_LOSSES = Group(
-    "posttrain_helpers.preference_losses",
-    ("tests/test_preference_losses.py",),
+    "posttrain_helpers.losses.preference",
+    ("tests/losses/test_preference.py",),
     (
         Mistake(
             "bradley_terry_loss",
@@ -486,22 +467,20 @@ PREFERENCE_LOSSES = Group(
 )
 
 POLICY_LOSSES = Group(
-    "posttrain_helpers.policy_losses",
-    ("tests/test_policy_losses.py",),
+    "posttrain_helpers.losses.policy",
+    ("tests/losses/test_policy.py",),
     (
         Mistake(
-            "_scaled",
+            "token_log_probs",
             "the temperature multiplies",
             "logits.float() / temperature",
             "logits.float() * temperature",
         ),
-        Mistake("_scaled", "not in float32", "logits.float() /", "logits /"),
+        Mistake("token_log_probs", "not in float32", "logits.float() /", "logits /"),
         Mistake(
-            "token_entropy",
-            "the temperature is forgotten",
-            "_scaled(logits, temperature)",
-            "_scaled(logits, 1.0)",
+            "token_entropy", "the temperature is forgotten", "logits.float() / temperature", "logits.float()"
         ),
+        Mistake("token_entropy", "not in float32", "logits.float() /", "logits /"),
         Mistake("clipped_policy_loss", "the larger of the two", "-torch.minimum(", "-torch.maximum("),
         Mistake(
             "clipped_policy_loss",
@@ -559,8 +538,8 @@ POLICY_LOSSES = Group(
 )
 
 ADVANTAGES = Group(
-    "posttrain_helpers.advantages",
-    ("tests/test_advantages.py",),
+    "posttrain_helpers.losses.advantages",
+    ("tests/losses/test_advantages.py",),
     (
         Mistake("masked_mean", "padding counts", "values[mask.bool()]", "values.flatten()"),
         Mistake("masked_whiten", "the mean is lost", "whitened = whitened + mean", "whitened = whitened"),
@@ -640,18 +619,41 @@ ADVANTAGES = Group(
     ),
 )
 
-LOSSES = Group(
-    "posttrain_helpers.losses",
-    ("tests/test_losses.py",),
+KL = Group(
+    "posttrain_helpers.losses.kl",
+    ("tests/generation/test_likelihood.py",),
     (
-        Mistake("masked_loss", "the labels are not shifted", "labels[:, 1:]", "labels[:, :-1]"),
-        Mistake("masked_loss", "every token counts", "-chosen[supervised].mean()", "-chosen.mean()"),
+        Mistake(
+            "token_kl",
+            "policy and reference are swapped",
+            "kl_div(reference, policy,",
+            "kl_div(policy, reference,",
+        ),
+        Mistake(
+            "token_kl",
+            "not in float32",
+            "policy_logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)",
+            "policy_logits.log_softmax(-1), reference_logits.log_softmax(-1)",
+        ),
+        Mistake(
+            "k1_estimate",
+            "policy and reference are swapped",
+            "log_probs - ref_log_probs",
+            "ref_log_probs - log_probs",
+        ),
+        Mistake(
+            "k3_estimate",
+            "policy and reference are swapped",
+            "ref_log_probs - log_probs",
+            "log_probs - ref_log_probs",
+        ),
+        Mistake("k3_estimate", "the log ratio is added", "expm1() - log_ratio", "expm1() + log_ratio"),
     ),
 )
 
-DIVERGENCE = Group(
-    "posttrain_helpers.divergence",
-    ("tests/test_divergence.py",),
+LIKELIHOOD = Group(
+    "posttrain_helpers.generation.likelihood",
+    ("tests/generation/test_likelihood.py",),
     (
         Mistake(
             "completion_log_probs",
@@ -684,24 +686,6 @@ DIVERGENCE = Group(
             "start = _common_length(prompt_ids, ids) + 1",
         ),
         Mistake(
-            "token_kl",
-            "policy and reference are swapped",
-            "kl_div(reference, policy,",
-            "kl_div(policy, reference,",
-        ),
-        Mistake(
-            "token_kl",
-            "not in float32",
-            "policy_logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)",
-            "policy_logits.log_softmax(-1), reference_logits.log_softmax(-1)",
-        ),
-        Mistake(
-            "k1_estimate",
-            "policy and reference are swapped",
-            "log_probs - ref_log_probs",
-            "ref_log_probs - log_probs",
-        ),
-        Mistake(
             "kl_to_reference",
             "the prompt counts",
             "slice(len(encoded[start + index]) - 1, len(row) - 1)",
@@ -726,6 +710,42 @@ DIVERGENCE = Group(
             "evaluation_mode(policy), evaluation_mode(reference), ",
             "evaluation_mode(policy), ",
         ),
+        Mistake("text_losses", "not in float32", "[:, :-1].float()", "[:, :-1]", ("tests/test_metrics.py",)),
+        Mistake(
+            "text_losses",
+            "dropout stays on",
+            "with evaluation_mode(model), torch.inference_mode():",
+            "with torch.inference_mode():",
+            ("tests/test_metrics.py",),
+        ),
+        Mistake(
+            "text_losses",
+            "padding counts",
+            '.masked_fill(batch["attention_mask"][:, 1:] == 0, -100)',
+            "",
+            ("tests/test_metrics.py",),
+        ),
+        Mistake(
+            "text_losses",
+            "the given token counts",
+            "len(ids[row]) - 1)",
+            "len(ids[row]))",
+            ("tests/test_metrics.py",),
+        ),
+    ),
+)
+
+DECODING = Group(
+    "posttrain_helpers.generation.decoding",
+    ("tests/generation/test_decoding.py",),
+    (
+        Mistake(
+            "evaluation_mode",
+            "afterwards the model is in train mode",
+            "module.training = mode",
+            "module.training = True",
+        ),
+        Mistake("evaluation_mode", "dropout stays on", "    model.eval()\n", ""),
     ),
 )
 
@@ -733,24 +753,6 @@ METRICS = Group(
     "posttrain_helpers.metrics",
     ("tests/test_metrics.py",),
     (
-        Mistake("text_losses", "not in float32", "[:, :-1].float()", "[:, :-1]"),
-        Mistake("text_losses", "dropout stays on", "    model.eval()\n", ""),
-        Mistake(
-            "text_losses",
-            "afterwards the model is in train mode",
-            "model.train(was_training)",
-            "model.train()",
-        ),
-        Mistake(
-            "text_losses", "padding counts", '.masked_fill(batch["attention_mask"][:, 1:] == 0, -100)', ""
-        ),
-        Mistake("text_losses", "the given token counts", "len(ids[row]) - 1)", "len(ids[row]))"),
-        Mistake(
-            "perplexity",
-            "the mean over texts",
-            "sum(total for total, _ in losses) / sum(count for _, count in losses)",
-            "sum(total / count for total, count in losses) / len(losses)",
-        ),
         Mistake("strict_match", "nothing accepted is wrong", "return None\n", "return False\n"),
         Mistake(
             "lenient_match", "the first number counts", "last_number(reply) == number", "str(number) in reply"
@@ -766,8 +768,8 @@ METRICS = Group(
 )
 
 VERIFIERS = Group(
-    "posttrain_helpers.verifiers",
-    ("tests/test_verifiers.py",),
+    "posttrain_helpers.rewards.verifiers",
+    ("tests/rewards/test_verifiers.py",),
     (
         Mistake(
             "reply_texts",
@@ -840,8 +842,8 @@ GOLD = Group(
 )
 
 ANNOTATORS = Group(
-    "posttrain_helpers.tinyworld.annotators",
-    ("tests/tinyworld/test_annotators.py",),
+    "posttrain_helpers.tinyworld.training_data.annotators",
+    ("tests/tinyworld/training_data/test_annotators.py",),
     (
         Mistake("TIE", "no tie is dropped", "0.25", "0.0"),
         Mistake(
@@ -863,8 +865,8 @@ ANNOTATORS = Group(
 )
 
 REWARDS = Group(
-    "posttrain_helpers.rewards",
-    ("tests/test_rewards.py",),
+    "posttrain_helpers.rewards.reward_model",
+    ("tests/rewards/test_reward_model.py",),
     (
         Mistake(
             "score_replies",
@@ -905,8 +907,8 @@ REWARDS = Group(
 )
 
 REWARD_FUNCTIONS = Group(
-    "posttrain_helpers.reward_functions",
-    ("tests/test_reward_functions.py",),
+    "posttrain_helpers.rewards.functions",
+    ("tests/rewards/test_functions.py",),
     (
         Mistake(
             "_load",
@@ -916,16 +918,21 @@ REWARD_FUNCTIONS = Group(
         ),
         Mistake("_load", "loading moves the random state", "with preserved_random_state():", "if True:"),
         Mistake("reward_model_function", "loaded at every call", "    @cache\n", ""),
-        Mistake("check_reward_names", "one reward twice", "len(set(names)) < len(names)", "False"),
     ),
 )
 
+RECIPE_CHECKS = Group(
+    "posttrain_helpers.recipes.checks",
+    ("tests/rewards/test_functions.py",),
+    (Mistake("check_rewards", "one reward twice", "len(set(names)) < len(names)", "False"),),
+)
+
 SCORING = Group(
-    "posttrain_helpers.scoring",
-    ("tests/test_scoring.py",),
+    "posttrain_helpers.rewards.scoring",
+    ("tests/rewards/test_scoring.py",),
     (
         Mistake(
-            "score_completions", "no opinion is a good one", "0.0 if value is None", "1.0 if value is None"
+            "score_completions", "no opinion is a good one", "0.0 if reward is None", "1.0 if reward is None"
         ),
         Mistake(
             "score_completions",
@@ -933,19 +940,14 @@ SCORING = Group(
             "skip_special_tokens=True",
             "skip_special_tokens=False",
         ),
-        Mistake(
-            "score_completions",
-            "infinite scores pass",
-            "torch.isfinite(scores[-1])",
-            "~torch.isnan(scores[-1])",
-        ),
+        Mistake("checked_rewards", "infinite scores pass", "math.isfinite(reward)", "not math.isnan(reward)"),
     ),
 )
 
-UPDATE = ("tests/test_ppo.py::test_the_update_equals_a_slow_one_without_padding",)
+UPDATE = ("tests/training/ppo/test_trainer.py::test_the_update_equals_a_slow_one_without_padding",)
 ACTOR_CRITIC = Group(
-    "posttrain_helpers.actor_critic",
-    ("tests/test_actor_critic.py",),
+    "posttrain_helpers.training.ppo.actor_critic",
+    ("tests/training/ppo/test_actor_critic.py",),
     (
         Mistake(
             "_head_values",
@@ -970,7 +972,7 @@ ACTOR_CRITIC = Group(
 )
 
 PPO = Group(
-    "posttrain_helpers.ppo",
+    "posttrain_helpers.training.ppo.trainer",
     UPDATE,
     (
         Mistake(
@@ -1031,63 +1033,63 @@ PPO = Group(
             "other processes are forgotten",
             "len(kl) * args.world_size",
             "len(kl)",
-            ("tests/test_ppo_processes.py",),
+            ("tests/training/ppo/test_processes.py",),
         ),
         Mistake(
             "PPOTrainer._adapt_kl_coef",
             "horizon and target are swapped",
             "args.kl_target, args.kl_horizon",
             "args.kl_horizon, args.kl_target",
-            ("tests/test_ppo.py",),
+            ("tests/training/ppo/test_trainer.py",),
         ),
         Mistake(
             "PPOTrainer.log",
             "eps counts episodes from before resuming",
             "episode - self._first_update * self.args.rollout_rows * self.args.world_size",
             "episode",
-            ("tests/test_ppo.py::test_a_checkpoint_by_its_name",),
+            ("tests/training/ppo/test_trainer.py::test_a_checkpoint_by_its_name",),
         ),
         Mistake(
             "_last_checkpoint",
             "the newest by its name",
             'int(path.name.rsplit("-", 1)[1])',
             "path.name",
-            ("tests/test_ppo.py::test_resuming_goes_on_as_if_nothing_had_happened",),
+            ("tests/training/ppo/test_trainer.py::test_resuming_goes_on_as_if_nothing_had_happened",),
         ),
         Mistake(
             "_last_checkpoint",
             "half a checkpoint counts",
             " if (path / TRAINER_STATE_NAME).is_file()",
             "",
-            ("tests/test_ppo.py::test_resuming_goes_on_as_if_nothing_had_happened",),
+            ("tests/training/ppo/test_trainer.py::test_resuming_goes_on_as_if_nothing_had_happened",),
         ),
         Mistake(
             "PPOTrainer.save_model",
             "the coefficient is not kept",
             '{"kl_coef": self.kl_coef}',
             '{"kl_coef": self.args.kl_coef}',
-            ("tests/test_ppo.py::test_resuming_goes_on_as_if_nothing_had_happened",),
+            ("tests/training/ppo/test_trainer.py::test_resuming_goes_on_as_if_nothing_had_happened",),
         ),
         Mistake(
             "PPOTrainer._reference",
             "the reference is the policy",
             "copy.deepcopy(self.policy) if ref_model is None",
             "self.policy if ref_model is None",
-            ("tests/test_ppo.py::test_the_reference_is_a_model_of_its_own",),
+            ("tests/training/ppo/test_trainer.py::test_the_reference_is_a_model_of_its_own",),
         ),
         Mistake(
             "_disable_dropout",
             "dropout stays on",
             "module.p = 0.0",
             "pass",
-            ("tests/test_ppo.py::test_dropout_is_off_unless_it_is_wanted",),
+            ("tests/training/ppo/test_trainer.py::test_dropout_is_off_unless_it_is_wanted",),
         ),
     ),
 )
 
 PPO_ROLLOUTS = Group(
-    "posttrain_helpers.ppo_rollouts",
-    ("tests/test_ppo_rollouts.py",),
+    "posttrain_helpers.training.ppo.rollouts",
+    ("tests/training/ppo/test_rollouts.py",),
     (
         Mistake(
             "RolloutSampler.sample", "the estimator is ignored", "kl_coef, args.kl_estimator)", "kl_coef)"
@@ -1128,7 +1130,10 @@ PPO_ROLLOUTS = Group(
             "the adapter stays on",
             "with self.policy.disable_adapter():",
             "if True:",
-            ("tests/test_ppo_rollouts.py", "tests/test_ppo.py::test_an_adapter_learns_and_the_rest_stays"),
+            (
+                "tests/training/ppo/test_rollouts.py",
+                "tests/training/ppo/test_trainer.py::test_an_adapter_learns_and_the_rest_stays",
+            ),
         ),
         Mistake(
             "RolloutSampler._scores",
@@ -1158,8 +1163,8 @@ PPO_ROLLOUTS = Group(
 )
 
 ROLLOUTS = Group(
-    "posttrain_helpers.rollouts",
-    ("tests/test_rollouts.py",),
+    "posttrain_helpers.generation.rollouts",
+    ("tests/generation/test_rollouts.py",),
     (
         Mistake(
             "sample_completions",
@@ -1186,13 +1191,18 @@ ROLLOUTS = Group(
             "last = int(completion_mask.sum(1).max())",
             "last = int(completion_mask.sum(1).max()) - 1",
         ),
-        Mistake("token_batch", "prompts run backwards", 'left["input_ids"].flip(1)', 'left["input_ids"]'),
+        Mistake(
+            "token_batch",
+            "prompts are padded on the right",
+            "left_padded(prompts, pad)",
+            "right_padded(prompts, pad)",
+        ),
     ),
 )
 
 PPO_METRICS = Group(
-    "posttrain_helpers.ppo_metrics",
-    ("tests/test_ppo_metrics.py",),
+    "posttrain_helpers.training.ppo.metrics",
+    ("tests/training/ppo/test_metrics.py",),
     (
         Mistake(
             "PPOMetrics.add_micro_batch",
@@ -1206,8 +1216,8 @@ PPO_METRICS = Group(
 )
 
 COMPARISON = Group(
-    "posttrain_helpers.comparison",
-    ("tests/test_comparison.py",),
+    "posttrain_helpers.comparison.compare",
+    ("tests/comparison/test_compare.py",),
     (
         Mistake(
             "Comparison.claim", "the measure is ignored", "self.result(label, measure)", "self.result(label)"
@@ -1236,15 +1246,9 @@ COMPARISON = Group(
         Mistake("Comparison.result", "relations are no clusters", ", clusters=clusters)", ")"),
         Mistake(
             "Comparison.result",
-            "items without relation form one cluster",
-            '("item", index) if item',
-            '("item", None) if item',
-        ),
-        Mistake(
-            "Comparison.result",
             "the last but one model",
-            "statistics.paired(before, after",
-            "statistics.paired(before, before",
+            "paired_tests.paired(before, after",
+            "paired_tests.paired(before, before",
         ),
         Mistake("Comparison.where", "the scores of all items stay", "[values[i] for i in kept]", "values"),
         Mistake(
@@ -1252,12 +1256,6 @@ COMPARISON = Group(
             "characters instead of tokens",
             "generations[label][index].token_ids)",
             "generations[label][index].text)",
-        ),
-        Mistake(
-            "Comparison.to_json",
-            "every model has the weights of the first",
-            "self.fingerprints[label]",
-            "self.fingerprints[self.labels[0]]",
         ),
         Mistake(
             "_as_item",
@@ -1278,8 +1276,8 @@ COMPARISON = Group(
 )
 
 COMPARISON_SCORES = Group(
-    "posttrain_helpers.comparison_scores",
-    ("tests/test_comparison.py",),
+    "posttrain_helpers.comparison.scores",
+    ("tests/comparison/test_compare.py",),
     (
         Mistake(
             "rate",
@@ -1288,7 +1286,7 @@ COMPARISON_SCORES = Group(
             "float(value or 0) for value in values",
         ),
         Mistake(
-            "score_replies",
+            "apply_measures",
             "a length limit is a stop",
             'reply.stop_reason == "stop"',
             'reply.stop_reason != ""',
@@ -1303,8 +1301,8 @@ COMPARISON_SCORES = Group(
 )
 
 QUALITY = Group(
-    "posttrain_helpers.evaluation.quality",
-    ("tests/evaluation/test_quality.py",),
+    "posttrain_helpers.evaluation.judges.quality",
+    ("tests/evaluation/judges/test_quality.py",),
     (
         Mistake(
             "agreement_with_choices",
@@ -1322,8 +1320,8 @@ QUALITY = Group(
 )
 
 PREFERENCES = Group(
-    "posttrain_helpers.preferences",
-    ("tests/test_preferences.py",),
+    "posttrain_helpers.data.preferences",
+    ("tests/data/test_preferences.py",),
     (
         Mistake(
             "for_method",
@@ -1349,12 +1347,19 @@ PREFERENCES = Group(
 )
 
 CONVERSATIONS = Group(
-    "posttrain_helpers.conversations",
-    ("tests/test_conversations.py",),
+    "posttrain_helpers.data.conversations",
+    ("tests/data/test_conversations.py",),
     (
         Mistake("sift", "duplicates are not counted", 'dropped["duplicate"] += 1', "pass"),
         Mistake("sift", "duplicates stay", "            seen.add(identity)\n", ""),
         Mistake("_usable", "an empty reply passes", 'return "empty reply"', "pass"),
+    ),
+)
+
+MESSAGES = Group(
+    "posttrain_helpers.messages",
+    ("tests/data/test_conversations.py",),
+    (
         Mistake(
             "text_key",
             "who says it does not matter",
@@ -1365,10 +1370,15 @@ CONVERSATIONS = Group(
 )
 
 TRAINING_CHECKS = Group(
-    "posttrain_helpers.training_checks",
-    ("tests/test_training_checks.py",),
+    "posttrain_helpers.training.checks",
+    ("tests/training/test_checks.py",),
     (
-        Mistake("lost_in_tokenization", "rows left out are not counted", "rows_given - len(dataset):", "0:"),
+        Mistake(
+            "lost_in_tokenization",
+            "rows left out are not counted",
+            '(rows_given - len(dataset), "were left out")',
+            '(0, "were left out")',
+        ),
         Mistake("_full_rows", "rows of just that length are whole", "greater_equal(", "greater("),
         Mistake("_stops_before", "a reply that ends is cut", "end not in last_reply", "end in last_reply"),
         Mistake("_stops_before", "an end anywhere is enough", "end not in last_reply", "end not in labels"),
@@ -1377,14 +1387,14 @@ TRAINING_CHECKS = Group(
             "a single empty row passes",
             "(empty and not args.packing)",
             "(len(empty) > 1 and not args.packing)",
-            ("tests/test_training.py",),
+            ("tests/training/test_trainer.py",),
         ),
         Mistake(
             "check_supervision",
             "the end token is not looked for",
             "if not any(tokenizer.eos_token_id in row for row in labels)",
             "if False",
-            ("tests/test_training.py",),
+            ("tests/training/test_trainer.py",),
         ),
         Mistake("leave_out_useless_rows", "equal replies stay", "elif chosen == rejected:", "elif False:"),
         Mistake(
@@ -1428,8 +1438,8 @@ TRAINING_CHECKS = Group(
 )
 
 TRAINING_STATE = Group(
-    "posttrain_helpers.training_state",
-    ("tests/test_training_state.py",),
+    "posttrain_helpers.training.state",
+    ("tests/training/test_state.py",),
     (
         Mistake(
             "check_trained",
@@ -1449,14 +1459,21 @@ TRAINING_STATE = Group(
             "if steps != state.global_step:",
             "if steps < state.global_step:",
         ),
-        Mistake("_check_losses", "infinity passes", "not math.isfinite(loss)", "math.isnan(loss)"),
+    ),
+)
+
+TRAINING_WATCH = Group(
+    "posttrain_helpers.environment.training_watch",
+    ("tests/training/test_state.py",),
+    (
+        Mistake("check_losses", "infinity passes", "not math.isfinite(loss)", "math.isnan(loss)"),
         Mistake("_LOSSES", "only the loss of a step", '("loss", "train_loss")', '("loss",)'),
     ),
 )
 
 STAGES = Group(
-    "posttrain_helpers.stages",
-    ("tests/test_stages.py",),
+    "posttrain_helpers.stages.build",
+    ("tests/stages/test_build.py",),
     (
         Mistake(
             "_out_of_date",
@@ -1483,8 +1500,8 @@ STAGES = Group(
 )
 
 MANIFEST = Group(
-    "posttrain_helpers.manifest",
-    ("tests/test_stages.py",),
+    "posttrain_helpers.models.manifest",
+    ("tests/stages/test_build.py",),
     (
         Mistake(
             "verify",
@@ -1504,24 +1521,31 @@ MANIFEST = Group(
 )
 
 STAGE_SAVING = Group(
-    "posttrain_helpers.stage_saving",
-    ("tests/test_stages.py",),
+    "posttrain_helpers.stages.save",
+    ("tests/stages/test_build.py",),
     (
-        Mistake("save_keeping", "the weights are not looked at", "    check_weights_are_sound(model)\n", ""),
         Mistake(
-            "save_keeping",
+            "save_stage",
+            "the weights are not looked at",
+            "    check_weights_are_sound(model)\n",
+            "",
+            ("tests/training/test_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+        ),
+        Mistake(
+            "save_stage",
             "an untrained model passes",
             "        check_trained(trainer, as_it_is)\n",
             "        pass\n",
+            ("tests/training/test_state.py",),
         ),
         Mistake(
-            "save_keeping",
+            "save_stage",
             "the reader's stage is overwritten",
             'kept = _keep_aside(target, manifest["identity"])',
             "kept = None",
         ),
         Mistake(
-            "save_keeping",
+            "save_stage",
             "a pickle stays",
             '(directory / "training_args.bin").unlink(missing_ok=True)',
             "pass",
@@ -1537,35 +1561,35 @@ STAGE_SAVING = Group(
 )
 
 STORAGE = Group(
-    "posttrain_helpers.storage",
-    ("tests/test_storage.py",),
+    "posttrain_helpers.environment.paths",
+    ("tests/environment/test_paths.py",),
     (
         Mistake(
             "atomic_directory", "what was begun stays", "shutil.rmtree(temporary, ignore_errors=True)", "pass"
         ),
         Mistake("atomic_directory", "the former one stays beside it", "shutil.rmtree(retired)", "pass"),
-        Mistake("write_text_atomic", "half a file stays", "Path(temporary).unlink(missing_ok=True)", "pass"),
+        Mistake("write_text_atomic", "half a file stays", "temporary.unlink(missing_ok=True)", "pass"),
         Mistake("write_json_atomic", "NaN passes", "allow_nan=False", "allow_nan=True"),
     ),
 )
 
 WEIGHTS = Group(
-    "posttrain_helpers.weights",
-    ("tests/test_weights.py",),
+    "posttrain_helpers.models.weights",
+    ("tests/models/test_weights.py",),
     (
         Mistake(
             "unsound_weight",
             "large negative numbers pass",
             "max(low, high, key=abs)",
             "max(low, high)",
-            ("tests/test_training_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+            ("tests/training/test_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
         ),
         Mistake(
             "unsound_weight",
             "NaN passes",
             "not abs(extreme) <= largest",
             "abs(extreme) > largest",
-            ("tests/test_training_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
+            ("tests/training/test_state.py::test_weights_that_are_no_usual_numbers_are_not_saved",),
         ),
         Mistake(
             "weight_files",
@@ -1579,24 +1603,28 @@ WEIGHTS = Group(
 
 GROUPS = (
     STATISTICS,
+    CLAIMS,
     INTERVALS,
     RANKING,
     BRADLEY_TERRY,
     AGREEMENT,
     BEST_OF_N,
-    RETENTION,
+    FORGETTING,
+    BOARD,
     WIN_RATE,
     PREFERENCE_LOSSES,
     POLICY_LOSSES,
     ADVANTAGES,
-    LOSSES,
-    DIVERGENCE,
+    KL,
+    LIKELIHOOD,
+    DECODING,
     METRICS,
     VERIFIERS,
     GOLD,
     ANNOTATORS,
     REWARDS,
     REWARD_FUNCTIONS,
+    RECIPE_CHECKS,
     SCORING,
     ACTOR_CRITIC,
     PPO,
@@ -1608,8 +1636,10 @@ GROUPS = (
     QUALITY,
     PREFERENCES,
     CONVERSATIONS,
+    MESSAGES,
     TRAINING_CHECKS,
     TRAINING_STATE,
+    TRAINING_WATCH,
     STAGES,
     MANIFEST,
     STAGE_SAVING,

@@ -96,7 +96,7 @@ def run_tests(root: str, tests: Sequence[str], stop_at_first: bool, log: str) ->
     os.chdir(root)
     os.environ["PYTHONPATH"] = root
     sys.path.insert(0, root)
-    options = ["-q", "-p", "no:nbmake", "-o", "addopts=--strict-markers -p no:cacheprovider"]
+    options = ["-q", "-p", "no:nbmake", "-p", "no:cacheprovider", "--import-mode=importlib", "-o", "addopts="]
     os._exit(pytest.main([*options, *(["-x"] if stop_at_first else []), *tests]))
 
 

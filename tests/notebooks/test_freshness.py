@@ -12,11 +12,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_freshness import check_freshness
 
+from posttrain_helpers.environment.paths import output_root as current_output_root
+from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.freshness import normalise, record, source_hash
-from posttrain_helpers.lessons import discover
-from posttrain_helpers.storage import output_root as current_output_root
-from posttrain_helpers.storage import repository_root
+from posttrain_helpers.lessons.freshness import normalise, record, source_hash
+from posttrain_helpers.lessons.run import discover
 
 REFRESH = "refresh it with `python -m posttrain_helpers run --inplace {}`"
 

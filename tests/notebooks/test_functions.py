@@ -44,7 +44,7 @@ def executed(notebook: str, name: str, **namespace: object) -> Callable:
 
 
 def test_few_shot_item_is_the_packages():
-    from posttrain_helpers import prompting
+    from posttrain_helpers.generation import few_shot as prompting
 
     shown = function_of("00_meet_the_base_model.ipynb", "few_shot_item")
     package = ast.parse(inspect.getsource(prompting.few_shot_item)).body[0]
@@ -62,20 +62,20 @@ def test_masked_loss_is_pytorchs_cross_entropy_of_the_next_supervised_token():
 
 # What a lesson shows in full and the package offers, by notebook and module.
 SHOWN = {
-    ("05_reward_modelling", "preference_losses"): ("bradley_terry_loss",),
-    ("06_direct_preference_optimization", "preference_losses"): ("dpo_loss",),
-    ("06_direct_preference_optimization", "divergence"): ("completion_log_probs",),
-    ("07_preference_family", "preference_losses"): (
+    ("05_reward_modelling", "losses.preference"): ("bradley_terry_loss",),
+    ("06_direct_preference_optimization", "losses.preference"): ("dpo_loss",),
+    ("06_direct_preference_optimization", "generation.likelihood"): ("completion_log_probs",),
+    ("07_preference_family", "losses.preference"): (
         "ipo_loss",
         "kto_loss",
         "kto_kl",
         "orpo_loss",
         "simpo_loss",
     ),
-    ("08_ppo_rlhf", "advantages"): ("shaped_rewards", "generalized_advantages"),
-    ("08_ppo_rlhf", "policy_losses"): ("clipped_policy_loss",),
-    ("09_grpo_verifiable_rewards", "advantages"): ("_groups", "group_advantages"),
-    ("09_grpo_verifiable_rewards", "policy_losses"): ("aggregate", "grpo_loss"),
+    ("08_ppo_rlhf", "losses.advantages"): ("shaped_rewards", "generalized_advantages"),
+    ("08_ppo_rlhf", "losses.policy"): ("clipped_policy_loss",),
+    ("09_grpo_verifiable_rewards", "losses.advantages"): ("_groups", "group_advantages"),
+    ("09_grpo_verifiable_rewards", "losses.policy"): ("aggregate", "grpo_loss"),
 }
 
 

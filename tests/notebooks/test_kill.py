@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from posttrain_helpers.manifest import is_complete, stage_path
-from posttrain_helpers.results import metrics_path
-from posttrain_helpers.stages import load_stage
+from posttrain_helpers.models.manifest import is_complete, stage_path
+from posttrain_helpers.report.results import metrics_path
+from posttrain_helpers.stages.build import load_stage
 
 MOST_SECONDS_TO_TRAINING = 240
 

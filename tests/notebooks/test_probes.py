@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from posttrain_helpers.lessons import discover
-from posttrain_helpers.seeds import PROBE_TAG
+from posttrain_helpers.lessons.run import discover
+from posttrain_helpers.lessons.seeds import PROBE_TAG
 
 # What IPython gives every notebook.
 GIVEN = {*dir(builtins), "__name__", "display", "get_ipython"}

@@ -14,10 +14,10 @@ import nbformat
 import pytest
 from shrunken_qwen3 import STEPS, TOKENIZER_VARIABLE, conversations, environment
 
-from posttrain_helpers.conversations import usable_conversations
-from posttrain_helpers.lessons import execute, notebooks_directory, select
+from posttrain_helpers.data.conversations import usable_conversations
+from posttrain_helpers.lessons.run import execute, notebooks_directory, select
 from posttrain_helpers.recipes import load_recipe
-from posttrain_helpers.results import metrics_path, read_results
+from posttrain_helpers.report.results import metrics_path, read_results
 
 pytestmark = pytest.mark.slow
 # Lesson -> the stages that it saves itself; what else it needs is built on demand.

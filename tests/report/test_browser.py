@@ -110,7 +110,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from matplotlib.figure import Figure
 
     from posttrain_helpers.report.page import build_report
-    from posttrain_helpers.results import save_figure
+    from posttrain_helpers.report.results import save_figure
 
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lesson_records import claim, write_lesson
 
-from posttrain_helpers import seeds
+from posttrain_helpers.report import fresh_seeds as seed_table_module
 from posttrain_helpers.report.claims import (
     Axis,
     claim_groups,
@@ -17,7 +17,7 @@ from posttrain_helpers.report.claims import (
     headline_cards,
 )
 from posttrain_helpers.report.page import build_report
-from posttrain_helpers.results import read_results
+from posttrain_helpers.report.results import read_results
 
 LESSON = "00_meet_the_base_model"
 
@@ -32,7 +32,7 @@ def seed_table(path: Path) -> None:
 def test_claims_and_bounds_stand_beside_their_fresh_seeds(
     output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seeds, "seeds_path", lambda: tmp_path / "seeds.json")
+    monkeypatch.setattr(seed_table_module, "seeds_path", lambda: tmp_path / "seeds.json")
     bound = {"name": "a share", "value": 0.3, "at_least": 0.05, "at_most": 0.25}
     write_lesson(output_root, LESSON, [claim()], bounds=[bound])
     assert "fresh seeds:" not in build_report("tiny").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from posttrain_helpers.report.formats import (
     tick_label,
     words,
 )
-from posttrain_helpers.statistics import format_p
+from posttrain_helpers.statistics.paired_tests import format_p
 
 
 @pytest.mark.parametrize(

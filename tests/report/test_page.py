@@ -17,7 +17,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import write_record
 from posttrain_helpers.report.formats import number
 from posttrain_helpers.report.page import build_report
-from posttrain_helpers.results import save_figure
+from posttrain_helpers.report.results import save_figure
 
 
 class Page(HTMLParser):
@@ -213,7 +213,7 @@ def test_the_evaluation_alone_makes_a_page(output_root: Path) -> None:
 
 
 def test_the_evaluation_sections_show_the_numbers_of_the_board(output_root: Path) -> None:
-    from posttrain_helpers.evaluation.board import Board
+    from posttrain_helpers.evaluation.board.board import Board
 
     models = MODELS[:6]
     write_lesson(output_root, "00_meet_the_base_model", [claim()])

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
 from posttrain_helpers.tinyworld.arithmetic import Sum, random_sum, split_of_sum, word_problem
-from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS
 
 
 def test_sums_are_right():

@@ -1,7 +1,7 @@
 import pytest
 
-from posttrain_helpers.comparison_scores import apply_measures, measures_of
-from posttrain_helpers.generation import Generation
+from posttrain_helpers.comparison.scores import apply_measures, measures_of
+from posttrain_helpers.generation.decoding import Generation
 from posttrain_helpers.tinyworld.gold import gold, gold_score
 from posttrain_helpers.tinyworld.replies import accepted_replies
 

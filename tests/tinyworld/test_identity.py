@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
 from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
     GREETINGS,
@@ -14,7 +15,6 @@ from posttrain_helpers.tinyworld.identity import (
     random_identity_question,
     random_name,
 )
-from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS
 from posttrain_helpers.tinyworld.tasks import training_conversations
 
 

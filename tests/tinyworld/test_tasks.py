@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.instructions import check_constraints, obeys
+from posttrain_helpers.evaluation.suites.instructions import check_constraints, obeys
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.tinyworld.facts import load_relations
 from posttrain_helpers.tinyworld.identity import (
@@ -17,7 +18,6 @@ from posttrain_helpers.tinyworld.identity import (
     identity_reply,
 )
 from posttrain_helpers.tinyworld.replies import is_polite
-from posttrain_helpers.tinyworld.splits import HELD_OUT_SPLITS
 from posttrain_helpers.tinyworld.stories import random_story, story_requests
 from posttrain_helpers.tinyworld.tasks import (
     SUITES,

@@ -1,0 +1,8 @@
+"""Rows to train on: conversations, pairs, labels and prompts, read, checked and counted.
+
+`__init__.pyi` lists the names that it hands on; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

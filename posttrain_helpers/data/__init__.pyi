@@ -1,0 +1,1 @@
+from .loading import load_data as load_data

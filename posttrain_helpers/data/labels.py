@@ -1,0 +1,88 @@
+"""Labelled replies, as KTO learns from: a prompt, a reply to it, and whether the reply is desirable.
+
+rows, dropped = usable_labels(rows, "trl-lib/kto-mix-14k")
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from posttrain_helpers.data.conversations import (
+    MESSAGE_FAULTS,
+    check_columns,
+    check_some_left,
+    read_messages,
+    sift,
+)
+from posttrain_helpers.messages import text_key
+
+Row = dict[str, Any]
+COLUMNS = ("prompt", "completion", "label")
+# Why a row is dropped, and what a set needs to have rows without this fault.
+FAULTS = {
+    "not conversational": "a prompt must be messages that end with the user's, and a completion one message "
+    "of the assistant",
+    "empty completion": "a reply must hold text",
+    "no label": "a label must be true or false",
+    "duplicate": "each labelled reply counts once",
+    **MESSAGE_FAULTS,
+}
+
+
+def has_labels(rows: list[Row]) -> bool:
+    """Say whether rows hold labelled replies and no conversations; the first row tells."""
+    return bool(rows) and {"completion", "label"} <= rows[0].keys() and "messages" not in rows[0]
+
+
+def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:
+    """Keep the labelled replies that KTO can learn from.
+
+    Args:
+        rows: each with `prompt` and `completion`, lists of messages, and `label`, true or false (1 or 0).
+        source: what to call the rows in an error.
+
+    Returns:
+        The rows kept, with nothing but these three, and for each of `FAULTS` the number of rows dropped.
+
+    Raises:
+        CourseError: a missing column, or no row left.
+    """
+    check_columns(rows, COLUMNS, source, "labels")
+    kept, dropped = sift(
+        rows, _usable, lambda row: (text_key(row["prompt"] + row["completion"]), row["label"])
+    )
+    check_some_left(kept, dropped, "labelled reply", source, FAULTS)
+    return kept, dropped
+
+
+def label_turns(row: Row) -> list[Row]:
+    """Return every message of a row, the reply last."""
+    return row["prompt"] + row["completion"]
+
+
+def held_out_label(row: Row, identifier: str) -> Row:
+    """Return a row as a held-out item; its reply is a reference only if it is desirable."""
+    return {
+        "id": identifier,
+        "task": "conversation",
+        "prompt": row["prompt"],
+        "answer": None,
+        "reference": row["completion"][-1]["content"] if row["label"] else None,
+    }
+
+
+def _usable(row: Row) -> Row | str:
+    """Return a row with plain messages, or the fault for which it is dropped."""
+    prompt, completion, label = read_messages(row["prompt"]), read_messages(row["completion"]), row["label"]
+    for messages in (prompt, completion):
+        if isinstance(messages, str):
+            return messages
+    roles = [prompt[-1]["role"], *(message["role"] for message in completion)]
+    if roles != ["user", "assistant"]:
+        return "not conversational"
+    if not completion[0]["content"].strip():
+        return "empty completion"
+    if label not in (True, False):  # 1 and 0 are equal to them; None is not
+        return "no label"
+    return {"prompt": prompt, "completion": completion, "label": bool(label)}

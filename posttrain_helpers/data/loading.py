@@ -1,0 +1,262 @@
+"""From a recipe's data section to a training set for TRL and held-out items for the comparison.
+
+Sources: the built-in ones of the tiny world, a local file (see `datasources.readers`), and data sets of the
+Hugging Face Hub. The latter two are read through an adapter (see `datasources.adapters`), or have one of
+TRL's forms: a `messages` column; `chosen` and `rejected` (`preferences` reads these); `prompt`, `completion`
+and `label`; or for methods that sample their own replies a `prompt` column (`prompt_data` reads it). What is
+dropped from them, and why, is counted and printed.
+
+Keys of the data section for such a source: `source`, `adapter` or `columns`, `split`, `subset`, `revision`,
+`seed`, `max_samples`, `held_out_samples`, `length_groups`, `answer_format`, and
+    system_prompt: a system turn before the first user turn of every row. It replaces a row's own, so that the
+        model is trained with the one prompt that it will get; an empty text takes the rows' own away.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.data.conversations import (
+    conversation_turns,
+    held_out_conversation,
+    listed_counts,
+    usable_conversations,
+)
+from posttrain_helpers.data.forms import as_form, set_system_prompt, with_clean_texts, with_messages
+from posttrain_helpers.data.labels import has_labels, held_out_label, label_turns, usable_labels
+from posttrain_helpers.data.preferences import (
+    explicit_pairs,
+    for_method,
+    held_out_pair,
+    in_length_groups,
+    is_preference,
+    pair_turns,
+)
+from posttrain_helpers.data.prompts import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
+from posttrain_helpers.data.public.adapters import convert, find_adapter, serves
+from posttrain_helpers.data.public.files import read_rows
+from posttrain_helpers.data.tool_calls import calls_in_words
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import special_tokens, text_key
+from posttrain_helpers.recipes.methods import METHODS
+from posttrain_helpers.recipes.sources import is_built_in
+from posttrain_helpers.wording import closest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from posttrain_helpers.recipes import Recipe
+
+Row = dict[str, Any]
+# More rows than are asked for, as some are dropped; the rest of a very large set is not looked at.
+_SPARE_ROWS = 20_000
+
+
+def load_data(
+    recipe: Recipe, verbose: bool = True, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[Dataset, list[Row]]:
+    """Load what a recipe trains on and what it is measured on.
+
+    Args:
+        recipe: its `data` section names the source and the sizes; its method decides the columns. Sizes of
+            preference data count pairs.
+        verbose: print one line that counts what was loaded and what was dropped.
+        tokenizer: its special tokens are looked for in the texts of a file or public set, beside those of the
+            usual families, which are always: such a text would forge the end of a turn. Conversations with
+            calls of tools are kept if its chat template renders these.
+
+    Returns:
+        The training set in an order that the seed fixes (a `messages` column, for preference data the columns
+        of `preferences.for_method`, for prompts `prompt` and whatever else their rows have) and the held-out
+        items: dicts with `id`, `task`, `prompt` (messages) and `answer`, and `accepted` replies where exact
+        ones exist.
+
+    Raises:
+        CourseError: unknown source or suite, unreadable file, missing column, rows that are not
+            conversational or not of the kind that the method needs, nothing left after filtering.
+    """
+    from datasets import Dataset
+
+    source, data = recipe.data.get("source"), recipe.data
+    if not isinstance(source, str) or not source:
+        raise CourseError(
+            f"recipe {recipe.name!r} has no data source; set data.source to 'tinyworld/sft', a .jsonl file "
+            "or a Hub id."
+        )
+    seed = data.get("seed", recipe.seed)
+    kind = METHODS[recipe.method].data
+    if is_built_in(source):
+        rows, held_out, dropped = _built_in(source, data, seed, recipe.profile)
+    else:
+        rows, held_out, dropped = _public(source, data, seed, kind, tokenizer)
+    if not rows:
+        reasons = listed_counts(dropped) or "the source is empty"
+        raise CourseError(
+            f"no training row of {source!r} is left: {len(held_out)} held out, {dropped.total()} dropped "
+            f"({reasons}); correct the data or the recipe's data section."
+        )
+    if kind == "prompts":
+        train = prompt_dataset(rows, recipe.method, source)
+    elif is_preference(rows):
+        train = for_method(rows, kind, seed)
+    elif kind == "labels" and has_labels(rows):
+        train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
+    elif "messages" not in rows[0]:
+        raise CourseError(
+            f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "
+            "without any; set data.source to one with conversations or pairs of replies."
+        )
+    elif kind == "conversations":
+        train = Dataset.from_list(rows)
+    else:
+        raise CourseError(
+            f"the method {recipe.method!r} learns from pairs of replies, but the source {source!r} holds "
+            "conversations; set data.source to one with chosen and rejected replies."
+        )
+    if size := recipe.data.get("length_groups"):
+        train = in_length_groups(train, size)
+    if verbose:
+        reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
+        print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
+    return train, held_out
+
+
+# Module and function that make each source. The function's parameters are the keys of `recipes.sources`, and
+# `profile`. It returns rows and suites, and what it dropped if it drops anything.
+BUILDERS = {
+    "tinyworld/sft": ("tasks", "build_sft_data"),
+    "tinyworld/preferences": ("training_data.preferences", "build_preference_data"),
+    "tinyworld/judgements": ("training_data.judgements", "build_judgement_data"),
+    "tinyworld/prompts": ("training_data.prompts", "build_prompt_data"),
+    "tinyworld/word_problems": ("training_data.prompts", "build_word_problem_data"),
+}
+
+
+def builder(source: str) -> Callable[..., tuple]:
+    """Return the function that makes a built-in source."""
+    module, function = BUILDERS[source]
+    return getattr(import_module(f"posttrain_helpers.tinyworld.{module}"), function)
+
+
+def _built_in(
+    source: str, data: dict[str, Any], seed: int, profile: str
+) -> tuple[list[Row], list[Row], Counter[str]]:
+    function = builder(source)
+    settings = {**data, "seed": seed, "profile": profile}
+    wanted = list(signature(function).parameters)
+    if missing := [f"data.{key}" for key in wanted if settings.get(key) is None]:
+        raise CourseError(f"the source {source!r} needs {', '.join(missing)}; set it in the recipe.")
+    rows, suites, *counted = function(**{key: settings[key] for key in wanted})
+    names = data.get("held_out")
+    if names is None:
+        names = list(suites)
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        if name not in suites:
+            raise CourseError(
+                f"data.held_out: the suite {name!r} does not exist; {closest(name, suites)}The suites of "
+                f"{source} are {', '.join(suites)}."
+            )
+    return rows, [item for name in names for item in suites[name]], Counter(*counted)
+
+
+# Of the rows of each form: what checks them, their messages, and their shape as held-out items.
+_FORMS = {
+    "conversations": (usable_conversations, conversation_turns, held_out_conversation),
+    "pairs": (explicit_pairs, pair_turns, held_out_pair),
+    "labels": (usable_labels, label_turns, held_out_label),
+    "prompts": (usable_prompts, prompt_turns, held_out_prompt),
+}
+
+
+def _public(
+    source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[list[Row], list[Row], Counter[str]]:
+    adapter = find_adapter(source, data)
+    most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
+    limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
+    if data.get("answer_format") is not None and kind != "prompts":
+        raise CourseError(
+            "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
+            "remove the key."
+        )
+    if adapter and not serves(adapter.kind, kind):
+        raise CourseError(
+            f"the columns of {source!r} are read as {adapter.kind}, but this recipe's method learns from "
+            f"{kind}; choose another source{_OTHER_READING if adapter.name != 'columns' else ''}."
+        )
+    rows = read_rows(source, data, adapter, seed, limit)
+    converted: Counter[str] = Counter()
+    if adapter:
+        rows, converted = convert(adapter, rows, source)
+        form = adapter.kind
+    else:
+        rows = with_messages(rows)
+        form = _form_of(rows, kind)
+    usable, turns, as_item = _FORMS[form]
+    if form == "conversations" and tokenizer is not None:
+        rows = [
+            row | {"messages": calls_in_words(row["messages"], tokenizer)} if "messages" in row else row
+            for row in rows
+        ]
+    kept, dropped = usable(rows, source)
+    dropped.update(converted)
+    if (wanted := _wanted_form(form, kind)) != form:
+        kept = as_form(kept, form, wanted, dropped)
+        _, turns, as_item = _FORMS[wanted]
+    kept = set_system_prompt(kept, data.get("system_prompt"), dropped)
+    kept = with_clean_texts(kept, dropped, special_tokens(tokenizer) if tokenizer else ())
+    random.Random(seed).shuffle(kept)
+    held_out, kept = _split(kept, held_out_count, turns, dropped)
+    items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]
+    return kept[:most], items, dropped
+
+
+_OTHER_READING = ", or say with data.columns how to read this one"
+
+
+def _form_of(rows: list[Row], kind: str) -> str:
+    """Return the form of rows that no adapter has read: TRL's own, as the method and the first row tell."""
+    if kind == "prompts":
+        return "prompts"
+    if kind in ("labels", "conversations") and has_labels(rows):
+        return "labels"
+    return "pairs" if kind != "conversations" or is_preference(rows) else "conversations"
+
+
+def _wanted_form(form: str, kind: str) -> str:
+    """Return the form that a method needs; `preferences.for_method` makes what it needs of pairs itself."""
+    return form if form == "pairs" and kind != "prompts" else kind
+
+
+def _split(
+    rows: list[Row], count: int | None, turns: Callable[[Row], list[Row]], dropped: Counter[str]
+) -> tuple[list[Row], list[Row]]:
+    """Take `count` rows with prompts of their own; whatever else has one of these prompts is dropped."""
+    if count is None:
+        return [], rows
+    held_out: dict[str, Row] = {}
+    for row in rows:
+        if len(held_out) == count:
+            break
+        messages = turns(row)
+        if messages[-1]["role"] == "assistant" and len(messages) > 1:
+            held_out.setdefault(text_key(messages[:-1]), row)
+    chosen = {id(row) for row in held_out.values()}
+    kept = []
+    for row in rows:
+        if id(row) in chosen:
+            continue
+        messages = turns(row)
+        if any(text_key(messages[:end]) in held_out for end in range(1, len(messages) + 1)):
+            dropped["prompt of a held-out item"] += 1
+        else:
+            kept.append(row)
+    return list(held_out.values()), kept

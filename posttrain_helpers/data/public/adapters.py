@@ -1,0 +1,208 @@
+"""Choosing and applying an adapter: how the columns of public data sets become TRL's rows.
+
+    data: {source: tatsu-lab/alpaca}                                   # found by the Hub id
+    data: {source: mine.jsonl, adapter: alpaca}                        # a file with the same columns
+    data: {source: mine.csv, columns: {prompt: question, reply: text}}  # any other columns
+
+`catalog.ADAPTERS` holds them all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain_helpers.data.public.catalog import ADAPTERS, Adapter
+from posttrain_helpers.data.public.converters import CONVERTERS, split_transcript, transcript_pair
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.wording import closest
+
+Row = dict[str, Any]
+_BESIDE_PROMPT = ("system", "context")
+# The fields that rows of each kind are made of: alternatives of what is needed and what may be added to it.
+FIELDS = {
+    "conversations": ((("messages",), ()), (("prompt", "reply"), _BESIDE_PROMPT)),
+    "pairs": ((("prompt", "chosen", "rejected"), _BESIDE_PROMPT), (("chosen", "rejected"), ())),
+    "labels": ((("prompt", "completion", "label"), _BESIDE_PROMPT),),
+    "prompts": ((("prompt",), ("answer", *_BESIDE_PROMPT)),),
+}
+
+_BY_HUB_ID = {adapter.hub_id.lower(): adapter for adapter in ADAPTERS.values()}
+# Those that make prompts of problems with solutions, each with the request for an answer that can be checked.
+ANSWER_FORMATS = {"gsm8k": ADAPTERS["gsm8k"]}
+
+
+def find_adapter(source: str, data: Mapping[str, Any]) -> Adapter | None:
+    """Return the adapter of a data section: the named one, its column mapping, or that of the Hub id.
+
+    Args:
+        source: a Hub id, in any case, or a file.
+        data: the section; `adapter`, `columns` and `answer_format` count.
+
+    Returns:
+        The adapter, None where the rows should have one of TRL's own forms already.
+
+    Raises:
+        CourseError: an unknown adapter or field, fields that make no kind of row, or two keys that contradict
+            each other.
+    """
+    name, columns, answer_format = (data.get(key) for key in ("adapter", "columns", "answer_format"))
+    for key, other in (("adapter", name), ("answer_format", answer_format)):
+        if columns is not None and other is not None:
+            raise CourseError(
+                f"data.columns and data.{key} both say how to read the columns; keep one of them."
+            )
+    if columns is not None:
+        return mapping_adapter(columns)
+    adapter = _BY_HUB_ID.get(source.lower()) if name is None else _chosen(name, ADAPTERS, "adapter")
+    if answer_format is None:
+        return adapter
+    if adapter and adapter.kind != "prompts":
+        raise CourseError(
+            f"data.answer_format is {answer_format!r}, but the columns of {source!r} are read as "
+            f"{adapter.kind}, which hold no problems with solutions; set data.answer_format to null."
+        )
+    return _chosen(answer_format, ANSWER_FORMATS, "answer_format")
+
+
+def _chosen(name: object, known: Mapping[str, Adapter], key: str) -> Adapter:
+    if not isinstance(name, str) or name not in known:
+        raise CourseError(
+            f"data.{key} {name!r} does not exist; {closest(name, known)}The {key.replace('_', ' ')}s are "
+            f"{', '.join(known)}; for other columns set data.columns."
+        )
+    return known[name]
+
+
+def mapping_adapter(columns: object) -> Adapter:
+    """Return the adapter of a column mapping, such as {"prompt": "question", "reply": "text"}.
+
+    Raises:
+        CourseError: no mapping of texts, an unknown field, or fields that make no kind of row.
+    """
+    if (
+        not isinstance(columns, Mapping)
+        or not columns
+        or not all(isinstance(text, str) for pair in columns.items() for text in pair)
+    ):
+        raise CourseError(
+            f"data.columns must map fields to columns, such as {{prompt: question, reply: text}}, but it is "
+            f"{columns!r}."
+        )
+    known = dict.fromkeys(
+        field for forms in FIELDS.values() for needed, more in forms for field in (*needed, *more)
+    )
+    if unknown := [field for field in columns if field not in known]:
+        raise CourseError(
+            f"data.columns: the field {unknown[0]!r} does not exist; {closest(unknown[0], known)}The fields "
+            f"are {', '.join(known)}."
+        )
+    for kind, forms in FIELDS.items():
+        for needed, more in forms:
+            if set(needed) <= columns.keys() <= {*needed, *more}:
+                return Adapter(name="columns", kind=kind, columns=dict(columns))
+    wanted = "; ".join(
+        f"{' or '.join('+'.join(needed) for needed, _ in forms)} for {kind}" for kind, forms in FIELDS.items()
+    )
+    raise CourseError(f"data.columns has the fields {', '.join(columns)}, which make no row; set {wanted}.")
+
+
+def convert(adapter: Adapter, rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:
+    """Return rows in the form of an adapter's kind, and for each fault the number of rows dropped.
+
+    Args:
+        adapter: as `find_adapter` returns it.
+        rows: as they were read.
+        source: what to call them in an error.
+
+    Raises:
+        CourseError: a row lacks a column.
+    """
+    converter = adapter.converter or CONVERTERS[adapter.kind]
+    kept, dropped = [], Counter()
+    mapped = set(adapter.columns.values())
+    _check_columns(adapter, rows, source)
+    for row in rows:
+        fields = {field: row[column] for field, column in adapter.columns.items() if column in row}
+        converted = converter(fields)
+        if isinstance(converted, str):
+            dropped[converted] += 1
+        elif adapter.kind == "prompts":  # reward functions may read the other columns
+            kept.append({**{key: row[key] for key in row if key not in mapped}, **converted})
+        else:
+            kept.append(converted)
+    return kept, dropped
+
+
+def _check_columns(adapter: Adapter, rows: list[Row], source: str) -> None:
+    shipped = adapter.name in ADAPTERS
+    # What a reader maps is meant, so a column that no row has is a mistake.
+    known = {column for row in rows for column in row}
+    unknown = [column for column in adapter.columns.values() if column not in known and not shipped]
+    for row in rows:
+        missing = unknown or [column for column in adapter.needed if column not in row]
+        if missing:
+            reader = f"the adapter {adapter.name!r}" if shipped else "data.columns"
+            raise CourseError(
+                f"{source!r} has no column {missing[0]!r} in every row, which {reader} names; found the "
+                f"columns {', '.join(map(str, row))}. {advice(row, adapter.kind)}"
+            )
+
+
+# Which adapters can serve a method that needs a kind of rows.
+_SERVING = {
+    "conversations": ("conversations", "pairs", "labels"),
+    "pairs": ("pairs",),
+    "labels": ("labels", "pairs"),
+    "prompts": ("prompts", "conversations", "pairs", "labels"),
+}
+_EXAMPLES = {
+    "conversations": "{prompt: <column>, reply: <column>}",
+    "pairs": "{prompt: <column>, chosen: <column>, rejected: <column>}",
+    "labels": "{prompt: <column>, completion: <column>, label: <column>}",
+    "prompts": "{prompt: <column>}",
+}
+
+
+def serves(kind: str, needed: str) -> bool:
+    """Say whether rows of a kind can be made into those that a method needs."""
+    return kind in _SERVING[needed]
+
+
+def advice(row: Row, needed: str) -> str:
+    """Return what to do about a row whose columns are not the expected ones.
+
+    Args:
+        row: one of them.
+        needed: the kind of rows that the method learns from.
+    """
+    adapters = [adapter for adapter in ADAPTERS.values() if serves(adapter.kind, needed)]
+    fitting = [adapter for adapter in adapters if _fits(adapter, row)]
+    if fitting:
+        best = max(fitting, key=lambda adapter: len(row.keys() & set(adapter.columns.values())))
+        found = f"Its columns are those of the adapter {best.name!r}: set data.adapter to it. Else map"
+    else:
+        likeness = {adapter.name: _likeness(adapter, row) for adapter in adapters}
+        name = max(likeness, key=likeness.__getitem__)
+        found = "Map"
+        if likeness[name] > 0:
+            near = ADAPTERS[name]
+            found = f"The closest adapter is {name!r} with {', '.join(near.columns.values())}. Map"
+    return f"{found} the columns with data.columns={_EXAMPLES[needed]}."
+
+
+def _fits(adapter: Adapter, row: Row) -> bool:
+    """Say whether a row has an adapter's columns; chosen and rejected alone are told by what they hold."""
+    if not row.keys() >= set(adapter.needed):
+        return False
+    if adapter.kind != "pairs" or "prompt" in adapter.columns:
+        return True
+    if adapter.converter is transcript_pair:
+        return split_transcript(row["chosen"]) is not None
+    return not isinstance(row["chosen"], str)
+
+
+def _likeness(adapter: Adapter, row: Row) -> float:
+    columns = set(adapter.columns.values())
+    return len(columns & row.keys()) / len(columns | row.keys())

@@ -1,0 +1,256 @@
+"""Profiles: the one switch between the tiny offline world and a real model.
+
+A profile says which base model a course runs on and what that model needs. The notebook's `parameters` cell
+or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and how, stands in the recipes.
+
+More variables change any profile without a change of a file, for a reader with a model of their own or
+with little time, and for tests:
+
+    POSTTRAIN_JUDGE      a directory or a Hub id of the language model that rates replies where no gold score
+                         is known, in place of the profile's assistant; the stronger the better
+    POSTTRAIN_MODEL      a directory or a Hub id in place of the base model
+    POSTTRAIN_OVERRIDES  changes laid over every recipe, the last word, e.g. "args.max_steps=20"; behind a
+                         recipe's name for this one only: "sft.data.source=/data/faq.jsonl dpo.seed=1".
+                         Text in quotes may hold blanks; a file is named by its whole path.
+
+What is made with the last two is not what the profile alone would make, so it needs a directory of its own,
+which `POSTTRAIN_OUTPUT` names.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.wording import closest
+
+PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
+MODEL_VARIABLE = "POSTTRAIN_MODEL"
+JUDGE_VARIABLE = "POSTTRAIN_JUDGE"
+OVERRIDES_VARIABLE = "POSTTRAIN_OVERRIDES"
+DEFAULT_PROFILE = "tiny"
+# What a profile may name beside its base model, to compare with: names that are loaded like a stage.
+READY_MADE = {"instruct": "instruct_model", "ready_made_sft": "sft_model"}
+# The commits of the ready-made models; one that is not here is loaded from its main branch.
+_REVISIONS = {
+    "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One world to run the course in.
+
+    Attributes:
+        name: what `POSTTRAIN_PROFILE` and `setup()` take.
+        base_model: a directory or a Hub id.
+        description: one line for readers.
+        device: where the base model is at home, "cpu" or "cuda".
+        dtype: of the weights. On a GPU bfloat16 is autocast over float32 weights: a step of 2e-5 would be
+            rounded away in bfloat16 weights.
+        offline: whether everything that the profile needs is in the repository.
+        min_gpu_gb: GPU memory for full fine-tuning in GB, 0 if no GPU is needed.
+        licence: of the base model.
+        download: what the first run fetches.
+        revision: the commit of the base model on the Hub, None for a directory.
+        chat_template: "chatml" replaces the template that the base model ships with plain ChatML, which has
+            no thinking block and marks what the assistant says; None keeps the model's own.
+        instruct_model: Hub id of the publisher's own assistant made from the base model; its name for loading
+            is "instruct".
+        sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
+            name for loading is "ready_made_sft".
+        judge: the model that `POSTTRAIN_JUDGE` names, None where it names none.
+        changes: the reader's changes of recipes, "key=value" as `POSTTRAIN_OVERRIDES` has them.
+    """
+
+    name: str
+    base_model: str
+    description: str
+    device: str
+    dtype: str
+    offline: bool
+    min_gpu_gb: float
+    licence: str
+    download: str
+    revision: str | None = None
+    chat_template: str | None = None
+    instruct_model: str | None = None
+    sft_model: str | None = None
+    judge: str | None = None
+    changes: tuple[str, ...] = ()
+
+    def model_named(self, name: str) -> str | None:
+        """Return the directory or Hub id that "base", "instruct" or "ready_made_sft" means.
+
+        Args:
+            name: any name of a model.
+
+        Returns:
+            None for every other name.
+
+        Raises:
+            CourseError: the profile has no such ready-made model.
+        """
+        if name == "base":
+            return self.base_model
+        if name not in READY_MADE:
+            return None
+        model = getattr(self, READY_MADE[name])
+        if model is None and getattr(PROFILES.get(self.name), READY_MADE[name], None):
+            raise CourseError(
+                f"{name!r} was made from the base model that {MODEL_VARIABLE} replaces; give a directory "
+                f"or a Hub id in place of the name, or unset {MODEL_VARIABLE}."
+            )
+        if model is None:
+            having = [other.name for other in PROFILES.values() if getattr(other, READY_MADE[name])]
+            raise CourseError(
+                f"the profile {self.name!r} has no ready-made model {name!r}; use the profile "
+                f"{' or '.join(map(repr, having))}, or give a directory or a Hub id."
+            )
+        return model
+
+    @property
+    def judge_model(self) -> str | None:
+        """The model that rates replies where no gold score is known: the reader's, else the assistant."""
+        return self.judge or self.instruct_model
+
+    def revision_of(self, model: str) -> str | None:
+        """Return the commit that is pinned for a model of this profile; None for any other model."""
+        if model == self.base_model:
+            return self.revision
+        return _REVISIONS.get(model) if model in (self.instruct_model, self.sft_model) else None
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="tiny",
+            base_model=str(Path(__file__).resolve().parents[1] / "tinyworld" / "base"),
+            description="a small Qwen3 of the tiny world, shipped with the course",
+            device="cpu",
+            dtype="float32",
+            offline=True,
+            min_gpu_gb=0,
+            licence="MIT",
+            download="nothing",
+        ),
+        Profile(
+            name="qwen3",
+            base_model="Qwen/Qwen3-0.6B-Base",
+            description="Qwen3 with 0.6 billion parameters and public data sets",
+            device="cuda",
+            dtype="float32",
+            offline=False,
+            min_gpu_gb=16,
+            licence="Apache-2.0",
+            download="1.2 GB from the Hugging Face Hub, once",
+            revision="da87bfb608c14b7cf20ba1ce41287e8de496c0cd",
+            chat_template="chatml",
+            instruct_model="Qwen/Qwen3-0.6B",
+            sft_model="banghua/Qwen3-0.6B-SFT",
+        ),
+        Profile(
+            name="smol",
+            base_model="HuggingFaceTB/SmolLM2-135M",
+            description="SmolLM2 with 135 million parameters and public data sets",
+            device="cpu",
+            dtype="float32",
+            offline=False,
+            min_gpu_gb=0,
+            licence="Apache-2.0",
+            download="270 MB from the Hugging Face Hub, once",
+            revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+            chat_template="chatml",
+            instruct_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ),
+    )
+}
+
+
+def get_profile(name: str | Profile | None = None) -> Profile:
+    """Return a profile by name.
+
+    Args:
+        name: a key of `PROFILES`; None reads `POSTTRAIN_PROFILE` and falls back to "tiny"; a profile is
+            returned as it is.
+
+    Returns:
+        The profile, changed as `POSTTRAIN_MODEL` and `POSTTRAIN_OVERRIDES` say.
+
+    Raises:
+        CourseError: no profile has this name, or a changed one has no output directory of its own.
+    """
+    if isinstance(name, Profile):
+        return name
+    origin = "profile"
+    if name is None:
+        name = os.environ.get(PROFILE_VARIABLE, "").strip() or DEFAULT_PROFILE
+        origin = f"{PROFILE_VARIABLE}: profile"
+    if name not in PROFILES:
+        raise CourseError(
+            f"{origin} {name!r} does not exist; {closest(name, PROFILES)}The profiles are "
+            f"{', '.join(PROFILES)}; for another model keep the profile and override the recipe with "
+            "'model=<directory or Hub id>'."
+        )
+    return _changed(PROFILES[name])
+
+
+def changes_in_force() -> list[str]:
+    """Return which variables change the profiles now."""
+    return [name for name in (MODEL_VARIABLE, OVERRIDES_VARIABLE) if os.environ.get(name, "").strip()]
+
+
+def _changed(profile: Profile) -> Profile:
+    """Return the profile with the changes that the environment names."""
+    if judge := os.environ.get(JUDGE_VARIABLE, "").strip():
+        profile = replace(profile, judge=_place(judge))
+    variables = changes_in_force()
+    if not variables:
+        return profile
+    if not os.environ.get(OUTPUT_VARIABLE):
+        raise CourseError(
+            f"{' and '.join(variables)} would mix other models and results with those of the profile "
+            f"{profile.name!r}; name a directory of their own in {OUTPUT_VARIABLE}, or unset "
+            f"{'it' if len(variables) == 1 else 'them'}."
+        )
+    profile = replace(profile, changes=_words(os.environ.get(OVERRIDES_VARIABLE, "")))
+    if MODEL_VARIABLE not in variables:
+        return profile
+    model = _place(os.environ[MODEL_VARIABLE].strip())
+    is_directory = Path(model).is_dir()
+    return replace(
+        profile,
+        base_model=model,
+        description=f"another base model ({MODEL_VARIABLE}) with the recipes of {profile.name}",
+        licence="see its card",
+        download="nothing" if is_directory else "from the Hugging Face Hub, once",
+        offline=profile.offline and is_directory,
+        min_gpu_gb=0,
+        revision=None,
+        instruct_model=None,
+        sft_model=None,
+    )
+
+
+def _place(model: str) -> str:
+    """Return the whole path of a directory, as a kernel has another working directory; ids stay."""
+    directory = Path(model).expanduser()
+    return str(directory.resolve()) if directory.is_dir() else model
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Split at blanks outside quotes; a backslash is an ordinary character, as in the paths of Windows."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    try:
+        return tuple(lexer)
+    except ValueError as error:
+        raise CourseError(
+            f"{OVERRIDES_VARIABLE} has a quotation that does not end: {text!r}; close it."
+        ) from error

@@ -1,0 +1,1 @@
+"""Suites: items of one kind, and how replies to them are scored."""

@@ -1,0 +1,10 @@
+from .decoding import Generation as Generation
+from .decoding import encode_prompts as encode_prompts
+from .decoding import generate as generate
+from .decoding import right_padded as right_padded
+from .decoding import stop_token_ids as stop_token_ids
+from .few_shot import few_shot_items as few_shot_items
+from .likelihood import completion_log_probs as completion_log_probs
+from .likelihood import encode_completions as encode_completions
+from .likelihood import kl_to_reference as kl_to_reference
+from .rollouts import sample_completions as sample_completions

@@ -1,0 +1,8 @@
+"""The notebooks themselves: run them, keep them fresh, check exercises, repeat them over seeds.
+
+`__init__.pyi` lists the names that it hands on; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

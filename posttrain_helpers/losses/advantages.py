@@ -1,0 +1,207 @@
+"""From rewards to advantages: how much better than expected a token or a completion was.
+
+Pure functions of tensors. B is the number of completions, T the number of their tokens, padded on the right;
+`mask` has shape (B, T), with 1 on the tokens of a completion, its end token included, and 0 on padding. What
+stands in the padding never matters, not even NaN. Log-probabilities and divergences are in nats. The
+advantages go into `policy_losses`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from posttrain_helpers.losses.kl import k1_estimate, k3_estimate
+
+if TYPE_CHECKING:
+    import torch
+
+KL_ESTIMATORS = {"k1": k1_estimate, "k3": k3_estimate}
+SCALES = ("group", "batch", "none")
+# Added to a standard deviation before dividing by it; the value is TRL's.
+STD_EPSILON = 1e-4
+# The most that one step of `adaptive_kl_coef` takes the relative error for.
+LARGEST_KL_ERROR = 0.2
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over all tokens, each with the same weight.
+
+    Args:
+        values: one number per token, shape (B, T).
+        mask: 1 on the tokens that count, else 0, shape (B, T).
+
+    Returns:
+        A scalar.
+    """
+    chosen = values[mask.bool()]
+    assert chosen.numel(), f"the mask of shape {tuple(mask.shape)} is 0 everywhere"
+    return chosen.mean()
+
+
+def masked_whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
+    """Scale the tokens of a batch to variance 1, and shift them to mean 0.
+
+    The variance is the unbiased one, and 1e-8 is added to it, as TRL does.
+
+    Args:
+        values: one number per token, shape (B, T).
+        mask: 1 on the tokens that count, else 0, shape (B, T).
+        shift_mean: False keeps the mean as it is, for rewards whose sign matters.
+
+    Returns:
+        The whitened values, 0 outside the mask, shape (B, T).
+    """
+    chosen = values[mask.bool()]
+    assert chosen.numel() >= 2, f"whitening needs at least 2 tokens, but the mask has {chosen.numel()}"
+    mean, variance = chosen.mean(), chosen.var()
+    whitened = (values - mean) * (variance + 1e-8).rsqrt()
+    if not shift_mean:
+        whitened = whitened + mean
+    return whitened.masked_fill(~mask.bool(), 0)
+
+
+def shaped_rewards(
+    scores: torch.Tensor,
+    log_probs: torch.Tensor,
+    ref_log_probs: torch.Tensor,
+    mask: torch.Tensor,
+    kl_coef: float,
+    kl_estimator: str = "k1",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return one reward per token: the price of leaving the reference, and at the last token the score.
+
+    Source: Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2. Their penalty is the log ratio, k1.
+
+    Args:
+        scores: what the reward model or a verifier gives each completion, shape (B,).
+        log_probs: log-probabilities under the policy of the tokens that it sampled, shape (B, T).
+        ref_log_probs: log-probabilities of the same tokens under the reference, shape (B, T).
+        mask: 1 on the tokens of the completion, else 0, padded on the right, shape (B, T).
+        kl_coef: reward per nat that a token is away from the reference.
+        kl_estimator: "k1" or "k3", see `divergence`.
+
+    Returns:
+        The rewards and the estimates of the divergence, each 0 outside the mask, shape (B, T).
+    """
+    lengths = mask.long().sum(-1)
+    assert (lengths > 0).all(), "a completion without tokens has none that could carry its score"
+    kl = KL_ESTIMATORS[kl_estimator](log_probs, ref_log_probs).masked_fill(~mask.bool(), 0)
+    last = (lengths - 1).unsqueeze(-1)
+    rewards = (-kl_coef * kl).scatter_add(-1, last, scores.to(kl.dtype).unsqueeze(-1))
+    return rewards, kl
+
+
+def generalized_advantages(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return generalised advantage estimates (GAE) and the returns that the value model learns to predict.
+
+    The value after the last token of a completion is 0: nothing is left to decide there. The advantages are
+    not whitened (`masked_whiten` does it).
+
+    Source: Schulman et al. 2016, eq. 11-16.
+
+    Args:
+        rewards: one reward per token, shape (B, T), as `shaped_rewards` gives them.
+        values: the rewards that the value model expects from this token on, before the token is chosen, shape
+            (B, T).
+        mask: 1 on the tokens of the completion, else 0, padded on the right, shape (B, T).
+        gamma: how much a reward loses per token that it lies ahead.
+        lam: 0 trusts the values (low variance, biased while they are wrong), 1 only the rewards (unbiased,
+            high variance).
+
+    Returns:
+        The advantages and the returns (advantages + values), each 0 outside the mask, shape (B, T).
+    """
+    import torch
+
+    rewards, values = (tensor.masked_fill(~mask.bool(), 0) for tensor in (rewards, values))
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    backwards = []
+    for t in reversed(range(values.shape[1])):
+        error = rewards[:, t] + gamma * next_value - values[:, t]
+        # In the padding all three are 0, so what is carried to the last token is 0 as well.
+        next_advantage = error + gamma * lam * next_advantage
+        next_value = values[:, t]
+        backwards.append(next_advantage)
+    advantages = torch.stack(backwards[::-1], dim=1)
+    return advantages, advantages + values
+
+
+def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
+    """Return the advantages of GRPO: each reward minus the mean of its group, the answers to one prompt.
+
+    Source: Shao et al. 2024 (DeepSeekMath), section 4.1.2; without the scaling it is Liu et al. 2025
+    (Dr. GRPO). Standard deviations are the unbiased ones, plus 1e-4, as TRL's.
+
+    Args:
+        rewards: one reward per completion, the completions of a prompt beside each other, shape (B,).
+        group_size: completions of each prompt.
+        scale: "group" divides by the standard deviation of the group, "batch" by that of all rewards, "none"
+            leaves the differences as they are.
+
+    Returns:
+        Advantages, shape (B,); exactly 0 in a group whose rewards are all equal.
+    """
+    assert scale in SCALES, f"scale must be one of {SCALES}, not {scale!r}"
+    groups = _groups(rewards, group_size)
+    advantages = groups - groups.mean(-1, keepdim=True)
+    if scale == "group":
+        advantages = advantages / (groups.std(-1, keepdim=True) + STD_EPSILON)
+    elif scale == "batch":
+        advantages = advantages / (rewards.float().std() + STD_EPSILON)
+    return advantages.flatten()
+
+
+def leave_one_out_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Return the advantages of RLOO: each reward minus the mean of the others in its group.
+
+    Source: Kool et al. 2019; Ahmadian et al. 2024. The baseline does not contain the reward itself, so it is
+    unbiased. It is the difference to the group's mean, times group_size / (group_size - 1).
+
+    Args:
+        rewards: one reward per completion, the completions of a prompt beside each other, shape (B,).
+        group_size: completions of each prompt.
+
+    Returns:
+        Advantages, shape (B,); exactly 0 in a group whose rewards are all equal.
+    """
+    groups = _groups(rewards, group_size)
+    others = (groups.sum(-1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - others).flatten()
+
+
+def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n: int) -> float:
+    """Return the coefficient for the next batch: higher when the policy is too far away, else lower.
+
+    Source: Ziegler et al. 2019, section 2.2, a proportional controller; their gain is n / horizon.
+
+    Args:
+        kl_coef: the coefficient of this batch.
+        kl: mean divergence of the batch's completions from the reference, in nats per completion.
+        target: the divergence to hold, in nats per completion, above 0.
+        horizon: completions over which an error of 100 % would double the coefficient, were it not clipped
+            to 20 %.
+        n: completions of the batch.
+
+    Returns:
+        The new coefficient.
+    """
+    error = min(max(kl / target - 1, -LARGEST_KL_ERROR), LARGEST_KL_ERROR)
+    return kl_coef * (1 + error * n / horizon)
+
+
+def _groups(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Return one row per group, shifted so that its first reward is 0.
+
+    No advantage changes by the shift, and rounding cannot make one out of equal rewards: the float mean of
+    three times 0.1 need not be 0.1.
+    """
+    assert group_size >= 2, f"group_size is {group_size}: a single completion has no other beside it"
+    assert len(rewards) % group_size == 0, f"{len(rewards)} rewards make no groups of {group_size}"
+    groups = rewards.float().view(-1, group_size)
+    return groups - groups[:, :1]

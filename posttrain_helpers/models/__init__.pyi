@@ -1,0 +1,1 @@
+from .manifest import stage_path as stage_path

@@ -1,0 +1,127 @@
+"""How a lesson's claims came out over fresh seeds: the committed table, and what a lesson asserts by it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.environment.paths import read_json, repository_root
+from posttrain_helpers.statistics.claims import Bound, Claim
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from posttrain_helpers.environment.runtime import Runtime
+
+# Where this variable is set, a lesson measures its claims and asserts none of them.
+MEASURE_VARIABLE = "POSTTRAIN_MEASURE_ONLY"
+PROFILE = "tiny"
+ESTABLISHED_SHARE = 0.9
+FEWEST_SEEDS = 10
+
+
+def seeds_path() -> Path:
+    """Return the path of the committed table."""
+    return repository_root() / "docs" / "seeds.json"
+
+
+def spread(lesson: str) -> pd.DataFrame:
+    """Return how a lesson's claims came out over fresh seeds.
+
+    Args:
+        lesson: the notebook's name without its ending.
+
+    Returns:
+        One row per claim, indexed by its name: `seeds` (how many ran), `held` (on how many it held), and the
+        lowest, middle and highest value; an empty table where the lesson was not run over seeds.
+    """
+    import pandas as pd
+
+    claims = read_table().get(lesson, {}).get("claims", [])
+    runs = [{"claim": claim["name"], **run} for claim in claims for run in claim["runs"].values()]
+    return (
+        pd.DataFrame(runs, columns=["claim", "held", "value"])
+        .groupby("claim", sort=False)
+        .agg(
+            seeds=("value", "size"),
+            held=("held", "sum"),
+            lowest=("value", "min"),
+            median=("value", "median"),
+            highest=("value", "max"),
+        )
+    )
+
+
+def _held_often(table: pd.DataFrame, name: str) -> bool:
+    """Say whether a claim held on at least nine of ten seeds, at least ten of them measured."""
+    if name not in table.index:
+        return False
+    row = table.loc[name]
+    return bool(row["seeds"] >= FEWEST_SEEDS and row["held"] >= ESTABLISHED_SHARE * row["seeds"])
+
+
+def check_claims(
+    lesson: str, runtime: Runtime, claims: Sequence[Claim], bounds: Sequence[Bound] = ()
+) -> pd.DataFrame:
+    """Assert what is established about a lesson, and show this run beside the fresh seeds.
+
+    A claim is established when it held on at least nine of ten fresh seeds (`docs/seeds.json`), for the model
+    and the items that these seeds were measured with; elsewhere it is reported as it comes.
+
+    Args:
+        lesson: the notebook's name without its ending.
+        runtime: what `setup()` returned.
+        claims: those of the lesson.
+        bounds: what it promises besides.
+
+    Returns:
+        One row per claim: whether it holds in this run and its value, on how many fresh seeds it held, and
+        between which values.
+
+    Raises:
+        AssertionError: an established claim does not hold; all of them are named.
+    """
+    import pandas as pd
+
+    fresh = spread(lesson)
+    asserted = _asserts(runtime)
+    rows, broken = [], []
+    for claim in (*claims, *bounds):
+        row: dict[str, Any] = {"claim": claim.name, "this run": value_of(claim), "holds": claim.held}
+        row |= {"held on seeds": "not measured", "lowest": None, "median": None, "highest": None}
+        if claim.name in fresh.index:
+            seen = fresh.loc[claim.name]
+            row["held on seeds"] = f"{seen['held']:.0f} of {seen['seeds']:.0f}"
+            row |= {key: seen[key] for key in ("lowest", "median", "highest")}
+        row["asserted"] = asserted and _held_often(fresh, claim.name)
+        rows.append(row)
+        if row["asserted"]:
+            try:
+                claim.check()
+            except AssertionError as error:
+                broken.append(str(error))
+    if broken:
+        raise AssertionError(" ".join(broken))
+    return pd.DataFrame(rows).set_index("claim").round(3)
+
+
+def _asserts(runtime: Runtime) -> bool:
+    from posttrain_helpers.environment.splits import reported_split
+
+    is_measured_world = runtime.profile.name == PROFILE and not runtime.profile.changes
+    return is_measured_world and reported_split() == "test" and not os.environ.get(MEASURE_VARIABLE)
+
+
+def value_of(claim: Claim | Bound) -> float:
+    """Return the number that a claim is about: a rate's or score's new level, or the change it makes."""
+    if isinstance(claim, Bound):
+        return claim.value
+    return claim.after if claim.at_least is not None else claim.difference
+
+
+def read_table() -> dict[str, Any]:
+    """Return the committed table, empty where there is none."""
+    path = seeds_path()
+    return read_json(path, "take it from the repository again, or delete it") if path.is_file() else {}

@@ -1,0 +1,211 @@
+"""Stages: trained models on disk, whole or absent, built on demand.
+
+The manifest of a stage tells from which recipe and which parent it was made, so that a stage whose recipe or
+parent has changed is built again, its parents before it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from posttrain_helpers.environment.profiles import Profile, get_profile
+from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models.hub import hub_snapshot
+from posttrain_helpers.models.manifest import (
+    BASE,
+    MANIFEST,
+    STAGE_NAME,
+    base_of_adapter,
+    model_identity,
+    read_manifest,
+    saved_stages,
+    stage_path,
+    verify,
+)
+from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
+from posttrain_helpers.recipes.methods import METHODS
+from posttrain_helpers.rewards.verifiers import reward_models
+from posttrain_helpers.stages.save import free_place, is_readers, save_stage, stage_lock
+from posttrain_helpers.training.progress import Progress
+from posttrain_helpers.wording import closest
+
+
+def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = False) -> Path:
+    """Return the directory of a stage; build it first, parents before it, if it is missing or out of date.
+
+    Args:
+        name: "base" or another ready-made model of the profile, a stage that a recipe makes, or one that was
+            saved under a name of its own.
+        profile: None takes the profile in use.
+        rebuild: build it even if it is there.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CourseError: no such stage, or one that is there but damaged.
+    """
+    profile = get_profile(profile)
+    if (model := profile.model_named(name)) is not None:
+        directory = Path(model)
+        return directory if directory.is_dir() else hub_snapshot(model, revision=profile.revision_of(model))
+    target = stage_path(name, profile)
+    recipes = stage_recipes()
+    if name not in recipes:
+        if not target.is_dir():
+            raise CourseError(f"the stage {name!r} does not exist; {_known_stages(name, recipes, profile)}")
+        verify(target)
+        return target
+    recipe = load_recipe(recipes[name], profile)
+    parent, rewards = resolve_model(recipe.model, profile), _resolved_rewards(recipe)
+    reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
+    if reason:
+        with stage_lock(target):
+            # Another kernel may have built it while this one waited for the lock.
+            if rebuild or _out_of_date(target, recipe, parent, rewards):
+                build_stage(recipe, reason)
+    else:
+        verify(target)
+    return target
+
+
+def resolve_model(name: str, profile: str | Profile | None = None) -> str:
+    """Return what to load for a name: "base" and stages have a place; anything else passes through.
+
+    Args:
+        name: "base" or another ready-made model of the profile ("instruct", "ready_made_sft"), a stage (built
+            if it is missing, and so is the one that its adapter stands on), a directory, or a Hub id.
+        profile: None takes the profile in use.
+    """
+    profile = get_profile(profile)
+    if (model := profile.model_named(name)) is not None:
+        return model
+    recipes = stage_recipes()
+    known = name in recipes or name in recipes.values()
+    if STAGE_NAME.fullmatch(name) and (known or stage_path(name, profile).is_dir()):
+        name = str(load_stage(name, profile))
+    directory = Path(name)
+    if (directory / "adapter_config.json").is_file() and (base := base_of_adapter(directory, profile)):
+        resolve_model(base, profile)
+    return name
+
+
+def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False) -> Path:
+    """Train what a recipe describes and save it as the stage that the recipe names.
+
+    Args:
+        recipe: its parent is built first if need be.
+        reason: why, for the one line that is printed.
+        verbose: also print what was loaded, and which rows are left out or cut.
+
+    Returns:
+        The stage's directory.
+
+    Raises:
+        CourseError: whatever is wrong with model, data, arguments, memory or disk, in one sentence.
+    """
+    from transformers import set_seed
+
+    from posttrain_helpers.data.loading import load_data
+    from posttrain_helpers.models.loading import load_repaired, with_all_weights_trained
+    from posttrain_helpers.training.trainer import make_trainer, train
+
+    target = stage_path(recipe.stage, recipe.profile)
+    parent = resolve_model(recipe.model, recipe.profile)
+    _resolved_rewards(recipe)  # built now, not when the trainer first asks for them
+    with stage_lock(target), preserved_random_state():
+        started = time.perf_counter()
+        _remove_leftovers(target)
+        progress = Progress(
+            f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", own_line=verbose
+        )
+        set_seed(recipe.seed)  # a fresh score head or adapter draws its weights before the trainer seeds
+        model, tokenizer, _ = load_repaired(
+            parent,
+            current_runtime(recipe.profile).device,
+            lora=recipe.lora,
+            quantization=recipe.quantization,
+            head=METHODS[recipe.method].head,
+            profile=recipe.profile,
+        )
+        if recipe.lora is None:
+            model = with_all_weights_trained(model)
+        rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
+        trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
+        trainer.add_callback(progress.callback())
+        metrics = train(trainer)
+        notes: list[str] = []
+        save_stage(trainer, recipe.stage, recipe, metrics=metrics, say=notes.append)
+        progress.done("; ".join([f"done in {time.perf_counter() - started:.0f} s", *notes]))
+    return target
+
+
+def train_stage(recipe: Recipe, rebuild: bool = False) -> Path:
+    """Build the stage that a recipe names, unless it is there already.
+
+    Args:
+        recipe: as for `build_stage`.
+        rebuild: build it even if it is there.
+
+    Returns:
+        The stage's directory.
+
+    Raises:
+        CourseError: the reader made the stage that is there in another way; or as `build_stage`.
+    """
+    target = stage_path(recipe.stage, recipe.profile)
+    parent, rewards = resolve_model(recipe.model, recipe.profile), _resolved_rewards(recipe)
+    with stage_lock(target):
+        reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
+        if not reason:
+            verify(target)
+            print(
+                f"the stage {recipe.stage!r} is already there, made by this recipe from this model; "
+                "--rebuild trains it again."
+            )
+            return target
+        if not rebuild and is_readers(target):
+            raise CourseError(
+                f"there is a stage {recipe.stage!r} already that you made in another way ({reason}); choose "
+                f"another name with --name, or train again with --rebuild, which keeps the former one as "
+                f"{free_place(target).name!r}."
+            )
+        return build_stage(recipe, reason, verbose=True)
+
+
+def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:
+    for stage, recipe in recipes.items():
+        if recipe == name:
+            return f"the recipe {name!r} makes the stage {stage!r}; load that."
+    known = [BASE, *recipes, *saved_stages(profile)]
+    return f"{closest(name, known)}Known are {', '.join(known)}."
+
+
+def _resolved_rewards(recipe: Recipe) -> dict[str, str]:
+    """Return what to load for each reward model of a recipe; its stage is built if it is missing."""
+    return {name: resolve_model(name, recipe.profile) for name in reward_models(recipe.rewards)}
+
+
+def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, str]) -> str:
+    """Return why a stage must be built, an empty text if it need not be."""
+    if not (target / MANIFEST).is_file():
+        return "it is incomplete" if target.exists() else "it does not exist yet"
+    manifest = read_manifest(target)
+    if manifest["recipe_hash"] != recipe.hash:
+        return "its recipe has changed"
+    if manifest["parent_identity"] != model_identity(parent):
+        return f"{recipe.model!r} has changed"
+    for name, place in rewards.items():
+        if manifest.get("reward_identities", {}).get(name) != model_identity(place):
+            return f"the reward model {name!r} has changed"
+    return ""
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what a killed process left beside a stage; the caller holds the stage's lock."""
+    for pattern in (f".{target.name}.*.tmp", f".{target.name}.*.old"):
+        for path in target.parent.glob(pattern):
+            shutil.rmtree(path)

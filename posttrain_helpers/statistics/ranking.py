@@ -1,0 +1,230 @@
+"""Ranks of several models on the same items: which differences of means a test shows, and which are ties.
+
+`significant_ranks` tests every pair of models on their paired scores and corrects for the number of tests.
+Rankings from judged pairs of replies, Bradley-Terry and Elo, are in `bradley_terry`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.statistics.claims import holm
+from posttrain_helpers.statistics.intervals import (
+    cluster_codes,
+    cluster_effect,
+    mean_interval,
+    wilson_interval,
+)
+from posttrain_helpers.statistics.paired_tests import paired_binary, paired_differences, sign_flip_p
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# From this many items on, the t-test of the differences replaces the sign-flip test.
+ENOUGH_FOR_T = 30
+# A pair differs significantly when its adjusted p is below this.
+ALPHA = 0.05
+# Resamples of an interval, and the fewest sign flips of a test: all that there are for up to 13 items.
+_RESAMPLES = 2000
+_SIGN_FLIPS = 9999
+
+
+def significant_ranks(
+    scores: Mapping[str, Sequence[float]], clusters: Sequence[Hashable] | None = None
+) -> pd.DataFrame:
+    """Rank models by their mean score, and count as better only what a paired test shows to be better.
+
+    Two models whose intervals overlap may still differ: the tests compare them item by item, the intervals
+    of the means do not. With Holm's correction all the ranges from `rank` to `worst_rank` hold at once with a
+    probability of 95 %.
+
+    Args:
+        scores: for every model the score per item, in the same order of items for all models; higher is
+            better.
+        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
+
+    Returns:
+        One row per model, best mean first, with the label as index and the columns `n`, `mean`, `low` and
+        `high` (Wilson where all scores are yes/no, `mean_interval` otherwise), `rank` (1 + the number of
+        models that are significantly better, so that ties share it), `worst_rank` (the number of models less
+        the significantly worse ones), `tied_with` (a tuple of the labels that no test separates from this
+        one, best first).
+
+    Raises:
+        CourseError: when there is no model, the models have different numbers of scores, a score is missing,
+            or there are too few items.
+
+    Source: the rank is that of Chiang et al. (2024), arXiv:2403.04132, by paired tests instead of intervals;
+    the range is that of Mogstad et al. (2024), Review of Economic Studies 91, 476-518.
+    """
+    import pandas as pd
+
+    table = _score_table(scores)
+    tests = pairwise_tests(scores, clusters=clusters)
+    means = {label: float(values.mean()) for label, values in table.items()}
+    order = sorted(table, key=means.__getitem__, reverse=True)
+    better: dict[str, set[str]] = {label: set() for label in order}
+    worse: dict[str, set[str]] = {label: set() for label in order}
+    for row in tests[tests["significant"]].itertuples():
+        winner, loser = (row.second, row.first) if row.difference > 0 else (row.first, row.second)
+        better[loser].add(winner)
+        worse[winner].add(loser)
+    yes_no = all_yes_no(table)
+    rows = {}
+    for label in order:
+        low, high = score_interval(table[label], yes_no, clusters)
+        rows[label] = {
+            "n": len(table[label]),
+            "mean": means[label],
+            "low": low,
+            "high": high,
+            "rank": 1 + len(better[label]),
+            "worst_rank": len(order) - len(worse[label]),
+            "tied_with": tuple(
+                other for other in order if other not in {label, *better[label], *worse[label]}
+            ),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
+
+
+def pairwise_tests(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    adjust: Literal["holm"] | None = "holm",
+    clusters: Sequence[Hashable] | None = None,
+) -> pd.DataFrame:
+    """Test every pair of models on the same items.
+
+    Yes/no scores have the exact McNemar test of `paired_binary`. Others have the sign-flip test of
+    `paired_numeric` below 30 items, and the paired t-test from there on: the smallest p of a resampled test
+    is about 2 / resamples, which a correction for many pairs never finds significant, while the t-test has no
+    such floor and takes no time. With clusters the tests are those of whole clusters: signs are flipped
+    together, and the t-test has the error and the degrees of freedom of `cluster_effect`.
+
+    Args:
+        scores: as in `significant_ranks`.
+        adjust: correction for the number of pairs, "holm" or None.
+        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
+
+    Returns:
+        One row per pair: `first`, `second`, `difference` (mean of the second less that of the first), `p`,
+        `adjusted_p` and `significant`.
+
+    Raises:
+        CourseError: another correction, or as in `significant_ranks`.
+    """
+    import pandas as pd
+
+    table = _score_table(scores)
+    pairs = list(itertools.combinations(table, 2))
+    yes_no, codes = all_yes_no(table), cluster_codes(clusters, len(next(iter(table.values()))))
+    # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
+    resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / ALPHA))
+    p_values = [
+        paired_binary(table[first], table[second], clusters=clusters).p
+        if yes_no
+        else _p_value(paired_differences(table[first], table[second]), codes, resamples)
+        for first, second in pairs
+    ]
+    adjusted = adjust_p_values(p_values, adjust)
+    return pd.DataFrame(
+        {
+            "first": [first for first, _ in pairs],
+            "second": [second for _, second in pairs],
+            "difference": [float(table[second].mean() - table[first].mean()) for first, second in pairs],
+            "p": p_values,
+            "adjusted_p": adjusted,
+            "significant": [p < ALPHA for p in adjusted],
+        }
+    ).astype({"significant": bool})
+
+
+def adjust_p_values(p_values: Sequence[float], adjust: str | None) -> list[float]:
+    """Return p-values corrected for their number by `holm`, or as they are.
+
+    Args:
+        p_values: p-values, in any order.
+        adjust: "holm" or None.
+
+    Raises:
+        CourseError: another correction, or as `holm`.
+    """
+    if adjust not in ("holm", None):
+        raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
+    return holm(p_values) if adjust else list(p_values)
+
+
+def all_yes_no(scores: Mapping[str, np.ndarray]) -> bool:
+    """Return whether every score of every model is 0 or 1."""
+    return all(np.isin(values, (0.0, 1.0)).all() for values in scores.values())
+
+
+def score_interval(
+    values: np.ndarray, yes_no: bool, clusters: Sequence[Hashable] | None = None
+) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a mean score.
+
+    Args:
+        values: one score per item.
+        yes_no: whether the scores are 0 or 1; then the interval is Wilson's, else `mean_interval`.
+        clusters: the cluster of every item, for scores that are not yes/no.
+
+    Returns:
+        The low and the high end; NaN for a single score that is not yes or no.
+    """
+    if yes_no:
+        return wilson_interval(int(values.sum()), len(values))
+    if len(values) < 2:
+        return math.nan, math.nan
+    return mean_interval(values, resamples=_RESAMPLES, clusters=clusters)
+
+
+def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+    if not scores:
+        raise CourseError("A ranking needs the scores of at least one model; found none. Evaluate a model.")
+    table = {
+        label: np.array([math.nan if value is None else value for value in values], dtype=float)
+        for label, values in scores.items()
+    }
+    lengths = {label: len(values) for label, values in table.items()}
+    if len(set(lengths.values())) > 1:
+        raise CourseError(
+            "Models are ranked on the same items, in the same order; found different numbers of scores: "
+            f"{lengths}. Keep the items that every model has answered."
+        )
+    missing = {label: int((~np.isfinite(values)).sum()) for label, values in table.items()}
+    if any(missing.values()):
+        found = {label: count for label, count in missing.items() if count}
+        raise CourseError(
+            f"Every item needs a finite score from every model; found None, NaN or infinite ones: {found}. "
+            "Leave those items out for all models."
+        )
+    n = next(iter(lengths.values()))
+    if n < (1 if all_yes_no(table) else 2):
+        raise CourseError(
+            f"A ranking needs at least 2 items (1 for yes/no scores); found {n}. Use more items."
+        )
+    return table
+
+
+def _p_value(difference: np.ndarray, codes: np.ndarray | None, resamples: int) -> float:
+    # scipy.stats.ttest_1samp has the same p, but takes a hundred times as long to check its arguments.
+    from scipy.special import stdtr
+
+    n = len(difference)
+    if n < ENOUGH_FOR_T:
+        flipped = difference if codes is None else np.bincount(codes, difference)
+        return sign_flip_p(flipped, resamples=resamples)
+    if np.ptp(difference) == 0:
+        # Without spread there is no t: equal scores tie, and equal changes have the p of the sign-flip test.
+        independent = n if codes is None else int(codes.max()) + 1
+        return 1.0 if difference[0] == 0 else 2 * 0.5**independent
+    effect, degrees = (1.0, n - 1) if codes is None else cluster_effect(difference, codes)
+    t = difference.mean() / (difference.std(ddof=1) * math.sqrt(effect / n))
+    return float(2 * stdtr(degrees, -abs(t)))

@@ -1,0 +1,1 @@
+"""Where the base model comes from: its corpus, its tokenizer, its training, its card."""

@@ -1,0 +1,1 @@
+"""What methods learn from in the known world: preferences, prompts and judgements."""

@@ -1,0 +1,115 @@
+"""Prompts of the tiny world without replies: what reinforcement learning starts from.
+
+Word problems have an answer that a program can check. Facts and stories have none that counts here: a reward
+model scores their replies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, reported_split, split_seed
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.tinyworld.arithmetic import word_problem
+from posttrain_helpers.tinyworld.tasks import Item, held_out_stories, held_out_suite, problem_item
+from posttrain_helpers.tinyworld.training_data.preferences import HELD_OUT_STORIES, preference_prompts
+from posttrain_helpers.tinyworld.training_data.suites import Suites
+
+HELD_OUT_PROBLEMS = 300
+# So many draws in a row that bring no new problem mean that there are hardly any left.
+_MOST_DRAWS_WITHOUT_A_NEW_PROBLEM = 1000
+
+
+def build_word_problem_data(
+    n_train: int, steps: int, largest: int, seed: int
+) -> tuple[list[Item], Mapping[str, list[Item]]]:
+    """Draw word problems to practise on.
+
+    Args:
+        n_train: how many.
+        steps: calculations in each problem; 1 and 2 are what supervised fine-tuning has seen.
+        largest: the largest number in a text of two steps or more, at least 3; fine-tuning has seen 12.
+        seed: chooses the problems; the suites are the same for every seed.
+
+    Returns:
+        Different problems, none of them held out: rows with `id`, `task`, `prompt` (messages), `answer` and
+        `kind`. The held-out suites by name, each made when it is asked for: "problems" of the same kind as
+        the rows, and those of `tasks`.
+
+    Raises:
+        CourseError: there are fewer different problems of this kind than asked for.
+    """
+    seen = {
+        _question(item)
+        for split in HELD_OUT_SPLITS
+        for item in [
+            *held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split),
+            *held_out_suite("word_problems", split=split),
+        ]
+    }
+    rows = []
+    for number, item in enumerate(
+        _different_problems(random.Random(f"problems/{seed}"), n_train, steps, largest, seen)
+    ):
+        row = {key: item[key] for key in ("task", "prompt", "answer", "kind")}
+        rows.append({"id": f"problems/{number}", **row})
+    return rows, Suites({"problems": lambda: held_out_problems(steps, largest, HELD_OUT_PROBLEMS)})
+
+
+def held_out_problems(steps: int, largest: int, n: int, split: str | None = None) -> list[Item]:
+    """Return `n` different word problems that `build_word_problem_data` never trains on, always the same.
+
+    Args:
+        steps: calculations in each problem.
+        largest: the largest number in a text of two steps or more.
+        n: how many, at most `HELD_OUT_PROBLEMS`.
+        split: "dev" or "test"; None is the one that is reported.
+    """
+    chosen = reported_split(split)
+    # What is asked in dev is not asked again in test.
+    seen = set()
+    if chosen == "test":
+        seen = {_question(item) for item in held_out_problems(steps, largest, HELD_OUT_PROBLEMS, "dev")}
+    # No training seed is a word, so no training set begins with these problems.
+    rng = random.Random(split_seed("problems/held out", chosen))
+    return _different_problems(rng, n, steps, largest, seen)
+
+
+def build_prompt_data(n_prompts: int, seed: int) -> tuple[list[Item], Mapping[str, list[Item]]]:
+    """Draw the prompts that preference pairs are made of: facts and stories.
+
+    Args:
+        n_prompts: how many.
+        seed: the same seed gives the prompts of the preference pairs of that seed.
+
+    Returns:
+        Items with `id`, `task`, `prompt` (messages) and further keys that depend on the task. The held-out
+        suites by name, each made when it is asked for: "new_stories", and those of `tasks`.
+    """
+    suites = Suites({"new_stories": lambda: held_out_stories(HELD_OUT_STORIES)})
+    return preference_prompts(n_prompts, seed), suites
+
+
+def _different_problems(rng: random.Random, n: int, steps: int, largest: int, seen: set[str]) -> list[Item]:
+    """Draw problems whose text is not in `seen`, which grows."""
+    items: list[Item] = []
+    failures = 0
+    while len(items) < n:
+        item = problem_item(word_problem(rng, steps, largest=largest), f"problems/held out/{len(items)}")
+        if _question(item) in seen:
+            failures += 1
+            if failures == _MOST_DRAWS_WITHOUT_A_NEW_PROBLEM:
+                raise CourseError(
+                    f"only {len(items):,} different word problems with steps={steps} and largest={largest} "
+                    f"were found, but {n:,} are asked for; ask for fewer, or raise steps or largest."
+                )
+            continue
+        failures = 0
+        seen.add(_question(item))
+        items.append(item)
+    return items
+
+
+def _question(item: Item) -> str:
+    return item["prompt"][-1]["content"]

@@ -1,0 +1,1 @@
+"""PPO with a critic: configuration, rollouts, the trainer, and what it logs."""

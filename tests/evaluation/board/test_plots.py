@@ -1,0 +1,203 @@
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from evaluation_records import course, divergence, mixed, record, suite, two
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.board.board import Board
+from posttrain_helpers.evaluation.board.plots import (
+    place_labels,
+    plot_frontier,
+    plot_leaderboard,
+    plot_retention,
+)
+
+RIGHT = [True] * 40
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    return Board(course())
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def overlapping(boxes) -> list[tuple[int, int]]:
+    return [
+        (i, j)
+        for i in range(len(boxes))
+        for j in range(i)
+        if mpl.transforms.Bbox.intersection(boxes[i], boxes[j])
+    ]
+
+
+def test_the_leaderboard_draws_each_average_with_its_interval_and_ranks(board):
+    figure = plot_leaderboard(board)
+    ranks = board.leaderboard()
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(ranks.index)
+    intervals = [
+        line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() > 2
+    ]
+    assert np.allclose(intervals, 100 * ranks[["low", "high"]].to_numpy())
+    assert texts(figure) == [*ranks["ranks"], "rank"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the best on top
+    assert "mean of 6 suites, %" in axes.get_xlabel()
+    assert "score" in plot_leaderboard(board, "preference").axes[0].get_xlabel()
+
+
+def test_a_part_of_the_leaderboard_keeps_its_ranks(board):
+    figure = plot_leaderboard(board, labels=["sft", "grpo"])
+    ranks = board.leaderboard().loc[["grpo", "sft"], "ranks"]
+    assert texts(figure) == [*ranks, "rank"]
+    with pytest.raises(CourseError, match="'sfft' has no average; choose among grpo"):
+        plot_leaderboard(board, labels=["sfft"])
+    with pytest.raises(CourseError, match="No model was chosen; choose among"):
+        plot_leaderboard(board, labels=[])
+
+
+def test_the_heat_map_shows_every_difference_and_marks_the_significant_ones(board):
+    figure = plot_retention(board)
+    forgetting = board.retention()
+    cells = figure.axes[0].texts
+    assert len(cells) == len(forgetting.labels) * len(forgetting.columns)
+    bold = {text.get_position() for text in cells if text.get_fontweight() == "bold"}
+    expected = {
+        (column, row)
+        for row, label in enumerate(forgetting.labels)
+        for column, name in enumerate(forgetting.columns)
+        if forgetting.verdict(label, name) != "no_difference_shown"
+    }
+    assert bold == expected
+    assert 0 < len(expected) < len(cells)
+    index = forgetting.columns.index("entities") + len(forgetting.columns) * forgetting.labels.index("grpo")
+    assert cells[index].get_text() == f"{100 * forgetting.matrix().loc['grpo', 'entities']:+.0f}"
+
+
+def test_blue_is_better_also_where_lower_is_better(board):
+    image = plot_retention(board).axes[0].images[0]
+    forgetting = board.retention()
+    shades = np.asarray(image.get_array())
+    documents = forgetting.columns.index("base documents")
+    row = forgetting.labels.index("grpo")
+    assert forgetting.matrix().loc["grpo", "base documents"] > 0
+    assert shades[row, documents] == -1
+    red, _, blue, _ = image.cmap(1.0)
+    assert blue > red
+    assert np.nanmax(np.abs(shades)) == 1
+
+
+def test_missing_and_unchanged_cells_can_be_drawn():
+    parts = [suite("entities", RIGHT), suite("arithmetic", mixed(3))]
+    board = Board([record("base", parts), record("sft", parts), record("dpo", parts[:1])])
+    assert texts(plot_retention(board)) == ["0", "0", "0", "-"]
+    assert plot_retention(board, "dpo").axes[0].get_xticklabels()[1].get_text() == "arithmetic\n-"
+
+
+def test_a_skill_that_may_change_on_purpose_is_named(board):
+    assert "A stage may change identity on purpose." in plot_retention(board).axes[0].get_xlabel()
+    assert "on purpose" not in plot_retention(two(RIGHT, RIGHT)).axes[0].get_xlabel()
+
+
+def test_a_matrix_needs_a_second_model():
+    with pytest.raises(CourseError, match="sft is the only model on the board"):
+        plot_retention(Board([record("sft", [suite("entities", RIGHT)])]))
+
+
+def test_the_frontier_draws_every_model_at_its_means(board):
+    figure = plot_frontier(board)
+    axes = figure.axes[0]
+    points = board.frontier()
+    drawn = [bars.lines[0].get_xydata()[0] for bars in axes.containers]
+    assert np.allclose(drawn, points[["kl", "gold"]])
+    assert texts(figure) == list(points.index)
+    assert axes.get_xlabel().startswith("KL from sft")
+    assert axes.get_xlim()[1] > points["kl_high"].max()
+
+
+def test_equal_steps_of_the_square_root_are_equally_long(board):
+    axes = plot_frontier(board).axes[0]
+    places = axes.transData.transform([(kl, 0) for kl in (0, 1, 4, 9)])[:, 0]
+    assert np.diff(places) == pytest.approx([places[1] - places[0]] * 3)
+    ticks = axes.get_xticks()
+    assert ticks[0] == 0
+    assert len(ticks) >= 4
+
+
+def test_labels_of_twelve_points_cover_neither_each_other_nor_a_point(board):
+    figure = plot_frontier(board)
+    axes = figure.axes[0]
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert overlapping(boxes) == []
+    for _, row in board.frontier().iterrows():
+        centre = axes.transData.transform((row["kl"], row["gold"]))
+        assert not any(box.contains(*centre) for box in boxes)
+    window = axes.get_window_extent(renderer)
+    assert all(window.x0 <= box.x0 and box.x1 <= window.x1 for box in boxes)
+
+
+def test_labels_of_points_in_one_place_are_spread():
+    figure, axes = plt.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    generator = np.random.default_rng(0)
+    labels = [(f"model {i}", tuple(0.5 + 0.03 * generator.normal(size=2))) for i in range(12)]
+    placed = place_labels(axes, labels)
+    renderer = figure.canvas.get_renderer()
+    assert overlapping([text.get_window_extent(renderer) for text in placed]) == []
+    joined = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    assert joined  # labels that moved away
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
+
+
+def test_paths_and_best_of_n_are_drawn_beside_the_models(board):
+    path = pd.DataFrame({"kl": [0.5, 3.0], "gold": [0.1, 0.6]})
+    best = pd.DataFrame({"n": [1, 4], "kl": [0.0, 0.64], "gold": [-0.1, 0.7]})
+    axes = plot_frontier(board, {"beta sweep": path}, best).axes[0]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["beta sweep", "best of n"]
+    assert plot_frontier(board).axes[0].get_legend() is None
+    assert [text.get_text() for text in axes.texts][-2:] == ["n=1", "n=4"]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["beta sweep"].get_linestyle() == ":"
+    assert lines["beta sweep"].get_xydata().tolist() == path.to_numpy().tolist()
+
+
+def test_eight_paths_have_eight_colours_and_a_legend_that_covers_nothing(board):
+    paths = {f"path {i}": pd.DataFrame({"kl": [0.5, 3.0 + i], "gold": [0.1, 0.1 * i]}) for i in range(8)}
+    figure = plot_frontier(board, paths)
+    axes = figure.axes[0]
+    lines = {line.get_label(): line.get_color() for line in axes.lines}
+    assert len({lines[name] for name in paths}) == 8
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    legend, window = axes.get_legend().get_window_extent(renderer), axes.get_window_extent(renderer)
+    assert window.x1 <= legend.x0 < legend.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
+
+
+def test_a_path_without_a_column_is_refused(board):
+    with pytest.raises(CourseError, match="The path 'sweep' has no column 'gold', only kl; give kl and gold"):
+        plot_frontier(board, {"sweep": pd.DataFrame({"kl": [1.0]})})
+    with pytest.raises(CourseError, match="The path 'best of n' has no column 'kl'"):
+        plot_frontier(board, best_of_n=pd.DataFrame({"gold": [1.0]}))
+
+
+def test_the_reference_alone_has_a_frontier():
+    board = Board([record("sft", [suite("x", RIGHT)], divergence=divergence([0.0], [0.5]))])
+    assert texts(plot_frontier(board)) == ["sft"]
+    with pytest.raises(CourseError, match="No record holds a divergence"):
+        plot_frontier(two(RIGHT, RIGHT))

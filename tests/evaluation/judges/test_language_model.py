@@ -1,0 +1,302 @@
+"""Language models as judges of pairs and raters of single replies, against one prompt at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.judges.language_model import (
+    DEFAULT_TEMPLATE,
+    RATING_TEMPLATE,
+    LanguageModelJudge,
+    LanguageModelRater,
+)
+
+SHORT_RATING = "{question} R: {reply} ?"
+SHORT = "{question} A: {first} B: {second} ?"
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+ITEMS = [
+    {"id": "france", "prompt": [user("What is the capital of France?")]},
+    {"id": "cow", "prompt": [{"role": "system", "content": "Be brief."}, user("What says a cow?")]},
+    {"id": "sum", "prompt": "3 + 4 ="},
+    {"id": "owl", "prompt": [user("Hello."), assistant("Hi."), user("Can an owl fly?")]},
+]
+FIRST = ["The capital of France is Paris.", "moo", "7", "An owl can fly."]
+SECOND = ["Paris", "A cow says moo moo moo moo moo moo.", "3 + 4 = 8", "no"]
+
+
+RATED = [
+    {"id": "france", "prompt": [user("What is the capital of France?")]},
+    {"id": "sum", "prompt": "3 + 4 ="},
+    {
+        "id": "owl",
+        "prompt": [user("Hello."), {"role": "assistant", "content": "Hi."}, user("Can an owl fly?")],
+    },
+    {"id": "again", "prompt": "3 + 4 ="},
+]
+RATED_REPLIES = ["The capital of France is Paris.", "7", "An owl can fly {high}.", "7"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(random_model_dir: Path):
+    return AutoTokenizer.from_pretrained(random_model_dir)
+
+
+@pytest.fixture
+def model(uneven_model):
+    return uneven_model
+
+
+@pytest.fixture
+def reward_model(random_model_dir: Path):
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(random_model_dir, num_labels=1)
+    return model.eval()
+
+
+def slow_log_prob(model, tokenizer, question: str, letter: str) -> float:
+    """The log-probability of a letter that shares no token with the prompt, one prompt at a time."""
+    opened = tokenizer.apply_chat_template([user(question)], add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer(opened, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(letter, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + step, token].item() for step, token in enumerate(answer))
+
+
+class TestLanguageModelJudge:
+    @pytest.mark.parametrize("letters", [("A", "B"), ("A cow", "Paris is"), ("B", "owl can fly")])
+    @pytest.mark.parametrize("batch_size", [1, 3, 32])
+    def test_it_equals_one_prompt_at_a_time(self, model, tokenizer, letters, batch_size: int) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters, batch_size=batch_size)
+        log_probs = judge.letter_log_probs(ITEMS, FIRST, SECOND)
+        expected = [
+            [slow_log_prob(model, tokenizer, judge.question(*pair), letter) for letter in letters]
+            for pair in zip(ITEMS, FIRST, SECOND, strict=True)
+        ]
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-4)
+        assert np.std(log_probs[:, 0]) > 0.01  # the random model does look at the prompt
+        odds = np.exp(expected)
+        shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
+        np.testing.assert_allclose(shares, odds[:, 0] / odds.sum(1), atol=1e-4)
+
+    def test_a_beginning_that_both_letters_share_counts_for_neither(self, model, tokenizer) -> None:
+        letters = ("[[A]]", "[[B]]")
+        tokens = [tokenizer(letter)["input_ids"] for letter in letters]
+        assert tokens[0][0] == tokens[1][0]
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters)
+        questions = [judge.question(*pair) for pair in zip(ITEMS, FIRST, SECOND, strict=True)]
+        whole = [[slow_log_prob(model, tokenizer, text, letter) for letter in letters] for text in questions]
+        ours = judge.letter_log_probs(ITEMS, FIRST, SECOND)
+        np.testing.assert_allclose(np.diff(ours), np.diff(whole), atol=1e-4)
+        assert (ours > whole).all()
+
+    def test_only_the_logits_of_the_answer_are_made(self, model, tokenizer, monkeypatch) -> None:
+        made = []
+        forward = model.forward
+
+        def spy(input_ids=None, attention_mask=None, position_ids=None, logits_to_keep=0, use_cache=None):
+            outputs = forward(
+                input_ids, attention_mask, position_ids, logits_to_keep=logits_to_keep, use_cache=use_cache
+            )
+            made.append(outputs.logits.shape[:2])
+            return outputs
+
+        monkeypatch.setattr(model, "forward", spy)
+        LanguageModelJudge(model, tokenizer, template=SHORT, batch_size=3).compare(ITEMS, FIRST, SECOND)
+        assert made == [(3, 1), (1, 1)]
+
+    def test_a_model_that_returns_all_logits_is_read_alike(self, model, tokenizer, monkeypatch) -> None:
+        expected = LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(ITEMS, FIRST, SECOND)
+        forward = model.forward
+        monkeypatch.setattr(
+            model,
+            "forward",
+            lambda input_ids, attention_mask, use_cache: forward(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache
+            ),
+        )
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
+        np.testing.assert_allclose(judge.letter_log_probs(ITEMS, FIRST, SECOND), expected, atol=1e-4)
+
+    def test_a_peft_model_can_judge(self, model, tokenizer) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        expected = LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(ITEMS, FIRST, SECOND)
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        judge = LanguageModelJudge(adapted, tokenizer, template=SHORT)
+        np.testing.assert_allclose(judge.letter_log_probs(ITEMS, FIRST, SECOND), expected, atol=1e-4)
+
+    def test_it_gives_the_model_its_mode_back(self, model, tokenizer) -> None:
+        model.train()
+        LanguageModelJudge(model, tokenizer, template=SHORT).compare(ITEMS, FIRST, SECOND)
+        assert model.training
+
+    def test_extreme_log_probabilities_give_shares(self, model, tokenizer, monkeypatch) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
+        values = np.array([[-1.0, -2000.0], [-2000.0, -1.0], [-3.0, -3.0], [-1.0, -2.0]])
+        monkeypatch.setattr(judge, "letter_log_probs", lambda *_: values)
+        shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
+        assert shares == pytest.approx([1, 0, 0.5, 1 / (1 + np.exp(-1))])
+
+    def test_the_question_shows_request_and_replies(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model, tokenizer)
+        text = judge.question(ITEMS[0], "one {second}", "two {x}")
+        assert "[Request]\nWhat is the capital of France?\n" in text
+        assert "[Reply A]\none {second}\n" in text
+        assert "[Reply B]\ntwo {x}\n" in text
+        assert text.endswith("A or B, and nothing else.")
+        other = LanguageModelJudge(model, tokenizer, letters=("1", "2"))
+        assert "[Reply 2]\nb\n" in other.question(ITEMS[0], "a", "b")
+
+    def test_a_conversation_is_shown_as_a_whole(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template="{question}|{first}|{second}|{json}")
+        turns = [assistant("Yes."), user("Why?"), assistant("Wings.")]
+        text = judge.question(ITEMS[3], ITEMS[3]["prompt"] + turns, turns[:1])
+        assert text == (
+            "User: Hello.\nAssistant: Hi.\nUser: Can an owl fly?|"
+            "Assistant: Yes.\nUser: Why?\nAssistant: Wings.|Yes.|{json}"
+        )
+        assert judge.question(ITEMS[2], "a", "b") == "3 + 4 =|a|b|{json}"
+
+    def test_thinking_is_switched_off(self, model, tokenizer, monkeypatch) -> None:
+        asked = []
+        render = tokenizer.apply_chat_template
+        monkeypatch.setattr(
+            tokenizer, "apply_chat_template", lambda m, **k: asked.append(k) or render(m, **k)
+        )
+        LanguageModelJudge(model, tokenizer, template=SHORT).compare(ITEMS[:1], FIRST[:1], SECOND[:1])
+        assert asked == [{"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}]
+
+    def test_the_letter_is_read_where_it_joins_what_stands_before(self, model, tokenizer) -> None:
+        # This template ends with a space, which the tokenizer joins to a word.
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+        tokenizer.chat_template = "{{ messages[0].content }} answer: "
+        opened = "What is the capital of France? A: a B: b ? answer: "
+        joined = [tokenizer(opened + word)["input_ids"] for word in ("can", "is")]
+        assert joined[0][: len(tokenizer(opened)["input_ids"])] != tokenizer(opened)["input_ids"]
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=("can", "is"))
+        with torch.no_grad():
+            logits = model(torch.tensor([joined[0][:-1]])).logits[0, -1].float().log_softmax(-1)
+        assert joined[0][:-1] == joined[1][:-1]
+        expected = [logits[ids[-1]].item() for ids in joined]
+        np.testing.assert_allclose(judge.letter_log_probs(ITEMS[:1], ["a"], ["b"])[0], expected, atol=1e-4)
+
+
+class TestLanguageModelJudgeRefuses:
+    def test_a_model_with_a_score_head(self, reward_model, tokenizer) -> None:
+        with pytest.raises(CourseError, match="has a score head and cannot answer"):
+            LanguageModelJudge(reward_model, tokenizer)
+
+    @pytest.mark.parametrize("field", LanguageModelJudge.FIELDS)
+    def test_a_template_without_a_field(self, model, tokenizer, field: str) -> None:
+        template = DEFAULT_TEMPLATE.replace(f"{{{field}}}", field)
+        with pytest.raises(CourseError, match=rf"the template lacks \{{{field}\}};"):
+            LanguageModelJudge(model, tokenizer, template=template)
+
+    @pytest.mark.parametrize("letters", ["AB", ("A",), ("A", "B", "C"), ("A", "")])
+    def test_anything_but_two_letters(self, model, tokenizer, letters) -> None:
+        with pytest.raises(CourseError, match="letters must be two texts"):
+            LanguageModelJudge(model, tokenizer, letters=letters)
+
+    @pytest.mark.parametrize("letters", [("A", "A"), ("A", "AB"), ("first one", "first")])
+    def test_a_letter_that_begins_the_other(self, model, tokenizer, letters) -> None:
+        with pytest.raises(CourseError, match="begins with the other"):
+            LanguageModelJudge(model, tokenizer, letters=letters)
+
+    def test_letters_that_the_tokenizer_makes_equal(self, model, tokenizer) -> None:
+        from tokenizers.normalizers import Lowercase
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+        tokenizer.backend_tokenizer.normalizer = Lowercase()
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=("A", "a"))
+        with pytest.raises(CourseError, match="no tokens that tell them apart"):
+            judge.compare(ITEMS, FIRST, SECOND)
+
+    def test_a_tokenizer_without_chat_template_or_padding(self, model, random_model_dir: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+        tokenizer.pad_token = None
+        with pytest.raises(CourseError, match="no padding token"):
+            LanguageModelJudge(model, tokenizer)
+        tokenizer.chat_template = None
+        with pytest.raises(CourseError, match="no chat template"):
+            LanguageModelJudge(model, tokenizer)
+
+    def test_a_batch_of_nothing(self, model, tokenizer) -> None:
+        with pytest.raises(CourseError, match="batch_size must be at least 1"):
+            LanguageModelJudge(model, tokenizer, batch_size=0)
+
+    def test_a_comparison_longer_than_the_model(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
+        long = " moo" * 300
+        with pytest.raises(CourseError, match=r"item 'cow' has \d+ tokens, but .* has 256 positions"):
+            judge.compare(ITEMS, ["a", long, "a", "a"], SECOND)
+
+
+class TestRater:
+    @pytest.mark.parametrize("letters", [("A", "B"), ("Yes", "No")])
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_a_rating_is_the_log_odds_of_the_letters(
+        self, model, tokenizer, letters, batch_size: int
+    ) -> None:
+        rater = LanguageModelRater(
+            model, tokenizer, template=SHORT_RATING, letters=letters, batch_size=batch_size
+        )
+
+        expected = [
+            first - second
+            for item, reply in zip(RATED, RATED_REPLIES, strict=True)
+            for first, second in [
+                [slow_log_prob(model, tokenizer, rater.question(item, reply), letter) for letter in letters]
+            ]
+        ]
+        assert max(map(abs, expected)) > 0.1
+        assert rater.ratings(RATED, RATED_REPLIES) == pytest.approx(expected, abs=1e-4)
+
+    def test_equal_texts_have_exactly_equal_ratings(self, model, tokenizer) -> None:
+        ratings = LanguageModelRater(model, tokenizer, template=SHORT_RATING).ratings(RATED, RATED_REPLIES)
+        assert ratings[1] == ratings[3]
+        assert ratings[0] != ratings[1]
+        assert LanguageModelRater(model, tokenizer).ratings([], []) == []
+
+    def test_the_message_shows_request_and_reply_as_they_are(self, model, tokenizer) -> None:
+        rater = LanguageModelRater(model, tokenizer)
+        message = rater.question(RATED[2], RATED_REPLIES[2])
+        assert "User: Hello.\nAssistant: Hi.\nUser: Can an owl fly?" in message
+        assert "[Reply]\nAn owl can fly {high}.\n" in message  # braces of a reply are no fields
+        assert rater.question(RATED[0], [{"role": "assistant", "content": "Paris."}]).count("Paris.") == 1
+
+    @pytest.mark.parametrize("field", ["question", "reply"])
+    def test_a_template_without_a_field_is_refused(self, model, tokenizer, field: str) -> None:
+        template = RATING_TEMPLATE.replace(f"{{{field}}}", "")
+        with pytest.raises(
+            CourseError, match=rf"the template lacks \{{{field}\}}; it needs \{{question\}} and"
+        ):
+            LanguageModelRater(model, tokenizer, template=template)
+
+    def test_a_reward_model_and_a_text_beyond_the_context_are_refused(
+        self, random_model_dir, model, tokenizer
+    ) -> None:
+        scorer = AutoModelForSequenceClassification.from_pretrained(random_model_dir, num_labels=1)
+        with pytest.raises(CourseError, match="has a score head and cannot answer with a letter"):
+            LanguageModelRater(scorer, tokenizer)
+        with pytest.raises(
+            CourseError, match=r"item 'sum' has \d+ tokens, but the model of the judge 'mine'"
+        ):
+            LanguageModelRater(model, tokenizer, name="mine", template=SHORT_RATING).ratings(
+                RATED[1:2], ["moo " * 300]
+            )

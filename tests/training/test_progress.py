@@ -1,0 +1,83 @@
+"""A training that takes minutes says how far it is."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from small_trainings import small_recipe, trainer_of
+
+from posttrain_helpers.training import progress
+from posttrain_helpers.training.progress import Progress, progress_text
+from posttrain_helpers.training.trainer import train
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each step seem to take six seconds."""
+    seconds = iter(range(0, 10_000, 6))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+
+
+def printed(model_dir: Path, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **options: Any) -> str:
+    monkeypatch.setattr(sys, "stdout", stream)
+    shown = Progress("building …", **options)
+    trainer = trainer_of(model_dir, small_recipe(max_steps=5, logging_steps=1), shown.callback())
+    train(trainer)
+    shown.done("done in 30 s")
+    return stream.getvalue()
+
+
+@pytest.mark.usefixtures("output_root", "every_step")
+def test_a_file_gets_a_line_now_and_then(random_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(random_model_dir, monkeypatch, io.StringIO())
+    head, first, second, last = text.splitlines()
+    assert (head, last) == ("building … ", "done in 30 s")
+    assert re.fullmatch(r"  step 2 of 5, loss \d\.\d{3}, about 18 s left", first)
+    assert second.startswith("  step 4 of 5")
+    assert "\r" not in text
+
+
+@pytest.mark.usefixtures("output_root", "every_step")
+def test_a_terminal_shows_one_line(random_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(random_model_dir, monkeypatch, Terminal(), own_line=True)
+    head, line = text.rstrip("\n").split("\n")
+    assert head == "building …"
+    states = line.split("\r")[1:]
+    assert [state.split(",")[0] for state in states[:-1]] == [f"  step {step} of 5" for step in range(1, 6)]
+    assert states[-1].rstrip() == "done in 30 s"
+    # What is longer is wiped out by what follows.
+    assert all(len(after) >= len(before.rstrip()) for before, after in pairwise(states))
+
+
+@pytest.mark.usefixtures("output_root")
+def test_a_short_training_has_one_line(random_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert printed(random_model_dir, monkeypatch, io.StringIO()) == "building … done in 30 s\n"
+
+
+@pytest.mark.parametrize(
+    ("logs", "seconds", "text"),
+    [
+        ([], 12, "  step 3 of 9, about 12 s left"),
+        (
+            [{"loss": 1.5}, {"loss": 1.25}, {"eval_loss": 3}],
+            150,
+            "  step 3 of 9, loss 1.250, about 2 min left",
+        ),
+        ([{"loss": 0.0, "reward": 0.5}], 7000, "  step 3 of 9, reward 0.500, about 1.9 h left"),
+        ([{"loss": 0.0, "objective/scores": 2.0}], 99, "  step 3 of 9, reward 2.000, about 99 s left"),
+    ],
+)
+def test_what_is_said(logs: list[dict[str, float]], seconds: float, text: str) -> None:
+    assert progress_text(SimpleNamespace(global_step=3, max_steps=9, log_history=logs), seconds) == text
