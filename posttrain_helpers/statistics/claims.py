@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.statistics.intervals import CONFIDENCE
+from posttrain_helpers.statistics.intervals import ALPHA, CONFIDENCE
 from posttrain_helpers.statistics.paired_tests import VERDICTS, PairedResult, Verdict, format_p, verdict
 
 
@@ -218,7 +218,7 @@ def adjusted_claims(claims: Sequence[Claim]) -> list[Claim]:
     adjusted = list(claims)
     for place, p in zip(tested, holm([claims[place].p for place in tested]), strict=True):
         claim = claims[place]
-        shown = claim.verdict if p < 1 - CONFIDENCE else "no_difference_shown"
+        shown = claim.verdict if p < ALPHA else "no_difference_shown"
         adjusted[place] = replace(claim, adjusted_p=p, verdict=shown)
     return adjusted
 

@@ -17,6 +17,8 @@ from posttrain_helpers.errors import CourseError
 CONFIDENCE = 0.95
 # The share beyond each end of an interval.
 TAIL = (1 - CONFIDENCE) / 2
+# A p below this is significant. Not 1 - CONFIDENCE, which is a little more in binary.
+ALPHA = 0.05
 # Prompts that all change alike are significant from this many on: 2 * 0.5**6 < 0.05.
 FEWEST_PROMPTS = 6
 # The power for which `minimum_detectable_difference` asks.

@@ -18,6 +18,7 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics.intervals import (
+    ALPHA,
     CONFIDENCE,
     FEWEST_PROMPTS,
     VALUES_PER_BATCH,
@@ -182,7 +183,7 @@ def verdict(result: PairedResult, expected_margin: float | None = None) -> Verdi
     Raises:
         CourseError: when the margin is not positive.
     """
-    significant = result.p < 1 - CONFIDENCE
+    significant = result.p < ALPHA
     low, high = (result.low, result.high) if result.higher_is_better else (-result.high, -result.low)
     if expected_margin is not None:
         if not expected_margin > 0:
@@ -223,7 +224,7 @@ def describe(result: PairedResult, label: str, expected_margin: float | None = N
         return f"{facts} {conclusion} {expected_margin:{digits}} or more."
     if result.low == result.high:
         return f"{facts} No difference shown: every prompt changed alike, so the interval has no width."
-    if (result.low > 0 or result.high < 0) != (result.p < 1 - CONFIDENCE):
+    if (result.low > 0 or result.high < 0) != (result.p < ALPHA):
         return f"{facts} No difference shown: interval and test disagree, so more prompts are needed."
     if (result.clusters or result.n) < FEWEST_PROMPTS:
         few = f"{result.n} prompts" if result.clusters is None else f"{result.clusters} clusters"

@@ -16,6 +16,7 @@ import numpy as np
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics.claims import holm
 from posttrain_helpers.statistics.intervals import (
+    ALPHA,
     cluster_codes,
     cluster_effect,
     mean_interval,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 # From this many items on, the t-test of the differences replaces the sign-flip test.
 ENOUGH_FOR_T = 30
-# A pair differs significantly when its adjusted p is below this.
-ALPHA = 0.05
 # Resamples of an interval, and the fewest sign flips of a test: all that there are for up to 13 items.
 _RESAMPLES = 2000
 _SIGN_FLIPS = 9999

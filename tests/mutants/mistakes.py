@@ -72,9 +72,7 @@ STATISTICS = Group(
             "difference",
         ),
         Mistake("paired_numeric", "a p at its floor is not marked", "result.p <= 2 /", "result.p < 1 /"),
-        Mistake(
-            "verdict", "the level is 10 %", "result.p < 1 - CONFIDENCE", "result.p < 2 * (1 - CONFIDENCE)"
-        ),
+        Mistake("verdict", "the level is 10 %", "result.p < ALPHA", "result.p < 2 * ALPHA"),
         Mistake(
             "verdict",
             "improved by p alone",
@@ -163,7 +161,7 @@ STATISTICS = Group(
 
 CLAIMS = Group(
     "posttrain_helpers.statistics.claims",
-    ("tests/statistics/test_paired_tests.py",),
+    ("tests/statistics/test_claims.py",),
     (
         Mistake("Claim.held", "the least mean is forgotten", " and self._reaches_at_least", ""),
         Mistake("Claim._reaches_at_least", "reaching it is not enough", "self.after >= ", "self.after > "),
@@ -200,8 +198,8 @@ CLAIMS = Group(
         Mistake(
             "adjusted_claims",
             "the verdict follows the p of its own test",
-            "if p < 1 - CONFIDENCE",
-            "if claim.p < 1 - CONFIDENCE",
+            "if p < ALPHA",
+            "if claim.p < ALPHA",
         ),
     ),
 )

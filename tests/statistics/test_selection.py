@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from posttrain_helpers.statistics.selection import best_of_n, best_of_n_kl
+from posttrain_helpers.statistics.selection import best_of_n, best_of_n_kl, pass_at_k
 
 
 def by_enumeration(proxies: list[float], values: list[float], n: int) -> float:
@@ -69,3 +69,20 @@ def test_the_divergence_is_a_bound_that_more_different_replies_come_near(n: int)
     assert divergences == sorted(divergences)
     assert divergences[0] > 0
     assert best_of_n_kl(n) - 0.01 < divergences[-1] < best_of_n_kl(n)
+
+
+def test_pass_at_k_is_the_mean_over_all_subsets() -> None:
+    from itertools import combinations
+
+    samples = [1, 1, 0, 0, 0, 0]
+    subsets = list(combinations(samples, 3))
+    assert pass_at_k(6, 2, 3) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    assert pass_at_k(10, 3, 1) == pytest.approx(0.3)
+    assert pass_at_k(5, 3, 3) == 1.0
+    assert pass_at_k(8, 0, 8) == 0.0
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 2, 5), (4, 5, 1), (4, -1, 1), (4, 2, 0), (0, 0, 1)])
+def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
+    with pytest.raises(AssertionError, match=f"of {n} samples|at least {k} samples"):
+        pass_at_k(n, c, k)
