@@ -357,7 +357,6 @@ BEST_OF_N = Group(
             "with replacement",
             "1.0 - math.comb(n - c, k) / math.comb(n, k)",
             "1.0 - (1 - c / n) ** k",
-            ("tests/statistics/test_paired_tests.py",),
         ),
     ),
 )
