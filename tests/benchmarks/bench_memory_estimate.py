@@ -107,10 +107,12 @@ def train(case: str, model_dir: str, output: str, device: str) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from posttrain_helpers.environment.runtime import prepare_trainers
     from posttrain_helpers.generation.rollouts import grpo_rollouts
     from posttrain_helpers.recipes.methods import config_class, trainer_class
     from posttrain_helpers.training.out_of_memory import plan_trainer
 
+    prepare_trainers()
     method, changes, lora = CASES[case]
     arguments = {
         "output_dir": output,
