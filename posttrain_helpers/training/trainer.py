@@ -255,6 +255,11 @@ def _refusals_of_the_template() -> Iterator[None]:
 
 
 def _missing_package(error: Exception) -> CourseError:
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    if "deepspeed" in str(error).lower():
+        # The half-made configuration is the process's own for as long as this error is kept, as notebooks do.
+        unset_hf_deepspeed_config()
     found = " ".join(str(error).split()).rstrip(".")
     return CourseError(
         f"an argument asks for a package that is not installed: {found}; install it (`pip install ...`), or "

@@ -499,5 +499,8 @@ def test_a_package_that_is_not_installed_is_named(
     def build_and_train() -> None:
         train(make_trainer(recipe("sft", **{f"args__{argument}": value}), *load("sft"), rows))
 
-    with pytest.raises(CourseError, match=f"(?i)package that is not installed: .*{package}.*pip install"):
+    sentence = f"(?i)package that is not installed: .*{package}.*pip install"
+    with pytest.raises(CourseError, match=sentence) as kept:
         build_and_train()
+    assert kept.value.__traceback__ is not None  # a notebook keeps the last error, and what it refers to
+    load("sft")
