@@ -54,8 +54,11 @@ MESSAGE = (
 )
 
 
-def explode_at_the_second_step(trainer, monkeypatch: pytest.MonkeyPatch) -> list:
-    """Let the second step of a real training run out of memory; return references to what it held."""
+def explode_at_the_second_step(trainer, monkeypatch: pytest.MonkeyPatch, on_gpu: bool = False) -> list:
+    """Let the second step of a real training run out of memory; return references to what it held.
+
+    Only then does torch say that it has a GPU, if asked to: a build for CUDA would look for it in training.
+    """
     step, held = trainer.training_step, []
 
     def failing(*args: object, **kwargs: object):
@@ -64,6 +67,8 @@ def explode_at_the_second_step(trainer, monkeypatch: pytest.MonkeyPatch) -> list
             activations = torch.zeros(1000)
             moments = next(iter(trainer.optimizer.state.values()))["exp_avg"]
             held.extend([weakref.ref(activations), weakref.ref(moments)])
+            if on_gpu:
+                monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
             raise torch.OutOfMemoryError(MESSAGE)
         return loss
 
@@ -72,9 +77,8 @@ def explode_at_the_second_step(trainer, monkeypatch: pytest.MonkeyPatch) -> list
 
 
 def test_out_of_memory_frees_the_device_and_says_numbers(trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = explode_at_the_second_step(trainer, monkeypatch)
+    held = explode_at_the_second_step(trainer, monkeypatch, on_gpu=True)
     emptied = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     with pytest.raises(CourseError) as caught:
         train(trainer)
