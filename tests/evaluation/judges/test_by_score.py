@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judged_items import FIRST, ITEMS, SECOND, assistant, user
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers.errors import CourseError
@@ -19,24 +20,6 @@ from posttrain_helpers.evaluation.judges.by_score import (
 from posttrain_helpers.generation.decoding import Generation
 from posttrain_helpers.rewards.reward_model import score_replies
 from posttrain_helpers.tinyworld.gold import gold
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-ITEMS = [
-    {"id": "france", "prompt": [user("What is the capital of France?")]},
-    {"id": "cow", "prompt": [{"role": "system", "content": "Be brief."}, user("What says a cow?")]},
-    {"id": "sum", "prompt": "3 + 4 ="},
-    {"id": "owl", "prompt": [user("Hello."), assistant("Hi."), user("Can an owl fly?")]},
-]
-FIRST = ["The capital of France is Paris.", "moo", "7", "An owl can fly."]
-SECOND = ["Paris", "A cow says moo moo moo moo moo moo.", "3 + 4 = 8", "no"]
 
 
 def length(reply: str, item: dict) -> float:
