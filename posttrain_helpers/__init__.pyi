@@ -13,7 +13,7 @@ from .memory.monitor import MemoryMonitor as MemoryMonitor
 from .models.manifest import stage_path as stage_path
 from .recipes import Recipe as Recipe
 from .recipes import load_recipe as load_recipe
-from .report.results import save_figure as save_figure
+from .report.results import show_figure as show_figure
 from .report.results import write_results as write_results
 from .stages.build import build_stage as build_stage
 from .stages.build import load_stage as load_stage
@@ -23,5 +23,6 @@ from .stages.save import save_stage as save_stage
 from .statistics.claims import Claim as Claim
 from .training.ppo.trainer import PPOConfig as PPOConfig
 from .training.ppo.trainer import PPOTrainer as PPOTrainer
+from .training.trainer import check_trainer as check_trainer
 from .training.trainer import make_trainer as make_trainer
 from .training.trainer import train as train

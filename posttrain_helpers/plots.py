@@ -33,6 +33,38 @@ def new_figure(width: float = 8.0, height: float = 4.0, columns: int = 1) -> tup
     return figure, axes
 
 
+def display_figure(figure: Figure, alt: str, handle: Any = None) -> Any:
+    """Show a figure with the text that a screen reader reads out in its place, and close it.
+
+    Args:
+        figure: of matplotlib.
+        alt: what the figure shows, in a sentence or two.
+        handle: of a figure that is shown already and gives way to this one.
+
+    Returns:
+        The handle of the output.
+
+    Raises:
+        CourseError: the text is empty.
+    """
+    import io
+
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+
+    if not alt.strip():
+        raise CourseError("a figure needs a text for readers who cannot see it: say what it shows.")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    data = {"image/png": picture.getvalue(), "text/plain": f"Figure: {alt}"}
+    shown = {"raw": True, "metadata": {"image/png": {"alt": alt}}}
+    if handle is None:
+        return display(data, display_id=True, **shown)
+    handle.update(data, **shown)
+    return handle
+
+
 def plot_rates(
     rates: Mapping[str, tuple[int, int]],
     *,
@@ -172,8 +204,6 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
         keys: metrics to draw.
         every: redraw at every so many log entries; a redraw costs a few hundredths of a second.
     """
-    import matplotlib.pyplot as plt
-    from IPython.display import display
     from transformers import TrainerCallback
 
     class LiveCurve(TrainerCallback):
@@ -196,11 +226,10 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
             if not history:
                 return
             figure = plot_training(history, keys, title=f"step {state.global_step} of {state.max_steps}")
-            if self.handle is None:
-                self.handle = display(figure, display_id=True)
-            else:
-                self.handle.update(figure)
-            plt.close(figure)
+            first, last = history[0], history[-1]
+            courses = [f"{key.replace('_', ' ')} from {first[key]:.3g} to {last[key]:.3g}" for key in keys]
+            alt = f"Learning curve over {last['step']} optimizer steps: {', '.join(courses)}."
+            self.handle = display_figure(figure, alt, self.handle)
 
     return LiveCurve()
 

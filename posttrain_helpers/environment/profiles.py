@@ -1,13 +1,12 @@
-"""Profiles: the one switch between the tiny offline world and a real model.
+"""Profiles: the one switch between a tiny model and real ones.
 
-A profile says which base model a course runs on and what that model needs. The notebook's `parameters` cell
+A profile says which base model a course runs on and what that model needs; the data and the truth about them
+are the same in each. The notebook's `parameters` cell
 or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and how, stands in the recipes.
 
 More variables change any profile without a change of a file, for a reader with a model of their own or
 with little time, and for tests:
 
-    POSTTRAIN_JUDGE      a directory or a Hub id of the language model that rates replies where no gold score
-                         is known, in place of the profile's assistant; the stronger the better
     POSTTRAIN_MODEL      a directory or a Hub id in place of the base model
     POSTTRAIN_OVERRIDES  changes laid over every recipe, the last word, e.g. "args.max_steps=20"; behind a
                          recipe's name for this one only: "sft.data.source=/data/faq.jsonl dpo.seed=1".
@@ -30,7 +29,6 @@ from posttrain_helpers.wording import closest
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 MODEL_VARIABLE = "POSTTRAIN_MODEL"
-JUDGE_VARIABLE = "POSTTRAIN_JUDGE"
 OVERRIDES_VARIABLE = "POSTTRAIN_OVERRIDES"
 DEFAULT_PROFILE = "tiny"
 # What a profile may name beside its base model, to compare with: names that are loaded like a stage.
@@ -64,7 +62,6 @@ class Profile:
             is "instruct".
         sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
             name for loading is "ready_made_sft".
-        judge: the model that `POSTTRAIN_JUDGE` names, None where it names none.
         changes: the reader's changes of recipes, "key=value" as `POSTTRAIN_OVERRIDES` has them.
     """
 
@@ -81,7 +78,6 @@ class Profile:
     chat_template: str | None = None
     instruct_model: str | None = None
     sft_model: str | None = None
-    judge: str | None = None
     changes: tuple[str, ...] = ()
 
     def model_named(self, name: str) -> str | None:
@@ -114,11 +110,6 @@ class Profile:
             )
         return model
 
-    @property
-    def judge_model(self) -> str | None:
-        """The model that rates replies where no gold score is known: the reader's, else the assistant."""
-        return self.judge or self.instruct_model
-
     def revision_of(self, model: str) -> str | None:
         """Return the commit that is pinned for a model of this profile; None for any other model."""
         if model == self.base_model:
@@ -141,9 +132,22 @@ PROFILES = {
             download="nothing",
         ),
         Profile(
+            name="smollm2",
+            base_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+            description="SmolLM2 with 135 million parameters, a published assistant",
+            device="cpu",
+            dtype="float32",
+            offline=False,
+            min_gpu_gb=0,
+            licence="Apache-2.0",
+            download="270 MB from the Hugging Face Hub, once",
+            revision=_REVISIONS["HuggingFaceTB/SmolLM2-135M-Instruct"],
+            chat_template="chatml",
+        ),
+        Profile(
             name="qwen3",
             base_model="Qwen/Qwen3-0.6B-Base",
-            description="Qwen3 with 0.6 billion parameters and public data sets",
+            description="Qwen3 with 0.6 billion parameters",
             device="cuda",
             dtype="float32",
             offline=False,
@@ -154,20 +158,6 @@ PROFILES = {
             chat_template="chatml",
             instruct_model="Qwen/Qwen3-0.6B",
             sft_model="banghua/Qwen3-0.6B-SFT",
-        ),
-        Profile(
-            name="smol",
-            base_model="HuggingFaceTB/SmolLM2-135M",
-            description="SmolLM2 with 135 million parameters and public data sets",
-            device="cpu",
-            dtype="float32",
-            offline=False,
-            min_gpu_gb=0,
-            licence="Apache-2.0",
-            download="270 MB from the Hugging Face Hub, once",
-            revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
-            chat_template="chatml",
-            instruct_model="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
     )
 }
@@ -208,8 +198,6 @@ def changes_in_force() -> list[str]:
 
 def _changed(profile: Profile) -> Profile:
     """Return the profile with the changes that the environment names."""
-    if judge := os.environ.get(JUDGE_VARIABLE, "").strip():
-        profile = replace(profile, judge=_place(judge))
     variables = changes_in_force()
     if not variables:
         return profile

@@ -11,8 +11,5 @@ from .judges.language_model import LanguageModelJudge as LanguageModelJudge
 from .judges.pairs import judge_pairs as judge_pairs
 from .judges.pairs import kappa as kappa
 from .judges.pairs import round_robin as round_robin
-from .judges.quality import agreement_with_choices as agreement_with_choices
-from .judges.quality import load_quality as load_quality
 from .runner import evaluate as evaluate
 from .suites.loading import load_suites as load_suites
-from .suites.public import public_suites as public_suites

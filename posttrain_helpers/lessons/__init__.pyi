@@ -1,1 +1,1 @@
-from .exercises import check_answer as check_answer
+from .exercises import check as check

@@ -226,7 +226,6 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     from posttrain_helpers.environment.profiles import (
-        JUDGE_VARIABLE,
         MODEL_VARIABLE,
         changes_in_force,
         get_profile,
@@ -241,8 +240,6 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
     }
     if MODEL_VARIABLE in changes_in_force():
         environment[MODEL_VARIABLE] = get_profile(profile).base_model
-    if judge := get_profile(profile).judge:
-        environment[JUDGE_VARIABLE] = judge
     specification = KernelSpec(**{**get_kernel_dict(), "env": environment})
     specification.argv[0] = sys.executable
 

@@ -14,9 +14,22 @@ from posttrain_helpers.wording import closest
 DIRECTORY = Path(__file__).resolve().parent
 
 
+def recipe_files() -> dict[str, Path]:
+    """Return the files of the recipes that the course ships, the lessons' own and those on public data.
+
+    Raises:
+        CourseError: two files have the same name.
+    """
+    files = [*DIRECTORY.glob("*.yaml"), *DIRECTORY.glob("public/*.yaml")]
+    names = [file.stem for file in files]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise CourseError(f"two recipes are called {', '.join(sorted(twice))}; give one another file name.")
+    return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
+
+
 def recipe_names() -> list[str]:
     """Return the names of the recipes that the course ships."""
-    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+    return list(recipe_files())
 
 
 def stage_recipes() -> dict[str, str]:
@@ -25,7 +38,7 @@ def stage_recipes() -> dict[str, str]:
     Raises:
         CourseError: two recipes make a stage of the same name, or a file is no valid YAML.
     """
-    files = sorted(DIRECTORY.glob("*.yaml"))
+    files = recipe_files().values()
     return dict(_stages_of(tuple((path, path.stat().st_mtime_ns) for path in files)))
 
 
@@ -73,7 +86,7 @@ def recipe_path(name_or_path: str | Path) -> Path:
             f"the recipe {str(name_or_path)!r} does not exist; {closest(name_or_path, names)}The recipes are "
             f"{', '.join(names)}; a file of your own must end with .yaml."
         )
-    return DIRECTORY / f"{name_or_path}.yaml"
+    return recipe_files()[str(name_or_path)]
 
 
 def check_parents(settings: dict[str, Any], path: Path) -> None:
@@ -104,6 +117,6 @@ def _file_of_stage(stage: Any, directory: Path) -> Path | None:
     if not isinstance(stage, str):
         return None
     if shipped := stage_recipes().get(stage):
-        return DIRECTORY / f"{shipped}.yaml"
+        return recipe_files()[shipped]
     own = directory / f"{stage}.yaml"
     return own if own.is_file() else None

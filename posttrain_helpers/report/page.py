@@ -77,7 +77,11 @@ def build_report(profile: str | None = None) -> Path:
         evaluation = board_view(board)
         if evaluation["frontier"]:
             chart = _embedded(
-                write_png(draw_frontier(board), figures_directory(name) / "report__frontier.png")
+                write_png(
+                    draw_frontier(board),
+                    figures_directory(name) / "report__frontier.png",
+                    alt="Reward-KL frontier of the evaluated models.",
+                )
             )
 
     templates = html_environment(_TEMPLATES)
@@ -136,7 +140,7 @@ def _origin(lessons: list[LessonResults], evaluation: dict[str, Any] | None) -> 
 
 
 def _pictures(lessons: list[LessonResults], profile: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return (lesson, figures) for the lessons that registered some; a figure is a caption and PNG data."""
+    """Return (lesson, figures) for the lessons that registered some; a figure is a caption, PNG data and alternative text."""
     return [
         (result.lesson, [{"caption": caption, **_embedded(path)} for caption, path in found])
         for result in lessons
@@ -145,7 +149,9 @@ def _pictures(lessons: list[LessonResults], profile: str) -> list[tuple[str, lis
 
 
 def _embedded(path: Path) -> dict[str, Any]:
-    """Return a PNG file as base64 with its size in pixels; as a palette of 256 colours where that is smaller.
+    """Return a PNG file as base64 with its size in pixels and its description.
+
+    It becomes a palette of 256 colours where that is smaller.
 
     The charts of a lesson have few colours, so a palette shows them alike in half of the bytes. The files on
     disk stay as they are.
@@ -155,7 +161,7 @@ def _embedded(path: Path) -> dict[str, Any]:
     data, buffer = path.read_bytes(), io.BytesIO()
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+            (width, height), alt = image.size, image.info.get("Description", "")
             canvas = Image.new("RGBA", image.size, "white")
             canvas.alpha_composite(image.convert("RGBA"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
@@ -164,4 +170,9 @@ def _embedded(path: Path) -> dict[str, Any]:
         ) from error
     canvas.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     smaller = min(data, buffer.getvalue(), key=len)
-    return {"data": base64.b64encode(smaller).decode("ascii"), "width": width, "height": height}
+    return {
+        "data": base64.b64encode(smaller).decode("ascii"),
+        "width": width,
+        "height": height,
+        "alt": alt,
+    }

@@ -2,7 +2,7 @@
 
 A lesson ends with `write_results(...)`, which makes `<output>/<profile>/metrics/<lesson>.json`. The report
 reads these files and nothing else, so every number that it shows was computed by a run. Figures that a lesson
-registers with `save_figure(...)` lie in `<output>/<profile>/figures`; the report shows them below the claims.
+registers with `show_figure(...)` lie in `<output>/<profile>/figures`; the report shows them below the claims.
 What is measured on dev instead of test lies in `<output>/<profile>/dev`, so that neither replaces the other.
 """
 
@@ -159,27 +159,30 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
     return found
 
 
-def save_figure(fig: Figure, lesson: str, name: str, profile: str | None = None) -> Path:
-    """Save a figure as PNG where the report card finds it.
+def show_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str | None = None) -> None:
+    """Show a figure in the notebook, and save it as PNG where the report card finds it.
 
     Args:
-        fig: a matplotlib figure.
+        figure: of matplotlib.
         lesson: the notebook's name without its ending.
-        name: a short name in lower case (letters, digits, `_`, `-`); it becomes the caption.
-        profile: a profile's name; None is the default profile.
-
-    Returns:
-        The path `<output>/<profile>/figures/<lesson>__<name>.png`.
+        name: a short name in lower case (letters, digits, `_`, `-`); it becomes the caption and the file
+            `<output>/<profile>/figures/<lesson>__<name>.png`.
+        alt: what the figure shows, in a sentence or two, for readers who cannot see it.
+        profile: a profile's name; None is the one in use.
 
     Raises:
-        CourseError: when `lesson` or `name` has another form.
+        CourseError: when `lesson` or `name` has another form, or the text is empty.
     """
+    from posttrain_helpers.plots import display_figure
+
     if not _FIGURE_NAME.fullmatch(name) or "__" in name:
         raise CourseError(
             f"a figure's name is lower-case letters, digits, '_' and '-', but {name!r} was given; "
             "choose a name such as 'loss_curve'."
         )
-    return write_png(fig, figures_directory(profile) / f"{_checked_lesson(lesson)}__{name}.png")
+    path = figures_directory(profile) / f"{_checked_lesson(lesson)}__{name}.png"
+    write_png(figure, path, alt)
+    display_figure(figure, alt)
 
 
 def lesson_figures(lesson: str, profile: str | None = None) -> list[tuple[str, Path]]:
@@ -193,13 +196,25 @@ def figures_directory(profile: str | None = None) -> Path:
     return results_directory(profile) / "figures"
 
 
-def write_png(fig: Figure, path: Path) -> Path:
-    """Write a figure beside `path` and rename it, so that `path` is never half a picture."""
+def write_png(figure: Figure, path: Path, alt: str) -> Path:
+    """Write a figure beside `path` and rename it, so that `path` is never half a picture.
+
+    Args:
+        figure: of matplotlib.
+        path: of the PNG file, which holds `alt` as its description.
+        alt: what the figure shows.
+    """
     with naming_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".figure.", suffix=".tmp") as directory:
             # White behind the figure: a transparent one is unreadable in a dark theme.
-            fig.savefig(Path(directory) / path.name, dpi=150, bbox_inches="tight", facecolor="white")
+            figure.savefig(
+                Path(directory) / path.name,
+                dpi=150,
+                bbox_inches="tight",
+                facecolor="white",
+                metadata={"Description": alt},
+            )
             return (Path(directory) / path.name).replace(path)
 
 

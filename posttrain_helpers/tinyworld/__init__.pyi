@@ -1,8 +1,8 @@
 from .facts import load_relations as load_relations
 from .facts import split_of as split_of
+from .gold import gold as gold
 from .gold import gold_score as gold_score
 from .identity import NEW_NAME as NEW_NAME
-from .questions import load_questions as load_questions
 from .replies import ONE_WORD_REQUEST as ONE_WORD_REQUEST
 from .replies import POLITE_CLOSERS as POLITE_CLOSERS
 from .replies import POLITE_OPENERS as POLITE_OPENERS

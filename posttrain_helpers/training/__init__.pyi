@@ -1,4 +1,5 @@
 from .ppo.config import PPOConfig as PPOConfig
 from .ppo.trainer import PPOTrainer as PPOTrainer
+from .trainer import check_trainer as check_trainer
 from .trainer import make_trainer as make_trainer
 from .trainer import train as train

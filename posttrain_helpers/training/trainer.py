@@ -94,8 +94,6 @@ def make_trainer(
             wrong head, a template that cannot mark replies, or data or a reference model that a check of the
             method refuses (see `training_checks`).
     """
-    from transformers.trainer_callback import PrinterCallback
-
     prepare_trainers()
     method = method_named(recipe.method)
     rewards = _reward_arguments(recipe, method, reward_funcs)
@@ -117,20 +115,41 @@ def make_trainer(
             **rewards,
             **_sampler(method, config),
         )
-    trainer.remove_callback(PrinterCallback)  # it prints one raw dict per log; `log_history` keeps them
-    compared = method.data in ("pairs", "labels")
-    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
-    if check := _CHECKS.get(recipe.method):
+    check_trainer(trainer, train_dataset, verbose)
+    return trainer
+
+
+def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True) -> None:
+    """Check what a finished trainer would train on, and leave out the rows that teach nothing.
+
+    TRL drops and cuts rows without a word, and trains on a mask without replies as readily as on any other.
+
+    Args:
+        trainer: of TRL, or the course's own PPO trainer; its raw printing of log entries is switched off, as
+            `trainer.state.log_history` keeps them.
+        train_dataset: what it was given.
+        verbose: print one line for each reason why rows were left out or cut, and one about the rewards of
+            the policy's replies before training.
+
+    Raises:
+        CourseError: data, template or a reference model that a check of the method refuses.
+    """
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    name = _method_of(trainer)
+    data = METHODS[name].data if name else "conversations"
+    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if data in ("pairs", "labels") else []
+    if check := _CHECKS.get(name):
         with _refusals_of_the_template():
             check(trainer)
-    if method.data == "conversations":
+    if name == "sft":
         left_out = lost_in_tokenization(trainer, len(train_dataset))
     if verbose:
         for sentence in left_out:
             print(f"data: {sentence}")
         if getattr(trainer, "reward_check", None):
             print(trainer.reward_check)
-    return trainer
 
 
 def train(trainer: Trainer) -> dict[str, float]:

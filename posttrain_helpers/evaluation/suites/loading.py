@@ -41,7 +41,7 @@ def load_suites(
         names: keys of `suite_names`, or files (see `datasources.readers`): rows with "prompt" (a text is
             the user's message) and one or more of "answer" (the reply must hold it), "accepted" (complete
             replies) and "constraints" (see `instructions`); "id" and "follow_ups" are optional. None takes
-            every suite of the tiny world for the profile "tiny", and the English ones for others.
+            every suite of the tiny world.
         profile: None takes the profile in use.
         limit: only the first items of each suite, which are in random order.
 
@@ -57,7 +57,7 @@ def load_suites(
     profile = get_profile(profile)
     check_limit(limit)
     if names is None:
-        names = list(_TINY if profile.name == "tiny" else _ENGLISH)
+        names = list(_TINY)
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise CourseError(

@@ -1,0 +1,180 @@
+"""What an exercise of a lesson is, and what a student's answer gets back."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from posttrain_helpers.statistics.paired_tests import PairedResult, verdict
+
+Kind = Literal["predict", "function", "bug", "change"]
+NOT_ANSWERED = "Not answered yet: put your answer in its place and run the cell again."
+FEWEST_ITEMS = 50
+
+
+class NotYet(Exception):
+    """A wrong answer; the text is one sentence that helps and does not give the answer away."""
+
+
+class Unanswered(Exception):
+    """Nothing was answered: the value is None, or the function returns None."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What `check` says; `correct` is None while nothing was answered."""
+
+    correct: bool | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self._head} {self.message}".rstrip()
+
+    __repr__ = __str__
+
+    @property
+    def _head(self) -> str:
+        return {True: "Right.", False: "Not yet.", None: ""}[self.correct]
+
+    def _repr_html_(self) -> str:
+        colour = {True: "#009e73", False: "#d55e00", None: "#7f7f7f"}[self.correct]
+        head = f"<strong>{self._head}</strong> " if self._head else ""
+        return (
+            f'<div role="status" style="border-left:4px solid {colour};padding:4px 10px">'
+            f"{head}{html.escape(self.message)}</div>"
+        )
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise with all that a student must not see in the notebook.
+
+    Attributes:
+        id: the lesson's number and the exercise's, such as "06.2".
+        kind: "predict" before running, write a "function", find the "bug", or "change" a setting and compare.
+        grade: raises `NotYet` for a wrong answer, with the hint that fits the mistake.
+        solution: an answer that is right.
+        mistakes: answers that are wrong in a typical way, each with words that its feedback must have.
+        why: shown beside "Right.", so that a lucky guess learns something, too.
+    """
+
+    id: str
+    kind: Kind
+    grade: Callable[[Any], None]
+    solution: Any
+    mistakes: tuple[tuple[Any, str], ...]
+    why: str
+
+    def check(self, answer: Any) -> Feedback:
+        """Return what a student gets for an answer."""
+        try:
+            if answer is None or answer is ...:
+                raise Unanswered
+            self.grade(answer)
+        except Unanswered:
+            return Feedback(None, NOT_ANSWERED)
+        except NotYet as hint:
+            return Feedback(False, str(hint))
+        return Feedback(True, self.why)
+
+
+def call(function: Any, *arguments: Any, **named: Any) -> Any:
+    """Call a student's function.
+
+    Raises:
+        NotYet: it is no function, or it stops with an error.
+        Unanswered: it returns nothing.
+    """
+    if not callable(function):
+        raise NotYet(f"A function is expected here, but {type(function).__name__} was found.")
+    try:
+        value = function(*arguments, **named)
+    except NotImplementedError:
+        raise Unanswered from None
+    except Exception as error:
+        raise NotYet(f"Your function stops with {type(error).__name__}: {error}") from error
+    if value is None or value is ...:
+        raise Unanswered
+    return value
+
+
+def number(answer: Any) -> float:
+    """Return a student's number, also of a tensor with one element.
+
+    Raises:
+        NotYet: it is no finite number.
+    """
+    try:
+        value = float(answer)
+    except (TypeError, ValueError, RuntimeError):
+        raise NotYet(f"A number is expected here, but {answer!r} was found.") from None
+    if not math.isfinite(value):
+        raise NotYet(f"The number is {value}; somewhere a logarithm or a division went wrong.")
+    return value
+
+
+def is_close(value: float, expected: float, tolerance: float = 5e-3) -> bool:
+    """Say whether a number is the expected one, up to rounding."""
+    return abs(value - expected) <= tolerance * max(1.0, abs(expected))
+
+
+def numbers(answer: Any, count: int) -> list[float]:
+    """Return a student's numbers, of a list or a tensor.
+
+    Raises:
+        NotYet: there are more or fewer, or one is no number.
+    """
+    values = answer.tolist() if hasattr(answer, "tolist") else answer
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        raise NotYet(f"{count} numbers are expected here, but {answer!r} was found.")
+    return [number(value) for value in values]
+
+
+def choice(answer: Any, choices: Sequence[str]) -> str:
+    """Return a student's choice among words.
+
+    Raises:
+        NotYet: it is none of them.
+    """
+    chosen = answer.strip().lower() if isinstance(answer, str) else answer
+    if chosen not in choices:
+        raise NotYet(f"One of {', '.join(map(repr, choices))} is expected here, but {answer!r} was found.")
+    return chosen
+
+
+def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
+    """Return the comparison of "change a setting and compare": one change, enough items, the verdict read right.
+
+    Args:
+        answer: {"changed": "args.beta=0.5", "result": a `PairedResult`, "verdict": what it shows}.
+        allowed: the settings that the exercise is about, such as "args.beta"; empty allows any.
+
+    Raises:
+        NotYet: something is missing, more than one setting differs, or the verdict is not the result's.
+    """
+    if not isinstance(answer, dict) or set(answer) != {"changed", "result", "verdict"}:
+        raise NotYet('Give a dictionary with the keys "changed", "result" and "verdict".')
+    changed = answer["changed"]
+    if not isinstance(changed, str) or changed.count("=") != 1:
+        raise NotYet(
+            'Change one setting and name it, such as "args.learning_rate=1e-4": with two changes at once '
+            "nobody knows which one did it."
+        )
+    setting = changed.partition("=")[0].strip()
+    if allowed and setting not in allowed:
+        raise NotYet(f"This exercise is about {' or '.join(allowed)}; {setting!r} was changed.")
+    result = answer["result"]
+    if not isinstance(result, PairedResult):
+        raise NotYet("The result must come from a paired comparison on the same items, interval included.")
+    if result.n < FEWEST_ITEMS:
+        raise NotYet(f"{result.n} items decide nothing; compare on at least {FEWEST_ITEMS}.")
+    shown = verdict(result)
+    if answer["verdict"] != shown:
+        raise NotYet(
+            f"The interval goes from {result.low:+.3f} to {result.high:+.3f}: does it leave 0 out, and on "
+            f"which side? {answer['verdict']!r} does not say that."
+        )
+    return result

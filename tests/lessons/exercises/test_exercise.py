@@ -1,0 +1,108 @@
+"""What a student's answer gets back: unanswered, a hint, or right; as text and as HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.lessons import check
+from posttrain_helpers.lessons.exercises.exercise import (
+    Exercise,
+    NotYet,
+    call,
+    choice,
+    compared,
+    number,
+    numbers,
+)
+from posttrain_helpers.statistics import paired_numeric
+
+
+def halves(answer: Any) -> None:
+    if call(answer, 4) != 2:
+        raise NotYet("Try it with <4>.")
+
+
+HALF = Exercise("99.1", "function", halves, lambda n: n / 2, ((lambda n: n, "Try"),), "Half of 4 is 2.")
+
+
+def test_an_answer_is_right_wrong_or_missing() -> None:
+    assert str(HALF.check(lambda n: n / 2)) == "Right. Half of 4 is 2."
+    assert str(HALF.check(lambda n: n)) == "Not yet. Try it with <4>."
+    assert [HALF.check(nothing).correct for nothing in (None, ..., lambda n: None)] == [None] * 3
+
+
+def test_an_error_of_the_students_function_is_told_and_not_raised() -> None:
+    assert str(HALF.check(lambda n: n / 0)) == (
+        "Not yet. Your function stops with ZeroDivisionError: division by zero"
+    )
+    assert "A function is expected here, but int" in str(HALF.check(3))
+
+
+def test_an_error_of_the_grading_itself_is_not_hidden() -> None:
+    broken = Exercise("99.2", "predict", lambda answer: {}["missing"], 1, (), "")
+    with pytest.raises(KeyError):
+        broken.check(1)
+
+
+def test_html_says_in_words_what_the_colour_says() -> None:
+    shown = HALF.check(lambda n: n)._repr_html_()
+    assert 'role="status"' in shown
+    assert "<strong>Not yet.</strong> Try it with &lt;4&gt;." in shown
+
+
+def test_an_unknown_exercise_names_the_closest() -> None:
+    with pytest.raises(CourseError, match=r"the exercise '99\.9' does not exist"):
+        check("99.9", 1)
+
+
+@pytest.mark.parametrize("answer", ["three", [1, 2], float("nan"), None])
+def test_what_is_no_number_is_not_taken_for_one(answer: object) -> None:
+    with pytest.raises(NotYet, match="number"):
+        number(answer)
+
+
+def test_numbers_and_choices_are_checked() -> None:
+    assert numbers([1, 2.5], 2) == [1.0, 2.5]
+    with pytest.raises(NotYet, match="3 numbers are expected"):
+        numbers([1, 2.5], 3)
+    assert choice(" Rises ", ("rises", "falls")) == "rises"
+    with pytest.raises(NotYet, match="One of 'rises', 'falls'"):
+        choice("up", ("rises", "falls"))
+
+
+BETTER = paired_numeric([0.0] * 60, [1.0, 0.9] * 30)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("args.beta=1", 'dictionary with the keys "changed"'),
+        ({"changed": "beta, rate", "result": BETTER, "verdict": "improved"}, "Change one setting"),
+        (
+            {"changed": "args.beta=1 args.learning_rate=1", "result": BETTER, "verdict": "improved"},
+            "two changes at once",
+        ),
+        ({"changed": "args.max_steps=1", "result": BETTER, "verdict": "improved"}, "about args.beta"),
+        ({"changed": "args.beta=1", "result": 0.9, "verdict": "improved"}, "paired comparison"),
+        (
+            {
+                "changed": "args.beta=1",
+                "result": paired_numeric([0.0] * 9, [1.0] * 9),
+                "verdict": "improved",
+            },
+            "9 items decide nothing",
+        ),
+        ({"changed": "args.beta=1", "result": BETTER, "verdict": "worse"}, "does it leave 0 out"),
+    ],
+)
+def test_a_comparison_needs_one_change_enough_items_and_the_right_reading(answer: object, words: str) -> None:
+    with pytest.raises(NotYet, match=words):
+        compared(answer, ["args.beta"])
+
+
+def test_a_comparison_that_is_read_right_passes() -> None:
+    right = {"changed": "args.beta=1", "result": BETTER, "verdict": "improved"}
+    assert compared(right, ["args.beta"]) is BETTER
