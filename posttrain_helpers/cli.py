@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument(
         "--profile",
-        help="tiny (offline), qwen3 (GPU) or smol (CPU and network); default: $POSTTRAIN_PROFILE, else tiny",
+        help="tiny (offline), smollm2 (CPU) or qwen3 (GPU); default: $POSTTRAIN_PROFILE, else tiny",
     )
     split = argparse.ArgumentParser(add_help=False)
     split.add_argument(

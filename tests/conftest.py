@@ -40,7 +40,7 @@ def output_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of about 50 thousand random parameters with a ChatML tokenizer, saved to disk."""
     import torch
-    from shrunken_qwen3 import small_qwen3
+    from small_models import small_qwen3
 
     from posttrain_helpers.tinyworld.pretraining.tokenizer import train_tokenizer
 

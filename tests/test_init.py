@@ -11,7 +11,7 @@ import posttrain_helpers
 def test_every_public_name_can_be_imported() -> None:
     for name in posttrain_helpers.__all__:
         assert getattr(posttrain_helpers, name).__name__ == name
-    assert len(posttrain_helpers.__all__) == 27
+    assert len(posttrain_helpers.__all__) == 28
     assert set(posttrain_helpers.__all__) <= set(dir(posttrain_helpers))
 
 

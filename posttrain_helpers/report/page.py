@@ -140,7 +140,7 @@ def _origin(lessons: list[LessonResults], evaluation: dict[str, Any] | None) -> 
 
 
 def _pictures(lessons: list[LessonResults], profile: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return (lesson, figures) for the lessons that registered some; a figure is a caption, PNG data and alternative text."""
+    """Return (lesson, figures) for the lessons that have some; a figure is a caption and a picture."""
     return [
         (result.lesson, [{"caption": caption, **_embedded(path)} for caption, path in found])
         for result in lessons

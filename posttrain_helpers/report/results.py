@@ -160,7 +160,22 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
 
 
 def show_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str | None = None) -> None:
-    """Show a figure in the notebook, and save it as PNG where the report card finds it.
+    """Show a figure in the notebook, and save it where the report card finds it.
+
+    Args:
+        figure, lesson, name, alt, profile: as in `save_figure`.
+
+    Raises:
+        CourseError: when `lesson` or `name` has another form, or the text is empty.
+    """
+    from posttrain_helpers.plots import display_figure
+
+    save_figure(figure, lesson, name, alt, profile)
+    display_figure(figure, alt)
+
+
+def save_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str | None = None) -> Path:
+    """Save a figure as PNG where the report card finds it.
 
     Args:
         figure: of matplotlib.
@@ -170,19 +185,22 @@ def show_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str |
         alt: what the figure shows, in a sentence or two, for readers who cannot see it.
         profile: a profile's name; None is the one in use.
 
+    Returns:
+        The path of the file, which holds the text as its description.
+
     Raises:
         CourseError: when `lesson` or `name` has another form, or the text is empty.
     """
-    from posttrain_helpers.plots import display_figure
-
     if not _FIGURE_NAME.fullmatch(name) or "__" in name:
         raise CourseError(
             f"a figure's name is lower-case letters, digits, '_' and '-', but {name!r} was given; "
             "choose a name such as 'loss_curve'."
         )
-    path = figures_directory(profile) / f"{_checked_lesson(lesson)}__{name}.png"
-    write_png(figure, path, alt)
-    display_figure(figure, alt)
+    if not alt.strip():
+        raise CourseError(
+            f"the figure {name!r} needs a text for readers who cannot see it: what does it show?"
+        )
+    return write_png(figure, figures_directory(profile) / f"{_checked_lesson(lesson)}__{name}.png", alt)
 
 
 def lesson_figures(lesson: str, profile: str | None = None) -> list[tuple[str, Path]]:

@@ -25,10 +25,10 @@ MB = 2**20
 @pytest.fixture
 def model_dir(tmp_path: Path) -> str:
     """A Qwen3 of 40 million random parameters with a vocabulary that is large for it."""
-    from shrunken_qwen3 import write_model
+    from small_models import write_qwen3
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    directory = write_model(tmp_path / "model")
+    directory = write_qwen3(tmp_path / "model")
     config = Qwen3Config(
         vocab_size=32_000,
         hidden_size=512,

@@ -12,7 +12,6 @@ from posttrain_helpers.recipes import load_recipe, recipe_names
 from posttrain_helpers.stages.build import load_stage, resolve_model
 from posttrain_helpers.stages.save import save_stage
 
-WITHOUT_SECTION = ("judge",)  # for the tiny world only
 OWN = """
 method: sft
 parent: base
@@ -41,7 +40,7 @@ def test_a_profile_passes_through() -> None:
 
 
 def test_unknown_name_suggests_the_closest() -> None:
-    with pytest.raises(CourseError, match=r"'qwen' does not exist; did you mean 'qwen3'\?.*tiny, qwen3"):
+    with pytest.raises(CourseError, match=r"'qwen' does not exist; did you mean 'qwen3'\?.*tiny, smollm2"):
         get_profile("qwen")
 
 
@@ -70,13 +69,13 @@ def test_the_names_of_the_ready_made_models() -> None:
     assert qwen3.model_named("instruct") == "Qwen/Qwen3-0.6B"
     assert qwen3.model_named("ready_made_sft") == "banghua/Qwen3-0.6B-SFT"
     assert qwen3.model_named("sft") is None
-    assert PROFILES["smol"].model_named("instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert PROFILES["smollm2"].model_named("base") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert resolve_model("instruct", "qwen3") == "Qwen/Qwen3-0.6B"
 
 
 @pytest.mark.parametrize(
     ("name", "profile", "having"),
-    [("instruct", "tiny", "'qwen3' or 'smol'"), ("ready_made_sft", "smol", "'qwen3'")],
+    [("instruct", "tiny", "'qwen3'"), ("ready_made_sft", "smollm2", "'qwen3'")],
 )
 @pytest.mark.parametrize("use", [resolve_model, load_stage])
 def test_a_profile_without_a_ready_made_model_names_those_that_have_it(
@@ -97,7 +96,7 @@ def test_only_pinned_models_have_a_revision() -> None:
     for profile in PROFILES.values():
         assert profile.revision_of(profile.base_model) == profile.revision
     pinned = [model for model in profiles._REVISIONS if len(profiles._REVISIONS[model]) == 40]
-    assert {PROFILES["qwen3"].instruct_model, PROFILES["smol"].instruct_model} == set(pinned)
+    assert {PROFILES["qwen3"].instruct_model, PROFILES["smollm2"].base_model} == set(pinned)
     assert PROFILES["qwen3"].revision_of("Qwen/Qwen3-0.6B") in profiles._REVISIONS.values()
     # Which commit of this one is meant is not known.
     assert PROFILES["qwen3"].revision_of("banghua/Qwen3-0.6B-SFT") is None
@@ -200,41 +199,35 @@ def test_a_stage_of_another_base_model_is_out_of_date(
 # --- the sections of a profile for a CPU ---
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in WITHOUT_SECTION])
-def test_smol_trains_as_qwen3_does_with_sizes_for_a_cpu(name: str, output_root: Path) -> None:
-    small, large = load_recipe(name, "smol"), load_recipe(name, "qwen3")
-    assert small.profile == "smol"
-    assert small.data == {**large.data, "max_samples": 1000}
-    length = "max_length" if "max_length" in large.own_args else "max_completion_length"
-    assert small.own_args[length] < large.own_args[length]
-    assert small.own_args["max_steps"] == 40
-    changed = {key for key in small.own_args if small.own_args[key] != large.own_args.get(key)}
-    assert changed <= {"max_steps", "max_length", "max_completion_length", "activation_checkpointing"}
-    assert set(large.own_args) <= set(small.own_args)
-    assert small.hash != large.hash
-    assert small.args["output_dir"] == str(output_root / "smol" / "runs" / name)
-    assert stage_path(small.stage, small.profile) == output_root / "smol" / "stages" / small.stage
+@pytest.mark.parametrize("name", recipe_names())
+def test_smollm2_trains_an_adapter(name: str, output_root: Path) -> None:
+    small = load_recipe(name, "smollm2")
+    assert small.lora == {"r": 16, "target_modules": "all-linear"}
+    assert load_recipe(name, "qwen3").lora is None
+    assert stage_path(small.stage, small.profile) == output_root / "smollm2" / "stages" / small.stage
 
 
-@pytest.mark.parametrize("sections", ["", "profiles: {smol: {args: {max_length: 2048}}}"])
+@pytest.mark.parametrize("sections", ["", "profiles: {smollm2: {args: {max_length: 2048}}}"])
 def test_a_recipe_for_all_profiles_or_with_a_section_of_its_own_stays_as_it_is(
     tmp_path: Path, sections: str
 ) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(OWN + sections, encoding="utf-8")
-    recipe = load_recipe(path, "smol")
+    recipe = load_recipe(path, "smollm2")
     assert recipe.own_args == {"max_length": 2048}
     assert recipe.data == {"source": "rows.jsonl"}
 
 
-def test_a_recipe_without_a_section_for_the_profile_is_refused() -> None:
-    with pytest.raises(CourseError, match="'judge' has no section for the profile 'smol'; it has tiny"):
-        load_recipe("judge", "smol")
+def test_a_recipe_without_a_section_for_the_profile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN + "profiles: {tiny: {}}", encoding="utf-8")
+    with pytest.raises(CourseError, match="'own' has no section for the profile 'smollm2'; it has tiny"):
+        load_recipe(path, "smollm2")
 
 
 def test_a_profile_can_be_a_key() -> None:
-    assert {profile: profile.name for profile in PROFILES.values()}[get_profile("smol")] == "smol"
-    assert isinstance(get_profile("smol"), Profile)
+    assert {profile: profile.name for profile in PROFILES.values()}[get_profile("smollm2")] == "smollm2"
+    assert isinstance(get_profile("smollm2"), Profile)
 
 
 # --- any other model ---

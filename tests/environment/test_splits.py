@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from split_leaks import leaking, leaks, question_of
 
+from posttrain_helpers.data.loading import load_data
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE, Split, reported_split
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.few_shot import few_shot_items
@@ -22,7 +23,6 @@ from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld.arithmetic import LARGEST_OPERAND, Sum, split_of_sum
 from posttrain_helpers.tinyworld.documents import chat_debris, documents
 from posttrain_helpers.tinyworld.identity import ASSISTANT_NAME, GREETINGS, QUESTIONS, identity_reply
-from posttrain_helpers.tinyworld.questions import load_questions
 from posttrain_helpers.tinyworld.replies import POLITE_REQUEST, REPEAT_REQUEST
 from posttrain_helpers.tinyworld.stories import story_requests
 from posttrain_helpers.tinyworld.tasks import (
@@ -123,7 +123,7 @@ def test_nothing_held_out_is_trained_on(source: str, seed: int) -> None:
 @pytest.mark.parametrize("profile", ["tiny", "qwen3"])
 @pytest.mark.usefixtures("output_root")
 def test_examples_in_prompts_are_of_training_and_the_questions_are_not(profile: str) -> None:
-    rows, questions = load_questions(load_recipe("sft", profile, {"seed": 3}), verbose=False)
+    rows, questions = load_data(load_recipe("sft", profile, {"seed": 3}), verbose=False)
     assert leaking(rows) == []
     prompts = few_shot_items(questions[:50], list(rows), shots=4)
     for item, question in zip(prompts, questions, strict=False):

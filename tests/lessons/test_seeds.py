@@ -216,7 +216,7 @@ def test_every_established_claim_that_fails_is_named() -> None:
 @pytest.mark.parametrize(
     ("profile", "variables"),
     [
-        (runtime("smol"), {}),
+        (runtime("smollm2"), {}),
         (runtime(base_model="mine"), {}),
         (runtime(), {"POSTTRAIN_SPLIT": "dev"}),
         (runtime(), {seeds.MEASURE_VARIABLE: "1"}),

@@ -102,7 +102,7 @@ def test_a_network_that_does_not_answer_is_noticed_within_seconds(
         ("base", "qwen3", "Qwen/Qwen3-0.6B-Base"),
         ("instruct", "qwen3", "Qwen/Qwen3-0.6B"),
         ("ready_made_sft", "qwen3", "banghua/Qwen3-0.6B-SFT"),
-        ("base", "smol", "HuggingFaceTB/SmolLM2-135M"),
+        ("base", "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
         ("openai-community/gpt2", "tiny", "openai-community/gpt2"),
     ],
 )
@@ -123,7 +123,7 @@ def test_whatever_needs_a_model_says_within_seconds_that_the_network_is_blocked(
 
 
 @pytest.mark.usefixtures("online", "output_root")
-@pytest.mark.parametrize("recipe", ["sft", "dpo", "grpo"])
+@pytest.mark.parametrize("recipe", ["sft_dl", "dpo_dl", "grpo_gsm8k"])
 def test_whatever_needs_a_data_set_says_within_seconds_that_the_network_is_blocked(recipe: str) -> None:
     from posttrain_helpers.data.loading import load_data
     from posttrain_helpers.recipes import load_recipe

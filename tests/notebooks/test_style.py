@@ -56,8 +56,9 @@ def test_only_setup_asks_for_the_profile(path: Path) -> None:
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_every_picture_can_be_read_out(path: Path) -> None:
-    outputs = [output for cell in cells(path) for output in cell.outputs if "image/png" in output.get("data", {})]
-    texts = [output.metadata.get("image/png", {}).get("alt", "") for output in outputs]
+    outputs = [output for cell in cells(path) for output in cell.outputs]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    texts = [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]
     assert [text for text in texts if len(text) < 20] == []
 
 

@@ -22,14 +22,11 @@ profiles:
   tiny: {args: {learning_rate: 5e-4}}
   qwen3: {data: {n_train: 20}}
 """
-# A real model judges when it is asked; only the tiny world trains a judge.
-TINY_ONLY = ("judge",)
-SHIPPED = [
-    (name, profile)
-    for name in recipe_names()
-    for profile in PROFILES
-    if profile == "tiny" or name not in TINY_ONLY
-]
+SHIPPED = [(name, profile) for name in recipe_names() for profile in PROFILES]
+
+
+def is_public(name: str) -> bool:
+    return shipped_recipes.recipe_files()[name].parent.name == "public"
 
 
 @pytest.fixture
@@ -98,8 +95,8 @@ def test_another_source_drops_what_only_the_old_one_knows() -> None:
 
 
 def test_another_public_source_does_not_inherit_how_the_old_one_is_read() -> None:
-    assert {"subset", "answer_format"} <= load_recipe("grpo", "qwen3").data.keys()
-    recipe = load_recipe("grpo", "qwen3", ["data.source=mine.jsonl", "data.split=test"])
+    assert {"subset", "answer_format"} <= load_recipe("grpo_gsm8k", "qwen3").data.keys()
+    recipe = load_recipe("grpo_gsm8k", "qwen3", ["data.source=mine.jsonl", "data.split=test"])
     assert recipe.data == {"source": "mine.jsonl", "split": "test", "held_out_samples": 100}
 
 
@@ -485,16 +482,27 @@ def test_the_family_learns_from_the_same_data(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(CHANGED_DATA.keys() - {"reward"}))
-def test_the_family_learns_from_the_same_data_on_a_gpu(name: str) -> None:
-    data = load_recipe(name, "qwen3").data
-    assert data == load_recipe("dpo", "qwen3").data
-    assert data["source"] == "banghua/DL-DPO-Dataset"
-    assert "n_prompts" not in data  # a key of the tiny profile's source
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not is_public(name)])
+def test_profiles_change_the_model_and_never_the_truth(name: str) -> None:
+    """Sizes, rates, adapters and difficulty may differ; what is asked and measured may not."""
+    tiny = load_recipe(name, "tiny")
+    for profile in PROFILES:
+        recipe = load_recipe(name, profile)
+        assert (recipe.method, recipe.parent, recipe.rewards) == (tiny.method, tiny.parent, tiny.rewards)
+        same = {**recipe.data, "largest": tiny.data.get("largest")}
+        assert same == {**tiny.data, "largest": tiny.data.get("largest")}
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if is_public(name)])
+def test_a_public_set_is_the_same_under_every_profile_but_for_its_size(name: str) -> None:
+    large = load_recipe(name, "qwen3").data
+    for profile in PROFILES:
+        data = load_recipe(name, profile).data
+        assert {**data, "max_samples": None} == {**large, "max_samples": None}
 
 
 def test_every_recipe_that_takes_data_from_dpo_is_in_the_table() -> None:
-    texts = {name: (shipped_recipes.DIRECTORY / f"{name}.yaml").read_text("utf-8") for name in recipe_names()}
+    texts = {name: file.read_text("utf-8") for name, file in shipped_recipes.recipe_files().items()}
     assert {name for name, text in texts.items() if "same_as: dpo" in text} == set(CHANGED_DATA)
 
 

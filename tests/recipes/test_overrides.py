@@ -44,9 +44,13 @@ def test_the_changes_come_after_those_of_a_notebook(change) -> None:
 
 def test_recipes_that_share_data_keep_sharing_them(change) -> None:
     change("dpo.data.source=pairs.jsonl dpo.data.held_out_samples=4")
-    for name in ("dpo", "ipo", "kto", "sft_chosen"):
-        assert load_recipe(name, "qwen3").data == {"source": "pairs.jsonl", "held_out_samples": 4}
-    assert load_recipe("sft", "qwen3").data["source"] == "banghua/DL-SFT-Dataset"
+    for name in ("dpo", "ipo", "sft_chosen"):
+        assert load_recipe(name, "qwen3").data == {
+            "source": "pairs.jsonl",
+            "held_out_samples": 4,
+            "length_groups": 16,
+        }
+    assert load_recipe("sft", "qwen3").data["source"] == "tinyworld/sft"
 
 
 def test_a_recipe_of_the_readers_own_can_be_named(change, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.report import results
-from posttrain_helpers.report.results import lesson_figures, read_results, show_figure, write_results
+from posttrain_helpers.report.results import lesson_figures, read_results, save_figure, write_results
 from posttrain_helpers.statistics.claims import Bound, Claim, adjusted_claims
 from posttrain_helpers.statistics.paired_tests import paired_binary
 
@@ -262,7 +262,7 @@ def test_dev_and_test_have_results_and_figures_of_their_own(
     monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
     assert read_results("tiny") == lesson_figures(LESSON, "tiny") == []
     dev = write_results(LESSON, RUNTIME, [claim(after=0.5)], seconds=1.0)
-    picture = show_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "tiny")
+    picture = save_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "a picture", "tiny")
     assert dev == output_root / "tiny" / "dev" / "metrics" / f"{LESSON}.json"
     assert picture.parent == output_root / "tiny" / "dev" / "figures"
     assert [(result.split, result.headline.after) for result in read_results("tiny")] == [("dev", 0.5)]
@@ -291,7 +291,7 @@ def test_results_without_a_split_are_those_of_test(
 def test_figures_are_saved_whole_and_found_by_lesson(output_root: Path) -> None:
     from matplotlib.figure import Figure
 
-    path = show_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "tiny")
+    path = save_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "a picture", "tiny")
     assert path == output_root / "tiny" / "figures" / f"{LESSON}__loss_curve.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert lesson_figures(LESSON, "tiny") == [("loss curve", path)]
@@ -303,7 +303,7 @@ def test_figures_are_saved_whole_and_found_by_lesson(output_root: Path) -> None:
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        show_figure(Failing(), LESSON, "other", "tiny")
+        save_figure(Failing(), LESSON, "other", "a picture", "tiny")
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -312,4 +312,28 @@ def test_a_figure_needs_a_plain_name(output_root: Path, name: str) -> None:
     from matplotlib.figure import Figure
 
     with pytest.raises(CourseError, match="figure's name"):
-        show_figure(Figure(), LESSON, name, "tiny")
+        save_figure(Figure(), LESSON, name, "a picture", "tiny")
+
+
+def test_a_figure_needs_a_text_for_those_who_cannot_see_it(output_root: Path) -> None:
+    from matplotlib.figure import Figure
+
+    with pytest.raises(CourseError, match="the figure 'loss' needs a text for readers who cannot see it"):
+        save_figure(Figure(), LESSON, "loss", " ", "tiny")
+
+
+def test_a_notebook_shows_a_figure_with_its_text(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+    import matplotlib.pyplot as plt
+
+    from posttrain_helpers.report.results import show_figure
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **options: shown.append((data, options)))
+    figure, _ = plt.subplots(figsize=(1, 1))
+    show_figure(figure, LESSON, "loss", "the loss falls", "tiny")
+    ((data, options),) = shown
+    assert options["metadata"] == {"image/png": {"alt": "the loss falls"}}
+    assert data["text/plain"] == "Figure: the loss falls"
+    assert not plt.fignum_exists(figure.number), "the notebook would show it a second time"
+    assert [caption for caption, _ in lesson_figures(LESSON, "tiny")] == ["loss"]

@@ -15,11 +15,11 @@ NOT_ANSWERED = "Not answered yet: put your answer in its place and run the cell 
 FEWEST_ITEMS = 50
 
 
-class NotYet(Exception):
+class NotYet(Exception):  # noqa: N818 - it is feedback, no failure
     """A wrong answer; the text is one sentence that helps and does not give the answer away."""
 
 
-class Unanswered(Exception):
+class Unanswered(Exception):  # noqa: N818
     """Nothing was answered: the value is None, or the function returns None."""
 
 
@@ -146,7 +146,7 @@ def choice(answer: Any, choices: Sequence[str]) -> str:
 
 
 def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
-    """Return the comparison of "change a setting and compare": one change, enough items, the verdict read right.
+    """Return the comparison of "change a setting and compare", if one setting changed and it is read right.
 
     Args:
         answer: {"changed": "args.beta=0.5", "result": a `PairedResult`, "verdict": what it shows}.
