@@ -1,4 +1,4 @@
-"""Directories of small models that a CPU trains in seconds, to run lessons under another than the shipped one.
+"""Directories of small models that a CPU trains in seconds, to run lessons under another one.
 
 - `qwen3`: the architecture of Qwen3 with two small layers. Its tokenizer is Qwen3's own where the environment
   variable `POSTTRAIN_QWEN3_TOKENIZER` names a directory with it, else a ChatML tokenizer of the known world.
