@@ -13,7 +13,7 @@ import ast
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,7 @@ def execute(
     profile: str,
     parameters: dict[str, Any] | None = None,
     on_cell: Callable[[int, int], None] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Path:
     """Execute a notebook with the interpreter that runs this function, and keep the executed copy.
 
@@ -155,6 +156,7 @@ def execute(
         profile: what `POSTTRAIN_PROFILE` says inside the kernel.
         parameters: values injected after the cell tagged `parameters`; None injects nothing.
         on_cell: called with (cell, number of cells) before each cell, both counted from 1.
+        variables: of the kernel's environment, beside and over those of this process.
 
     Returns:
         `target`.
@@ -191,7 +193,7 @@ def execute(
                 parameters=parameters,
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_kernel_manager_class(profile, lambda: busy),
+                kernel_manager_class=_kernel_manager_class(profile, variables or {}, lambda: busy),
                 on_cell_start=start,
                 on_cell_executed=finish,
                 progress_bar=False,
@@ -218,7 +220,7 @@ def execute(
     return partial.replace(target)
 
 
-def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
+def _kernel_manager_class(profile: str, variables: Mapping[str, str], busy: Callable[[], bool]) -> type:
     """Return a kernel manager that starts this interpreter, whatever kernel specs are installed."""
     import zmq
     from ipykernel.kernelspec import get_kernel_dict
@@ -240,6 +242,7 @@ def _kernel_manager_class(profile: str, busy: Callable[[], bool]) -> type:
     }
     if MODEL_VARIABLE in changes_in_force():
         environment[MODEL_VARIABLE] = get_profile(profile).base_model
+    environment |= variables
     specification = KernelSpec(**{**get_kernel_dict(), "env": environment})
     specification.argv[0] = sys.executable
 

@@ -15,14 +15,12 @@ what they measured.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE, output_root, write_json_atomic
 from posttrain_helpers.environment.schemas import read_checked
@@ -164,10 +162,13 @@ def _measure(path: Path, seed: int) -> None:
     metrics, mark = _metrics_path(path.stem, seed), _mark(path.stem, seed)
     for stale in (mark, metrics):
         stale.unlink(missing_ok=True)
-    with mock.patch.dict(os.environ, {OUTPUT_VARIABLE: str(root), MEASURE_VARIABLE: "1"}):
-        execute(
-            shortened, root / PROFILE / "notebooks" / path.name, PROFILE, {"PROFILE": PROFILE, "SEED": seed}
-        )
+    execute(
+        shortened,
+        root / PROFILE / "notebooks" / path.name,
+        PROFILE,
+        {"PROFILE": PROFILE, "SEED": seed},
+        variables={OUTPUT_VARIABLE: str(root), MEASURE_VARIABLE: "1"},
+    )
     if not metrics.is_file():
         raise CourseError(
             f"lesson {path.stem} ended without writing {metrics}; it must call write_results(...) in a cell "

@@ -42,7 +42,7 @@ def test_a_cell_that_was_skipped_is_named_by_the_kernel(tmp_path: Path, output_r
     client = NotebookClient(
         made,
         timeout=300,
-        kernel_manager_class=_kernel_manager_class("tiny", lambda: False),
+        kernel_manager_class=_kernel_manager_class("tiny", {}, lambda: False),
         resources={"metadata": {"path": str(tmp_path)}},
     )
     said, tracebacks = {}, []

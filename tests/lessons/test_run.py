@@ -272,6 +272,14 @@ def test_a_kernel_finds_the_base_model_that_a_relative_path_names(
     assert texts(copy)[-1].strip() == str((tmp_path / "mine").resolve())
 
 
+def test_a_kernel_gets_variables_of_its_own(tmp_path: Path, output_root: Path) -> None:
+    code = "import os; print(os.environ['POSTTRAIN_OUTPUT'], os.environ['POSTTRAIN_PROFILE'])"
+    path = write_notebook(tmp_path / "elsewhere" / "00_first.ipynb", code)
+    copy = execute(path, tmp_path / "copy.ipynb", "qwen3", variables={"POSTTRAIN_OUTPUT": "elsewhere"})
+    assert texts(copy)[-1].strip() == "elsewhere qwen3"
+    assert os.environ["POSTTRAIN_OUTPUT"] == str(output_root)
+
+
 def test_a_failing_lesson_leaves_the_committed_notebook_alone(tmp_path: Path, output_root: Path) -> None:
     path = write_notebook(tmp_path / "00_first.ipynb", "1 / 0")
     before = path.read_bytes()

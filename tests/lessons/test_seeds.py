@@ -67,13 +67,22 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Run notebooks in this process, without a kernel, and list what was run."""
     ran: list[tuple[str, int]] = []
 
-    def execute(source: Path, target: Path, profile: str, parameters: Mapping[str, object]) -> Path:
+    def execute(
+        source: Path,
+        target: Path,
+        profile: str,
+        parameters: Mapping[str, object],
+        variables: Mapping[str, str],
+    ) -> Path:
         scope: dict[str, object] = {}
-        for cell in nbformat.read(source, as_version=4).cells:
-            if cell.cell_type == "code":
-                exec(cell.source, scope)
-                if "parameters" in cell.metadata.get("tags", []):
-                    scope |= parameters
+        with pytest.MonkeyPatch.context() as kernel:
+            for name, value in variables.items():
+                kernel.setenv(name, value)
+            for cell in nbformat.read(source, as_version=4).cells:
+                if cell.cell_type == "code":
+                    exec(cell.source, scope)
+                    if "parameters" in cell.metadata.get("tags", []):
+                        scope |= parameters
         ran.append((source.stem, int(parameters["SEED"])))
         return target
 
@@ -305,8 +314,8 @@ def test_a_notebook_that_was_edited_while_it_ran_is_run_again(
     path = write_toy(directory, ("x = 1", []))
     works = lessons.execute
 
-    def execute(source: Path, *rest: object) -> Path:
-        target = works(source, *rest)
+    def execute(source: Path, *rest: object, **named: object) -> Path:
+        target = works(source, *rest, **named)
         write_toy(directory, ("x = 2", []))
         return target
 
@@ -340,10 +349,12 @@ def test_a_failing_lesson_names_its_seed_and_what_ran_before_is_kept(
     write_toy(directory)
     works = lessons.execute
 
-    def fails_on_two(source: Path, target: Path, profile: str, parameters: dict[str, object]) -> Path:
+    def fails_on_two(
+        source: Path, target: Path, profile: str, parameters: dict[str, object], **named: object
+    ) -> Path:
         if parameters["SEED"] == 2:
             raise CourseError("lesson 00_toy stopped at cell 3.")
-        return works(source, target, profile, parameters)
+        return works(source, target, profile, parameters, **named)
 
     monkeypatch.setattr(lessons, "execute", fails_on_two)
     with pytest.raises(CourseError, match=r"^With seed 2: lesson 00_toy stopped at cell 3\.$"):
