@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OFFLINE = Path(__file__).parent / "offline"
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers that each take every core wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 # Notebook kernels and the processes that tests start read this variable and block the network as well.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -22,10 +24,15 @@ import sitecustomize  # noqa: E402, F401  blocks this process
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every notebook as slow: a lesson trains."""
+    """Mark every notebook as slow, and say what one worker keeps together: a file, and all notebooks.
+
+    A lesson trains, and takes up the stages of those before it.
+    """
     for item in items:
-        if item.path.suffix == ".ipynb":
+        is_notebook = item.path.suffix == ".ipynb"
+        if is_notebook:
             item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group("notebooks" if is_notebook else str(item.path)))
 
 
 @pytest.fixture
