@@ -84,11 +84,11 @@ def test_live_curve_shows_the_last_state(monkeypatch):
 
     shown = []
 
-    def display(figure, display_id):
-        shown.append(figure)
-        return SimpleNamespace(update=shown.append)
+    def show(data, **options):
+        shown.append(options["metadata"]["image/png"]["alt"])
+        return SimpleNamespace(update=show)
 
-    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(IPython.display, "display", show)
     callback = live_curve(("loss",), every=2)
     state = SimpleNamespace(log_history=[], global_step=0, max_steps=6)
     for step in range(1, 6):
@@ -97,7 +97,44 @@ def test_live_curve_shows_the_last_state(monkeypatch):
         callback.on_log(None, state, None)
     assert len(shown) == 2
     callback.on_train_end(None, state, None)
-    assert shown[-1].axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert shown[-1] == "Learning curve over 5 optimizer steps: loss from 1 to 0.2."
+
+
+def test_live_curve_says_how_long_it_still_takes(monkeypatch):
+    from types import SimpleNamespace
+
+    import IPython.display
+
+    from posttrain_helpers import plots
+
+    titles = []
+    draw = plots.plot_training
+
+    def spy(history, keys, title):
+        titles.append(title)
+        return draw(history, keys, title)
+
+    seconds = iter((100.0, 104.0, 110.0))
+    monkeypatch.setattr(plots, "plot_training", spy)
+    monkeypatch.setattr(plots, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(
+        IPython.display, "display", lambda *_, **__: SimpleNamespace(update=lambda *_, **__: None)
+    )
+    callback = live_curve(every=1)
+    # Resumed after step 20: the pace is that of the steps of this run.
+    state = SimpleNamespace(log_history=[], global_step=20, max_steps=2000)
+    callback.on_train_begin(None, state, None)
+    for step in (40, 1995):
+        state.global_step = step
+        state.log_history.append({"step": step, "loss": 1.0})
+        callback.on_log(None, state, None)
+    state.global_step = 2000
+    callback.on_train_end(None, state, None)
+    assert titles == [
+        "step 40 of 2,000, about 7 min left",
+        "step 1,995 of 2,000, about 0 s left",
+        "step 2,000 of 2,000",
+    ]
 
 
 def test_live_curve_without_the_metric_draws_nothing():
