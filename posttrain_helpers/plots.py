@@ -165,9 +165,10 @@ def plot_next_token(
     )
     for panel, temperature in zip([panels] if len(temperatures) == 1 else panels, temperatures, strict=True):
         probabilities = (logits / temperature).softmax(-1)[best].tolist()
-        panel.barh(range(top), probabilities, color=BLUE)
+        bars = panel.barh(range(top), probabilities, color=BLUE)
+        panel.bar_label(bars, [f"{probability:.2f}" for probability in probabilities], padding=3)
         panel.set_yticks(range(top), names, family="monospace")
-        panel.set(xlim=(0, 1), title=f"temperature {temperature:g}", xlabel="probability")
+        panel.set(xlim=(0, 1.14), title=f"temperature {temperature:g}", xlabel="probability")
         panel.invert_yaxis()
     return figure
 
