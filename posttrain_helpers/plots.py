@@ -7,10 +7,12 @@ interval.
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.wording import duration
 
 if TYPE_CHECKING:
     import torch
@@ -158,9 +160,10 @@ def plot_next_token(
     )
     for panel, temperature in zip([panels] if len(temperatures) == 1 else panels, temperatures, strict=True):
         probabilities = (logits / temperature).softmax(-1)[best].tolist()
-        panel.barh(range(top), probabilities, color=BLUE)
+        bars = panel.barh(range(top), probabilities, color=BLUE)
+        panel.bar_label(bars, [f"{probability:.2f}" for probability in probabilities], padding=3)
         panel.set_yticks(range(top), names, family="monospace")
-        panel.set(xlim=(0, 1), title=f"temperature {temperature:g}", xlabel="probability")
+        panel.set(xlim=(0, 1.14), title=f"temperature {temperature:g}", xlabel="probability")
         panel.invert_yaxis()
     return figure
 
@@ -193,7 +196,7 @@ def plot_training(
 
 
 def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
-    """Return a trainer callback that redraws the learning curve in the notebook while training runs.
+    """Return a trainer callback that redraws the learning curve during training, with the time left above.
 
     Args:
         keys: metrics to draw.
@@ -207,6 +210,10 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
         def __init__(self) -> None:
             self.handle: Any = None
             self.entries = 0
+            self.began: tuple[float, int] | None = None  # when, and after which step
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.began = time.monotonic(), state.global_step
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.entries += 1
@@ -220,11 +227,19 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
             history = [entry for entry in state.log_history if all(key in entry for key in keys)]
             if not history:
                 return
-            figure = plot_training(history, keys, title=f"step {state.global_step} of {state.max_steps}")
+            title = f"step {state.global_step:,} of {state.max_steps:,}{self.time_left(state)}"
+            figure = plot_training(history, keys, title=title)
             first, last = history[0], history[-1]
             courses = [f"{key.replace('_', ' ')} from {first[key]:.3g} to {last[key]:.3g}" for key in keys]
             alt = f"Learning curve over {last['step']} optimizer steps: {', '.join(courses)}."
             self.handle = display_figure(figure, alt, self.handle)
+
+        def time_left(self, state: Any) -> str:
+            if self.began is None or not self.began[1] < state.global_step < state.max_steps:
+                return ""
+            started, first_step = self.began
+            pace = (time.monotonic() - started) / (state.global_step - first_step)
+            return f", about {duration(pace * (state.max_steps - state.global_step))} left"
 
     return LiveCurve()
 

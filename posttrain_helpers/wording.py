@@ -22,6 +22,13 @@ def closest(name: object, known: Iterable[str]) -> str:
     return f"did you mean {found[0]!r}? " if found else ""
 
 
+def duration(seconds: float) -> str:
+    """Return a time as a reader wants to see it: `20 s`, `3 min`, `1.9 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def readable_size(size: float) -> str:
     """Return a number of bytes as a reader wants to see it."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -85,7 +85,7 @@ def test_live_curve_shows_the_last_state(monkeypatch):
     shown = []
 
     def show(data, **options):
-        shown.append((data, options["metadata"]["image/png"]["alt"]))
+        shown.append(options["metadata"]["image/png"]["alt"])
         return SimpleNamespace(update=show)
 
     monkeypatch.setattr(IPython.display, "display", show)
@@ -97,9 +97,44 @@ def test_live_curve_shows_the_last_state(monkeypatch):
         callback.on_log(None, state, None)
     assert len(shown) == 2
     callback.on_train_end(None, state, None)
-    data, alt = shown[-1]
-    assert data["image/png"].startswith(b"\x89PNG")
-    assert alt == "Learning curve over 5 optimizer steps: loss from 1 to 0.2."
+    assert shown[-1] == "Learning curve over 5 optimizer steps: loss from 1 to 0.2."
+
+
+def test_live_curve_says_how_long_it_still_takes(monkeypatch):
+    from types import SimpleNamespace
+
+    import IPython.display
+
+    from posttrain_helpers import plots
+
+    titles = []
+    draw = plots.plot_training
+
+    def spy(history, keys, title):
+        titles.append(title)
+        return draw(history, keys, title)
+
+    seconds = iter((100.0, 104.0, 110.0))
+    monkeypatch.setattr(plots, "plot_training", spy)
+    monkeypatch.setattr(plots, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(
+        IPython.display, "display", lambda *_, **__: SimpleNamespace(update=lambda *_, **__: None)
+    )
+    callback = live_curve(every=1)
+    # Resumed after step 20: the pace is that of the steps of this run.
+    state = SimpleNamespace(log_history=[], global_step=20, max_steps=2000)
+    callback.on_train_begin(None, state, None)
+    for step in (40, 1995):
+        state.global_step = step
+        state.log_history.append({"step": step, "loss": 1.0})
+        callback.on_log(None, state, None)
+    state.global_step = 2000
+    callback.on_train_end(None, state, None)
+    assert titles == [
+        "step 40 of 2,000, about 7 min left",
+        "step 1,995 of 2,000, about 0 s left",
+        "step 2,000 of 2,000",
+    ]
 
 
 def test_live_curve_without_the_metric_draws_nothing():

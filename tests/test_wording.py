@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain_helpers.wording import closest, counted, listed
+from posttrain_helpers.wording import closest, counted, duration, listed
 
 
 def test_only_one_is_singular() -> None:
@@ -11,6 +11,10 @@ def test_only_one_is_singular() -> None:
 
 def test_names_are_listed_as_in_a_sentence() -> None:
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_times_are_told_in_the_unit_that_suits_them() -> None:
+    assert [duration(seconds) for seconds in (0.4, 99, 150, 7000)] == ["0 s", "99 s", "2 min", "1.9 h"]
 
 
 def test_near_name_is_suggested() -> None:

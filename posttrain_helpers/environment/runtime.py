@@ -252,6 +252,8 @@ def _set_library_environment(profile: Profile) -> None:
 def _silence_libraries() -> None:
     # TRL itself triggers notices about arguments that transformers renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+    # Without ipywidgets a notebook shows bars of text; tqdm complains where one of these imports it first.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     import datasets
     import transformers
 

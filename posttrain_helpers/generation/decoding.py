@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.progress_bars import ProgressBar
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def generate(
     """Complete prompts in left-padded batches of one constant size.
 
     The model is in eval mode while it generates and gets its previous mode back. The random state of the
-    caller stays as it is.
+    caller stays as it is. What takes more than a few seconds shows a progress bar, which vanishes at the end.
 
     Args:
         model: a causal language model, or a PEFT model around one.
@@ -90,12 +91,14 @@ def generate(
     rows = [ids for ids in encoded for _ in range(num_return_sequences)]
     size = min(batch_size, len(rows))
     generations: list[Generation] = []
-    with evaluation_mode(model), _private_random_state(_device(model), seed):
+    progress = ProgressBar(len(rows), "prompt" if num_return_sequences == 1 else "sample")
+    with evaluation_mode(model), _private_random_state(_device(model), seed), progress:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             filled = [batch[i % len(batch)] for i in range(size)]
             completed = _generate_batch(model, tokenizer, filled, max_new_tokens, float(temperature))
             generations += completed[: len(batch)]
+            progress.update(len(batch))
     if num_return_sequences == 1:
         return generations
     return [generations[i : i + num_return_sequences] for i in range(0, len(rows), num_return_sequences)]

@@ -45,7 +45,8 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     """Return a copy of an executed notebook without what differs between machines or moments.
 
     Metadata of papermill, time stamps, widget states, versions, memory addresses and machine paths go;
-    execution counts run from 1; a progress bar that rewrote its line keeps its last state.
+    execution counts run from 1; a line that was rewritten keeps its last state, and a progress bar that went
+    away leaves nothing.
     """
     notebook = deepcopy(notebook)
     notebook.cells = [cell for cell in notebook.cells if not NOISE_TAGS & set(cell.metadata.get("tags", []))]
@@ -73,14 +74,8 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 
 
 def _normal_outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNode]:
-    kept: list[NotebookNode] = []
-    for output in outputs:
-        if _WIDGET in output.get("data", {}):  # a widget needs its kernel; without one it shows nothing
-            continue
-        if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
-            kept[-1].text += output.text
-            continue
-        kept.append(output)
+    # A widget needs its kernel; without one it shows nothing.
+    kept = _joined_streams([output for output in outputs if _WIDGET not in output.get("data", {})])
     for output in kept:
         if output.output_type == "stream":
             output.text = _scrub(_last_states(output.text))
@@ -89,12 +84,29 @@ def _normal_outputs(outputs: list[NotebookNode], count: int | None) -> list[Note
                 output.data[kind] = _scrub(value)
         if output.output_type == "execute_result":
             output.execution_count = count
-    return kept
+    # A bar of text that was wiped out leaves nothing, and what it parted is one again.
+    return _joined_streams([output for output in kept if output.get("text") != ""])
+
+
+def _joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _last_states(text: str) -> str:
+    """Return what a terminal shows in the end: of a line that was rewritten, the last state."""
     lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join(([""] + [state for state in line.split("\r") if state])[-1] for line in lines)
+    return "\n".join(_last_state(line) if "\r" in line else line for line in lines)
+
+
+def _last_state(line: str) -> str:
+    states = [state for state in line.split("\r") if state]
+    return states[-1].rstrip() if states else ""
 
 
 def _scrub(text: str) -> str:

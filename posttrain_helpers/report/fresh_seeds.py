@@ -108,9 +108,11 @@ def check_claims(
 
 
 def _asserts(runtime: Runtime) -> bool:
+    from posttrain_helpers.environment.profiles import changes_in_force
     from posttrain_helpers.environment.splits import reported_split
 
-    is_measured_world = runtime.profile.name == PROFILE and not runtime.profile.changes
+    is_changed = runtime.profile.changes or changes_in_force()  # recipes, or another base model
+    is_measured_world = runtime.profile.name == PROFILE and not is_changed
     return is_measured_world and reported_split() == "test" and not os.environ.get(MEASURE_VARIABLE)
 
 

@@ -9,6 +9,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.progress_bars import is_live
+from posttrain_helpers.wording import duration
+
 if TYPE_CHECKING:
     from transformers import TrainerCallback
     from transformers.trainer_callback import TrainerState
@@ -28,7 +31,7 @@ class Progress:
     """
 
     def __init__(self, head: str, own_line: bool = False) -> None:
-        self._live = sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
+        self._live = is_live(sys.stdout)
         self._interval = SECONDS_LIVE if self._live else SECONDS_IN_A_FILE
         self._head_is_open = not own_line
         self._shown = ""  # the line that is kept up to date
@@ -86,11 +89,5 @@ def progress_text(state: TrainerState, seconds_left: float) -> str:
             measured = f", {name} {values[-1]:.3f}"
             break
     return (
-        f"  step {state.global_step:,} of {state.max_steps:,}{measured}, about {_duration(seconds_left)} left"
+        f"  step {state.global_step:,} of {state.max_steps:,}{measured}, about {duration(seconds_left)} left"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -177,6 +177,24 @@ def test_batches_have_one_shape_that_does_not_depend_on_the_model(model, tokeniz
     assert [shape[0] for shape in shapes] == [5]  # few prompts are not blown up to a full batch
 
 
+def test_progress_counts_every_sequence_once(model, tokenizer, monkeypatch) -> None:
+    from posttrain_helpers.environment.progress_bars import ProgressBar
+    from posttrain_helpers.generation import decoding
+
+    bars: list[ProgressBar] = []
+
+    def spy(total: int, unit: str) -> ProgressBar:
+        bars.append(ProgressBar(total, unit))
+        return bars[-1]
+
+    monkeypatch.setattr(decoding, "ProgressBar", spy)
+    generate(model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=2)
+    generate(
+        model, tokenizer, PROMPTS, max_new_tokens=2, batch_size=4, temperature=1.0, num_return_sequences=3
+    )
+    assert [(bar.unit, bar.done, bar.total) for bar in bars] == [("prompt", 5, 5), ("sample", 15, 15)]
+
+
 def test_training_mode_is_restored_module_by_module(model, tokenizer) -> None:
     model.train()
     model.model.layers[0].eval()

@@ -227,10 +227,11 @@ def test_every_established_claim_that_fails_is_named() -> None:
     [
         (runtime("smollm2"), {}),
         (runtime(base_model="mine"), {}),
+        (runtime(), {"POSTTRAIN_MODEL": "mine"}),
         (runtime(), {"POSTTRAIN_SPLIT": "dev"}),
         (runtime(), {seeds.MEASURE_VARIABLE: "1"}),
     ],
-    ids=["another profile", "a changed profile", "dev items", "measuring"],
+    ids=["another profile", "a changed profile", "another model", "dev items", "measuring"],
 )
 def test_what_the_seeds_did_not_measure_is_reported_and_not_asserted(
     profile: SimpleNamespace, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch

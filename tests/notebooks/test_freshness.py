@@ -205,6 +205,20 @@ def test_normalising_removes_what_differs_between_machines() -> None:
     assert notebook.cells[0].execution_count == 7, "the notebook given must stay as it was"
 
 
+def test_a_bar_of_text_that_was_wiped_out_leaves_nothing() -> None:
+    outputs = [
+        new_output("stream", name="stdout", text="before\n"),
+        new_output("stream", name="stderr", text="\r 0%|   | 0/9\r50%|## | 4/9\r             \r"),
+        new_output("stream", name="stdout", text="after\n"),
+        new_output("stream", name="stderr", text="\r50%|## | 4/9\r             \rlost   \n"),
+    ]
+    cell = normalise(new_notebook(cells=[new_code_cell("x", outputs=outputs)])).cells[0]
+    assert [(output.name, output.text) for output in cell.outputs] == [
+        ("stdout", "before\nafter\n"),
+        ("stderr", "lost\n"),
+    ]
+
+
 def test_paths_are_only_replaced_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("POSTTRAIN_OUTPUT", str(tmp_path / "out"))
     text = f"{tmp_path / 'out'} {tmp_path / 'outer'} {tmp_path / 'out' / 'x'}"

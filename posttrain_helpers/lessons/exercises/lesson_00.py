@@ -1,0 +1,239 @@
+"""The exercises of lesson 00: two ways to cut a distribution, a sampler to test, another number of shots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.lessons.exercises.exercise import (
+    Exercise,
+    NotYet,
+    call,
+    compared,
+    is_close,
+    number,
+    numbers,
+)
+from posttrain_helpers.statistics.paired_tests import PairedResult, paired_binary
+
+if TYPE_CHECKING:
+    import torch
+
+# 00.1: how many tokens does top-p keep?
+
+SURE, UNSURE, TOP_P = (0.90, 0.06, 0.02, 0.01, 0.01), (0.30, 0.25, 0.20, 0.15, 0.10), 0.8
+
+
+def kept_by_top_p(probabilities: tuple[float, ...], p: float) -> int:
+    """Return the length of the shortest front part of sorted probabilities that adds up to p."""
+    return next(n for n in range(1, len(probabilities) + 1) if sum(probabilities[:n]) >= p)
+
+
+def grade_prediction(answer: Any) -> None:
+    """Accept the two counts."""
+    sure, unsure = numbers(answer, 2)
+    if sure == unsure:
+        raise NotYet(
+            "The same number for both would be top-k. Top-p counts probability, not tokens: how much of it "
+            "lies on the first token of each row?"
+        )
+    if sure != kept_by_top_p(SURE, TOP_P):
+        raise NotYet("Begin with the sure row: which is the first place where the running sum reaches 0.8?")
+    if unsure < kept_by_top_p(UNSURE, TOP_P):
+        raise NotYet("Add up the tokens of the unsure row that you keep: the sum does not reach 0.8 yet.")
+    if unsure > kept_by_top_p(UNSURE, TOP_P):
+        raise NotYet("In the unsure row fewer tokens are enough: stop as soon as the sum reaches 0.8.")
+
+
+# 00.2: min-p
+
+MIN_P_CASES = (
+    (SURE, 0.05),
+    (UNSURE, 0.22),
+    (UNSURE, 0.6),
+    (UNSURE[::-1], 1.0),
+    ((0.05, 0.4, 0.05, 0.4, 0.1), 0.2),
+)
+
+
+def keep_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
+    """Keep the tokens that have at least the share `min_p` of the most likely one's probability."""
+    kept = probabilities * (probabilities >= min_p * probabilities.max())
+    return kept / kept.sum()
+
+
+def keep_min_p_without_scaling(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
+    """Forget that what is left must be a distribution."""
+    return probabilities * (probabilities >= min_p * probabilities.max())
+
+
+def keep_absolute_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
+    """Take `min_p` for a probability."""
+    kept = probabilities * (probabilities >= min_p)
+    return kept / kept.sum()
+
+
+def keep_above_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
+    """Leave out a token that is exactly at the threshold."""
+    kept = probabilities * (probabilities > min_p * probabilities.max())
+    return kept / kept.sum()
+
+
+def grade_min_p(answer: Any) -> None:
+    """Compare with the reference on distributions in several orders."""
+    import torch
+
+    for values, min_p in MIN_P_CASES:
+        probabilities = torch.tensor(values)
+        result = call(answer, probabilities.clone(), min_p)
+        case = f"For the probabilities {list(values)} and min_p={min_p}"
+        found = result.tolist() if hasattr(result, "tolist") else result
+        if isinstance(found, list) and any(value != value for value in found):
+            raise NotYet(f"{case} no token is left. Which token always reaches the threshold, even at 1.0?")
+        found = numbers(result, len(values))
+        expected = keep_min_p(probabilities, min_p).tolist()
+        if [value > 0 for value in found] != [value > 0 for value in expected]:
+            raise NotYet(
+                f"{case} you keep {sum(value > 0 for value in found)} tokens. The threshold is a share of "
+                "the largest probability: work out that number for this case first."
+            )
+        if not is_close(sum(found), 1.0):
+            raise NotYet(
+                f"{case} you keep the right tokens, but what you return adds up to {sum(found):.3f}."
+            )
+        if not all(is_close(one, other) for one, other in zip(found, expected, strict=True)):
+            raise NotYet(f"{case} you keep the right tokens, but their ratios to each other have changed.")
+
+
+# 00.3: the colleague's sampler
+
+DRAWS = 20_000
+SAMPLER_CASES = (((2.0, 1.0, 0.0), 0.25), ((2.0, 1.0, 0.0), 4.0), ((-1.0, 0.5, 3.0, 0.0), 0.5))
+
+
+def draw(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Return how often each token is drawn at a temperature."""
+    import torch
+
+    weights = (logits / temperature).softmax(-1)
+    tokens = torch.multinomial(weights, draws, replacement=True)
+    return tokens.bincount(minlength=len(logits)) / draws
+
+
+def draw_as_shipped(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Return the shares of the notebook's version."""
+    import torch
+
+    weights = logits.softmax(-1) / temperature
+    tokens = torch.multinomial(weights, draws, replacement=True)
+    return tokens.bincount(minlength=len(logits)) / draws
+
+
+def draw_upside_down(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Multiply where a division belongs."""
+    return draw(logits, 1 / temperature, draws)
+
+
+def draw_from_log_probabilities(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Hand logarithms to a sampler that wants probabilities."""
+    import torch
+
+    weights = (logits / temperature).log_softmax(-1)
+    tokens = torch.multinomial(weights, draws, replacement=True)
+    return tokens.bincount(minlength=len(logits)) / draws
+
+
+def grade_sampler(answer: Any) -> None:
+    """Draw often and compare the shares with the softmax."""
+    import torch
+
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for logits, temperature in SAMPLER_CASES:
+            shares = call(answer, torch.tensor(logits), temperature, DRAWS)
+            found.append(numbers(shares, len(logits)))
+    sharp, flat = found[0][0], found[1][0]
+    if abs(sharp - flat) < 0.05:
+        raise NotYet(
+            f"At temperatures 0.25 and 4 the first token is drawn {sharp:.0%} and {flat:.0%} of the time: "
+            "your temperature has no effect. What does torch.multinomial do with weights whose sum is not 1?"
+        )
+    if sharp < flat:
+        raise NotYet(
+            "A low temperature should make the likeliest token likelier still; yours does the opposite."
+        )
+    for shares, (logits, temperature) in zip(found, SAMPLER_CASES, strict=True):
+        expected = (torch.tensor(logits) / temperature).softmax(-1).tolist()
+        if any(abs(number(one) - other) > 0.02 for one, other in zip(shares, expected, strict=True)):
+            raise NotYet(
+                f"For the logits {list(logits)} and temperature {temperature} the shares should be near "
+                "softmax(logits / temperature), and yours are not."
+            )
+
+
+# 00.4: another number of examples
+
+
+def grade_shots(answer: Any) -> None:
+    """Accept a comparison of two numbers of examples that is read right."""
+    compared(answer, ("shots",))
+
+
+def _comparison(up: int, down: int) -> PairedResult:
+    before = [False] * up + [True] * (100 - up)
+    return paired_binary(before, [True] * up + [False] * down + [True] * (100 - up - down))
+
+
+EXERCISES: tuple[Exercise, ...] = (
+    Exercise(
+        "00.1",
+        "predict",
+        grade_prediction,
+        [kept_by_top_p(SURE, TOP_P), kept_by_top_p(UNSURE, TOP_P)],
+        (([1, 3], "does not reach 0.8"), ([4, 4], "would be top-k"), ([2, 4], "Begin with the sure row")),
+        "The cut follows the model's confidence: one token is enough where the model is sure, and most of "
+        "them are kept where it is not. Top-k would keep the same number in both rows.",
+    ),
+    Exercise(
+        "00.2",
+        "function",
+        grade_min_p,
+        keep_min_p,
+        (
+            (keep_min_p_without_scaling, "adds up to"),
+            (keep_absolute_min_p, "share of the largest probability"),
+            (keep_above_min_p, "no token is left"),
+        ),
+        "The threshold moves with the largest probability, so a flat distribution keeps more tokens than a "
+        "sharp one; and at min_p=1 sampling becomes greedy.",
+    ),
+    Exercise(
+        "00.3",
+        "bug",
+        grade_sampler,
+        draw,
+        (
+            (draw_as_shipped, "no effect"),
+            (draw_upside_down, "does the opposite"),
+            (draw_from_log_probabilities, "stops with RuntimeError"),
+        ),
+        "The temperature divides the logits. Divided after the softmax, all probabilities shrink alike, and "
+        "torch.multinomial scales them back without a word: the code runs, and the temperature does nothing.",
+    ),
+    Exercise(
+        "00.4",
+        "change",
+        grade_shots,
+        {"changed": "shots=16", "result": _comparison(8, 5), "verdict": "no_difference_shown"},
+        (
+            (
+                {"changed": "shots=2", "result": _comparison(30, 2), "verdict": "no_difference_shown"},
+                "leave 0 out",
+            ),
+            ({"changed": "seed=1", "result": _comparison(30, 2), "verdict": "improved"}, "about shots"),
+            ({"changed": "shots=2", "result": 0.9, "verdict": "improved"}, "paired comparison"),
+        ),
+        "The same questions stand behind both numbers, so only those whose answer changed between right and "
+        "wrong count, and the interval says which differences are compatible with what you saw.",
+    ),
+)
