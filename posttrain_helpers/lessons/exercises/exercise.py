@@ -31,7 +31,7 @@ class Feedback:
     message: str
 
     def __str__(self) -> str:
-        return f"{self._head} {self.message}".rstrip()
+        return f"{self._head} {self.message}".strip()
 
     __repr__ = __str__
 
