@@ -3,6 +3,8 @@ from .facts import split_of as split_of
 from .gold import gold as gold
 from .gold import gold_score as gold_score
 from .identity import NEW_NAME as NEW_NAME
+from .probes import measure_probes as measure_probes
+from .probes import reward_probes as reward_probes
 from .replies import ONE_WORD_REQUEST as ONE_WORD_REQUEST
 from .replies import POLITE_CLOSERS as POLITE_CLOSERS
 from .replies import POLITE_OPENERS as POLITE_OPENERS
