@@ -231,6 +231,33 @@ class Comparison:
             ]
         )
 
+    def summary(self, parts: Callable[[str, Item], Mapping[str, float]] | None = None) -> pd.DataFrame:
+        """Return one row per model: items, mean of every measure, mean length in tokens, and other means.
+
+        Args:
+            parts: a function of reply and item that returns more numbers by name, such as the parts of a
+                score; their means become columns.
+
+        Returns:
+            The table, indexed by the model's name; NaN where the items have nothing to score.
+        """
+        import pandas as pd
+
+        rows = {}
+        for label in self.labels:
+            replies = self.generations[label]
+            row: dict[str, Any] = {"n": len(replies)}
+            row |= {measure: rate(values)["mean"] for measure, values in self.scores[label].items()}
+            row["tokens"] = sum(len(reply.token_ids) for reply in replies) / len(replies)
+            if parts is not None:
+                found = pd.DataFrame(
+                    [dict(parts(reply.text, item)) for reply, item in zip(replies, self.items, strict=True)]
+                )
+                row |= found.mean().to_dict()
+            rows[label] = row
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+        return table.astype({column: float for column in table.columns if column != "n"})
+
     def _known(self, label: str | None, measure: str | None) -> tuple[str, str]:
         label = self.labels[-1] if label is None else label
         measure = self.measure if measure is None else measure

@@ -546,6 +546,25 @@ def test_to_frame_has_one_row_per_item_and_model() -> None:
     assert (second["model"], second["reply"], second["tokens"]) == ("sft", GOOD[0], 7)
 
 
+def test_summary_has_one_row_per_model_and_the_means_of_parts() -> None:
+    def parts(reply: str, item: dict) -> dict[str, float]:
+        return {"names the city": item["answer"] in reply, "words": len(reply.split())}
+
+    table = build({"base": BAD, "sft": GOOD}).summary(parts)
+    assert table.loc["base"].to_dict() == {
+        **{"n": 8, "strict": 0, "lenient": 0, "stop": 0, "tokens": 6},
+        **{"names the city": 0, "words": 6},
+    }
+    assert table.loc["sft", ["strict", "stop", "names the city"]].tolist() == [1, 1, 1]
+    assert table.n.tolist() == [8, 8]
+    assert "words" not in build({"base": BAD, "sft": GOOD}).summary()
+
+
+def test_summary_leaves_empty_what_nothing_was_scored_for() -> None:
+    items = [{"id": "story", "prompt": [{"role": "user", "content": "Tell a story."}]}]
+    assert build({"a": ["One."], "b": ["Two."]}, items).summary()["strict"].isna().all()
+
+
 def test_importing_the_module_loads_no_torch() -> None:
     code = (
         "import sys, posttrain_helpers.comparison.compare; "
