@@ -1,8 +1,11 @@
-"""Count the steps of every training of this process, and end one whose loss is not finite."""
+"""Count steps and seconds of every training of this process, and end one whose loss is not finite."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
@@ -12,10 +15,11 @@ if TYPE_CHECKING:
 
 STEPS = "posttrain_steps"
 _LOSSES = ("loss", "train_loss")
+_seconds = 0.0
 
 
 def watch_trainings() -> None:
-    """Count the steps of every training of this process, and end one whose loss is not finite.
+    """Count steps and seconds of every training of this process, and end one whose loss is not finite.
 
     Call it before a trainer is built; calling it again does nothing.
     """
@@ -26,6 +30,7 @@ def watch_trainings() -> None:
 
     class TrainingWatch(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.monotonic()
             args.logging_nan_inf_filter = False  # it logs the mean of the other steps in place of a NaN
             model = policy_of(kwargs["model"])
             # A training that resumes has read the weights of its checkpoint.
@@ -35,12 +40,32 @@ def watch_trainings() -> None:
             model = policy_of(kwargs["model"])
             setattr(model, STEPS, getattr(model, STEPS, 0) + 1)
 
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            global _seconds
+            _seconds += time.monotonic() - self.started
+
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
         ) -> None:
             check_losses([logs or {}], state.global_step)
 
     trainer.DEFAULT_CALLBACKS.append(TrainingWatch)
+
+
+def trained_seconds() -> float:
+    """Return how long the trainings of this process took that came to their end, in seconds."""
+    return _seconds
+
+
+@contextmanager
+def uncounted_training() -> Iterator[None]:
+    """Leave out what is trained in the block, such as a stage that was missing."""
+    global _seconds
+    before = _seconds
+    try:
+        yield
+    finally:
+        _seconds = before
 
 
 def check_losses(logs: list[dict[str, Any]], step: int) -> None:

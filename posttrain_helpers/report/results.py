@@ -23,6 +23,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat
 from posttrain_helpers.environment.paths import naming_file
 from posttrain_helpers.environment.schemas import plain, read_checked, write_checked
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, reported_split, results_directory
+from posttrain_helpers.environment.training_watch import trained_seconds
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics.claims import Bound, Claim
 
@@ -55,6 +56,7 @@ class LessonResults:
         written: when the file was written, ISO 8601 in UTC.
         extra: whatever else the lesson wants to keep; it must be plain JSON.
         split: the held-out split that the claims were measured on.
+        training_seconds: of all trainings of the lesson; what it built because it was missing does not count.
     """
 
     lesson: Annotated[str, AfterValidator(_checked_lesson)]
@@ -70,6 +72,7 @@ class LessonResults:
     written: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     split: str = DEFAULT_SPLIT
+    training_seconds: NonNegativeFloat = 0.0
 
     @property
     def headline(self) -> Claim:
@@ -129,6 +132,7 @@ def write_results(
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         extra={str(key): plain(value, f"{where}, {key!r}") for key, value in (extra or {}).items()},
         split=reported_split(),
+        training_seconds=trained_seconds(),
     )
     return write_checked(metrics_path(lesson, runtime.profile.name), results, where)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
+from posttrain_helpers.environment.training_watch import uncounted_training
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.hub import hub_snapshot
 from posttrain_helpers.models.manifest import (
@@ -136,7 +137,8 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
         rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
         trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
         trainer.add_callback(progress.callback())
-        metrics = train(trainer)
+        with uncounted_training():
+            metrics = train(trainer)
         notes: list[str] = []
         save_stage(trainer, recipe.stage, recipe, metrics=metrics, say=notes.append)
         progress.done("; ".join([f"done in {time.perf_counter() - started:.0f} s", *notes]))
