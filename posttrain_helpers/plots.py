@@ -1,4 +1,4 @@
-"""Figures that several lessons draw: rates with intervals, learning curves, next-token bars, coloured tokens.
+"""Figures that several lessons draw: rates with intervals, learning curves, next-token bars, marked tokens.
 
 Sizes and fonts suit a projector; colours can be told apart without colour vision; every rate shows its
 interval.
@@ -244,8 +244,19 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
     return LiveCurve()
 
 
+# Weight and line say what the colour says: some readers do not see it, and paper has none.
+_TOKEN_KEY = "bold and underlined: counts in the loss (supervised)"
+
+
+def _token_style(supervised: bool) -> str:
+    box = "border-radius:3px;padding:1px 3px;margin:1px;display:inline-block;font-family:monospace"
+    if supervised:
+        return f"background:rgba(0,114,178,0.28);font-weight:bold;border-bottom:3px solid {BLUE};{box}"
+    return f"background:rgba(127,127,127,0.14);border-bottom:3px solid transparent;{box}"
+
+
 class TokenView:
-    """Tokens in boxes, the supervised ones coloured; HTML in a notebook, brackets in a terminal."""
+    """Tokens in boxes, the supervised ones bold and underlined; in a terminal these stand in brackets."""
 
     def __init__(self, tokens: Sequence[str], mask: Sequence[bool]) -> None:
         if len(tokens) != len(mask):
@@ -257,15 +268,14 @@ class TokenView:
     def _repr_html_(self) -> str:
         boxes = []
         for token, supervised in zip(self.tokens, self.mask, strict=True):
-            colour = "rgba(0,114,178,0.28)" if supervised else "rgba(127,127,127,0.14)"
             title = "supervised: counts in the loss" if supervised else "not supervised"
             shown = html.escape(token).replace(" ", "·").replace("\n", "⏎")
             boxes.append(
-                f'<span title="{title}" style="background:{colour};border-radius:3px;padding:1px 3px;'
-                f'margin:1px;display:inline-block;font-family:monospace">{shown}</span>'
+                f'<span title="{title}" style="{_token_style(supervised)}">{shown}</span>'
                 + ("<br>" if "\n" in token else "")
             )
-        return f'<div style="line-height:1.9">{"".join(boxes)}</div>'
+        key = f'<div style="font-size:85%">{_TOKEN_KEY}</div>' if any(self.mask) else ""
+        return f'<div style="line-height:2.1">{"".join(boxes)}</div>{key}'
 
     def __str__(self) -> str:
         return "".join(
@@ -279,12 +289,12 @@ class TokenView:
 def show_tokens(
     ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, mask: Sequence[bool] | None = None
 ) -> TokenView:
-    """Show token ids as coloured pieces of text.
+    """Show token ids as pieces of text, the supervised ones bold and underlined.
 
     Args:
         ids: token ids.
         tokenizer: decodes them one by one.
-        mask: True where a token is supervised; None colours nothing.
+        mask: True where a token is supervised; None marks nothing.
     """
     tokens = [tokenizer.decode([token]) for token in ids]
     return TokenView(tokens, mask if mask is not None else [False] * len(tokens))

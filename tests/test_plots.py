@@ -1,3 +1,5 @@
+import re
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -150,10 +152,21 @@ def test_live_curve_without_the_metric_draws_nothing():
 def test_tokens_are_escaped_and_the_supervised_ones_marked(random_model_dir):
     view = TokenView(["<b>", " a", "\n"], [True, False, False])
     assert "<b>" not in view._repr_html_()
-    assert view._repr_html_().count("counts in the loss") == 1
+    assert view._repr_html_().count("supervised: counts in the loss") == 1
     assert str(view) == "[<b>] a\n"
     with pytest.raises(CourseError, match="2 tokens and 1 entries"):
         TokenView(["a", "b"], [True])
+
+
+def test_supervised_tokens_can_be_told_without_colour():
+    page = TokenView(["a", "b"], [True, False])._repr_html_()
+    supervised, other = re.findall(r'<span title="[^"]*" style="([^"]*)">', page)
+    assert "font-weight:bold" in supervised
+    assert "border-bottom:3px solid #" in supervised
+    assert "font-weight" not in other
+    assert "border-bottom:3px solid transparent" in other
+    assert "bold and underlined: counts in the loss" in page
+    assert "underlined" not in TokenView(["a"], [False])._repr_html_()
 
 
 def test_shown_tokens_spell_the_text(random_model_dir):

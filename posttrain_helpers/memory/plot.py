@@ -38,10 +38,10 @@ def plot_memory(history: pandas.DataFrame, ax: Axes | None = None, title: str = 
         _, ax = plt.subplots(figsize=(10, 5.5), layout="constrained")
     lines = (
         ("cpu_mb", "CPU in use", "#0072B2", "-"),
-        ("cpu_peak_mb", "CPU peak", "#0072B2", "--"),
+        ("cpu_peak_mb", "CPU peak", "#000000", "--"),
         ("gpu_reserved_mb", "GPU reserved", "#009E73", "-"),
         ("gpu_allocated_mb", "GPU allocated", "#D55E00", "-"),
-        ("gpu_peak_mb", "GPU peak", "#D55E00", "--"),
+        ("gpu_peak_mb", "GPU peak", "#CC79A7", "--"),
     )
     for column, name, color, style in lines:
         if rows[column].notna().any():

@@ -3,6 +3,7 @@ from .facts import split_of as split_of
 from .gold import gold as gold
 from .gold import gold_score as gold_score
 from .identity import NEW_NAME as NEW_NAME
+from .leaks import find_leaks as find_leaks
 from .probes import measure_probes as measure_probes
 from .probes import reward_probes as reward_probes
 from .replies import ONE_WORD_REQUEST as ONE_WORD_REQUEST
@@ -13,6 +14,7 @@ from .replies import is_polite as is_polite
 from .replies import is_rude as is_rude
 from .stories import has_good_ending as has_good_ending
 from .stories import random_story as random_story
+from .tasks import fact_conversations as fact_conversations
 from .tasks import held_out_stories as held_out_stories
 from .tasks import held_out_suite as held_out_suite
 from .training_data.annotators import annotated_pairs as annotated_pairs

@@ -214,6 +214,30 @@ def training_conversations(n: int, seed: int) -> list[Item]:
     return rows
 
 
+def fact_conversations(n: int, split: Split, seed: int = 0) -> list[Item]:
+    """Draw conversations about the facts of one split, asked and answered as in training.
+
+    Question wordings are those of training, and the manner of a reply does not depend on the split: the same
+    seed gives the same manners in the same order, so that losses on two splits can be compared.
+
+    Args:
+        n: how many, each about another fact.
+        split: whose entities.
+        seed: chooses facts, wordings and manners.
+
+    Returns:
+        Rows with `id`, `task` and `messages` (a user turn and an assistant turn).
+    """
+    rng, rows = random.Random(split_seed(f"fact conversations/{seed}", split)), []
+    for number, (relation, entity) in enumerate(rng.sample(facts_of(split), n)):
+        question = relation.render(rng.choice(relation.questions_of("train")), entity)
+        hand = random.Random(f"hand/{seed}/{number}")
+        reply = styled_reply(relation.statement(entity), relation.short_answer(entity), _manner(hand), hand)
+        identifier = f"facts/{split}/{number}"
+        rows.append({"id": identifier, "task": "facts", "messages": _conversation(question, reply)})
+    return rows
+
+
 # --- held-out suites
 # -------------------------------------------------------------------------------------------------
 

@@ -17,12 +17,14 @@ from posttrain_helpers.tinyworld.identity import (
     held_out_identity_questions,
     identity_reply,
 )
-from posttrain_helpers.tinyworld.replies import is_polite
+from posttrain_helpers.tinyworld.leaks import find_leaks
+from posttrain_helpers.tinyworld.replies import core_of, is_polite
 from posttrain_helpers.tinyworld.stories import random_story, story_requests
 from posttrain_helpers.tinyworld.tasks import (
     SUITES,
     TASK_SHARES,
     build_sft_data,
+    fact_conversations,
     facts_of,
     held_out_stories,
     held_out_suite,
@@ -216,3 +218,22 @@ def test_prompts_to_train_on_have_no_constraints(conversations):
     """A further column would change what a stage is trained on."""
     assert not any("constraints" in row for row in conversations)
     assert "constraints" not in story_item(random.Random(0))
+
+
+@pytest.mark.parametrize("split", ["train", *HELD_OUT_SPLITS])
+def test_fact_conversations_keep_to_their_split(split):
+    rows = fact_conversations(100, split)
+    assert rows == fact_conversations(100, split) != fact_conversations(100, split, seed=1)
+    leaks = find_leaks(rows)
+    assert leaks.fact_rows == 100
+    assert len(leaks.held_out_entities) == (0 if split == "train" else len(leaks.entities))
+
+
+def test_fact_conversations_of_two_splits_have_the_same_manners():
+    def manner(row):
+        reply = row["messages"][-1]["content"]
+        return reply.replace(core_of(reply), "")
+
+    trained, dev = (list(map(manner, fact_conversations(100, split))) for split in ("train", "dev"))
+    assert trained == dev
+    assert len(set(trained)) > 8

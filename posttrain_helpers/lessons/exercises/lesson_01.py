@@ -1,0 +1,222 @@
+"""Exercises of lesson 01: what counts in the loss, the loss of a step, a padded batch, one change."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from posttrain_helpers.lessons.exercises.exercise import Exercise, NotYet, call, compared, is_close, number
+from posttrain_helpers.statistics.paired_tests import paired_binary
+
+Batch = dict[str, list[list[int]]]
+Rows = list[dict[str, list[int]]]
+
+# --- 01.1: which pieces of a conversation count?
+
+PIECES = ("question", "header", "reply", "end token")
+
+
+def grade_pieces(answer: Any) -> None:
+    """Take the list of the pieces that count in the loss."""
+    if not isinstance(answer, (list, tuple, set, frozenset)) or not answer:
+        raise NotYet(f"Give a list of pieces; they are {', '.join(map(repr, PIECES))}.")
+    if unknown := [piece for piece in answer if piece not in PIECES]:
+        raise NotYet(f"{unknown[0]!r} is no piece; they are {', '.join(map(repr, PIECES))}.")
+    if "question" in answer:
+        raise NotYet("Who writes the question when the model is used? It need not learn to write that.")
+    if "header" in answer:
+        raise NotYet("The chat template writes the header before the model writes its first token.")
+    if "reply" not in answer:
+        raise NotYet("What is the model to learn at all, if the answer itself does not count?")
+    if "end token" not in answer:
+        raise NotYet(
+            "When the answer is complete, somebody has to say so. Which token says it, and who writes it?"
+        )
+
+
+# --- 01.2: the loss of one optimizer step
+
+STEPS = (
+    [[1.0, 1.0], [4.0]],
+    [[2.0], [1.0, 1.0, 1.0]],
+    [[0.5, 1.5, 1.0, 3.0], [2.0], [1.0]],
+    [[], [3.0]],
+)
+
+
+def step_loss(batches: list[list[float]]) -> float:
+    """Return the mean loss over all supervised tokens of the batches of one step."""
+    losses = [loss for batch in batches for loss in batch]
+    return sum(losses) / len(losses)
+
+
+def mean_of_means(batches: list[list[float]]) -> float:
+    """Return the mean of the batches' means: the typical mistake."""
+    means = [sum(batch) / len(batch) for batch in batches if batch]
+    return sum(means) / len(means)
+
+
+def sum_of_all(batches: list[list[float]]) -> float:
+    """Return the sum instead of the mean."""
+    return sum(map(sum, batches))
+
+
+def last_batch(batches: list[list[float]]) -> float:
+    """Return the loss of the last batch alone."""
+    return sum(batches[-1]) / len(batches[-1])
+
+
+def grade_step_loss(answer: Any) -> None:
+    """Call a function of the losses per supervised token, batch by batch."""
+    for batches in STEPS:
+        value = number(call(answer, deepcopy(batches)))
+        if is_close(value, step_loss(batches)):
+            continue
+        found = f"For {batches} your function returns {value:.3f}."
+        if is_close(value, mean_of_means(batches)):
+            raise NotYet(f"{found} A token in a short batch must not weigh more than one in a long batch.")
+        if is_close(value, sum_of_all(batches)):
+            raise NotYet(f"{found} That grows with the number of tokens; a mean does not.")
+        raise NotYet(f"{found} Every supervised token of every batch has to count, and all alike.")
+
+
+# --- 01.3: a batch with padding
+
+END = 2
+ROWS: Rows = [
+    {"input_ids": [5, 6, END], "labels": [-100, 6, END]},
+    {"input_ids": [5, 6, 7, 8, END], "labels": [-100, -100, 7, 8, END]},
+]
+
+
+def _padded(rows: Rows, pad_id: int, label: int) -> Batch:
+    longest = max(len(row["input_ids"]) for row in rows)
+    return {
+        "input_ids": [row["input_ids"] + [pad_id] * (longest - len(row["input_ids"])) for row in rows],
+        "labels": [row["labels"] + [label] * (longest - len(row["labels"])) for row in rows],
+    }
+
+
+def pad_rows(rows: Rows, pad_id: int) -> Batch:
+    """Bring rows to one length; padding does not count in the loss, everything else stays as it is."""
+    return _padded(rows, pad_id, -100)
+
+
+def mask_every_pad_id(rows: Rows, pad_id: int) -> Batch:
+    """Mask padding by its id: the mistake that the notebook shows."""
+    batch = _padded(rows, pad_id, pad_id)
+    batch["labels"] = [[-100 if label == pad_id else label for label in row] for row in batch["labels"]]
+    return batch
+
+
+def train_on_padding(rows: Rows, pad_id: int) -> Batch:
+    """Pad the labels like the ids, and mask nothing."""
+    return _padded(rows, pad_id, pad_id)
+
+
+def labels_alone(rows: Rows, pad_id: int) -> list[list[int]]:
+    """Return no batch."""
+    return pad_rows(rows, pad_id)["labels"]
+
+
+def grade_padding(answer: Any) -> None:
+    """Call a function of rows and the id of padding, which may be the end token's."""
+    for pad_id in (0, END):
+        batch = call(answer, deepcopy(ROWS), pad_id)
+        if not isinstance(batch, dict) or set(batch) != {"input_ids", "labels"}:
+            raise NotYet('Return a dictionary with "input_ids" and "labels", as the function does now.')
+        ids, labels = ([_plain(row) for row in _plain(batch[key])] for key in ("input_ids", "labels"))
+        right = pad_rows(ROWS, pad_id)
+        if ids != right["input_ids"]:
+            raise NotYet(f"With pad_id={pad_id} the token ids are no longer the rows, padded at their end.")
+        for row, found, wanted in zip(ROWS, labels, right["labels"], strict=True):
+            if found == wanted:
+                continue
+            size = len(row["labels"])
+            if found[size:] != wanted[size:]:
+                raise NotYet(
+                    f"With pad_id={pad_id} the labels behind a short row are {found[size:]}: padding counts."
+                )
+            raise NotYet(
+                f"With pad_id={pad_id} the labels {row['labels']} became {found[:size]}. Something was lost "
+                "that the model had to learn."
+            )
+
+
+def _plain(values: Any) -> Any:
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+# --- 01.4: one changed setting
+
+SETTINGS = (
+    "args.learning_rate",
+    "args.max_steps",
+    "args.per_device_train_batch_size",
+    "args.lr_scheduler_type",
+)
+
+
+def grade_comparison(answer: Any) -> None:
+    """Take one changed setting of the short training, compared on held-out questions."""
+    compared(answer, SETTINGS)
+
+
+_LOST = paired_binary([True] * 90 + [False] * 10, [True] * 60 + [False] * 40)
+_COMPARED = {"changed": "args.learning_rate=1e-5", "result": _LOST, "verdict": "worse"}
+
+
+EXERCISES: tuple[Exercise, ...] = (
+    Exercise(
+        "01.1",
+        "predict",
+        grade_pieces,
+        ["reply", "end token"],
+        (
+            (["reply"], "Which token says it"),
+            (["reply", "end token", "header"], "writes the header"),
+            (list(PIECES), "Who writes the question"),
+            (["answer"], "is no piece"),
+        ),
+        "The model writes the reply and the token that ends it. The question and the header are given to it.",
+    ),
+    Exercise(
+        "01.2",
+        "function",
+        grade_step_loss,
+        step_loss,
+        (
+            (mean_of_means, "must not weigh more"),
+            (sum_of_all, "grows with the number of tokens"),
+            (last_batch, "has to count"),
+        ),
+        "Until 2024 common trainers took the mean of means, so gradient accumulation changed the result. "
+        "Today they divide by the supervised tokens of the whole step.",
+    ),
+    Exercise(
+        "01.3",
+        "bug",
+        grade_padding,
+        pad_rows,
+        (
+            (mask_every_pad_id, "Something was lost"),
+            (train_on_padding, "padding counts"),
+            (labels_alone, "Return a dictionary"),
+        ),
+        "Padding has to be masked by its place and not by its id: where the end token serves as padding, a "
+        "mask by id takes every end token out of the loss, and the model no longer learns to stop.",
+    ),
+    Exercise(
+        "01.4",
+        "change",
+        grade_comparison,
+        _COMPARED,
+        (
+            ({**_COMPARED, "verdict": "improved"}, "does it leave 0 out"),
+            ({**_COMPARED, "changed": "args.learning_rate=1e-5, args.max_steps=60"}, "Change one setting"),
+            ({**_COMPARED, "changed": "args.seed=1"}, "This exercise is about"),
+            ({**_COMPARED, "result": paired_binary([True] * 9, [False] * 9)}, "decide nothing"),
+        ),
+        "One change, the same questions, an interval, and a verdict that follows from it.",
+    ),
+)

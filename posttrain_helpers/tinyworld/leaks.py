@@ -1,0 +1,97 @@
+"""Does training data touch what is held out? Its questions and the facts that it asks for or states."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from posttrain_helpers.messages import text_key
+from posttrain_helpers.tinyworld.facts import load_relations, split_of
+
+# A sentence of the world begins with a capital or a digit and ends with a mark.
+_SENTENCE = re.compile(r"[A-Z0-9][^.?!]*[.?!]")
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What training rows hold of what is held out.
+
+    Attributes:
+        rows: how many rows were looked at.
+        fact_rows: how many of them ask for a fact of the world, or state one.
+        entities: all entities that these facts are about.
+        held_out_entities: those of `entities` that no training row may mention.
+        held_out_questions: the ids of held-out items whose question is a training question, word for word.
+    """
+
+    rows: int
+    fact_rows: int
+    entities: tuple[str, ...]
+    held_out_entities: tuple[str, ...]
+    held_out_questions: tuple[str, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether anything leaked."""
+        return bool(self.held_out_entities or self.held_out_questions)
+
+    def __str__(self) -> str:
+        named = f" ({', '.join(map(repr, self.held_out_entities[:3]))})" if self.held_out_entities else ""
+        return (
+            f"{self.fact_rows:,} of {self.rows:,} training rows are about {len(self.entities)} entities, "
+            f"{len(self.held_out_entities)} of them held out{named}; held-out questions among the training "
+            f"questions: {len(self.held_out_questions)}"
+        )
+
+    __repr__ = __str__
+
+
+def find_leaks(train: Iterable[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()) -> Leaks:
+    """Look for held-out questions and held-out entities in training rows.
+
+    An entity counts as mentioned when a sentence of any turn asks for a fact about it or states one, in any
+    wording of the world.
+
+    Args:
+        train: rows with `messages`.
+        held_out: items with `id` and `prompt`; their questions must not be asked in training.
+    """
+    rows, fact_rows = 0, 0
+    asked: set[str] = set()
+    entities: dict[str, None] = {}
+    for row in train:
+        rows += 1
+        asked.add(text_key(row["messages"][:-1]))
+        mentioned = dict.fromkeys(_entities_in(row["messages"]))
+        fact_rows += bool(mentioned)
+        entities |= mentioned
+    return Leaks(
+        rows,
+        fact_rows,
+        tuple(entities),
+        tuple(entity for entity in entities if split_of(entity) != "train"),
+        tuple(str(item["id"]) for item in held_out if text_key(item["prompt"]) in asked),
+    )
+
+
+def _entities_in(messages: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    for message in messages:
+        for sentence in _SENTENCE.findall(message["content"]):
+            yield from _entities_by_sentence().get(sentence.lower(), ())
+
+
+@cache
+def _entities_by_sentence() -> dict[str, tuple[str, ...]]:
+    """Return, for every sentence that asks for a fact or states one, the entities that it may be about."""
+    found: dict[str, tuple[str, ...]] = {}
+    for relation in load_relations().values():
+        for entity in relation.pairs:
+            for template in (*relation.questions, *relation.statements):
+                for sentence in _SENTENCE.findall(relation.render(template, entity)):
+                    if entity.lower() in sentence.lower():  # some ask on, as in "How many are there?"
+                        known = found.get(sentence.lower(), ())
+                        found[sentence.lower()] = tuple(dict.fromkeys((*known, entity)))
+    return found
