@@ -127,6 +127,7 @@ def kl_to_reference(
     seed: int = 0,
     batch_size: int = 32,
     return_generations: bool = False,
+    generations: Sequence[Generation] | None = None,
 ) -> numpy.ndarray | tuple[numpy.ndarray, list[Generation]]:
     """Estimate KL(policy || reference) for each prompt from one completion that the policy samples.
 
@@ -145,26 +146,35 @@ def kl_to_reference(
         seed: seed of the sampling.
         batch_size: sequences in a batch; fewer where a large vocabulary needs the memory.
         return_generations: also return the completions, to be used again.
+        generations: N completions that the policy has sampled already, with this temperature and the same
+            `max_new_tokens`; None samples them here.
 
     Returns:
         Nats per completion, shape (N,); with `return_generations` also the N generations.
 
     Raises:
-        CourseError: a temperature of 0, models with different vocabularies, or as `generate`.
+        CourseError: a temperature of 0, models with different vocabularies, not as many generations as
+            prompts, or as `generate`.
     """
     import numpy
     import torch
 
     _check_comparable(policy, reference, temperature)
-    generations = generate(
-        policy,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        batch_size=batch_size,
-    )
+    if generations is None:
+        generations = generate(
+            policy,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch_size,
+        )
+    elif len(generations) != len(prompts):
+        raise CourseError(
+            f"each prompt needs its own completion, but there are {len(prompts)} prompts and "
+            f"{len(generations)} generations; pass lists of equal length."
+        )
     encoded = encode_prompts(tokenizer, prompts)
     rows = [[*ids, *completion.token_ids] for ids, completion in zip(encoded, generations, strict=True)]
     longest = max(len(row) for row in rows)
@@ -184,7 +194,7 @@ def kl_to_reference(
                 )
                 divergences.append(steps.sum().item())
     values = numpy.array(divergences)
-    return (values, generations) if return_generations else values
+    return (values, list(generations)) if return_generations else values
 
 
 def _conversations(prompts: Sequence[Messages], completions: Sequence[str | Messages]) -> list[Messages]:

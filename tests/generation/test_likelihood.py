@@ -321,6 +321,17 @@ class TestKLToReference:
             expected.append(steps[len(ids) - 1 : -1].sum().item())
         assert values.tolist() == pytest.approx(expected, abs=SUM_CLOSE)
 
+    def test_completions_that_are_there_are_not_sampled_again(
+        self, policy, reference, tokenizer, monkeypatch
+    ) -> None:
+        sampled = generate(policy, tokenizer, PROMPTS, max_new_tokens=8, temperature=1.0, seed=5)
+        expected = kl_to_reference(policy, reference, tokenizer, PROMPTS, max_new_tokens=8, seed=5)
+        monkeypatch.setattr(divergence, "generate", None)
+        values = kl_to_reference(policy, reference, tokenizer, PROMPTS, generations=sampled)
+        assert values.tolist() == expected.tolist()
+        with pytest.raises(CourseError, match="2 generations"):
+            kl_to_reference(policy, reference, tokenizer, PROMPTS, generations=sampled[1:])
+
     def test_half_precision_is_widened_before_the_temperature(self, policy, reference, tokenizer) -> None:
         """One prompt, so that the rows here and there have one shape and round alike."""
         models = policy.bfloat16(), reference.bfloat16()

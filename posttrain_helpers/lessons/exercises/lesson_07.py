@@ -1,0 +1,259 @@
+"""Exercises of lesson 07: losses and lengths, labels that may be wrong, KTO's reference point and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from posttrain_helpers.lessons.exercises.exercise import Exercise, NotYet, call, compared, is_close, numbers
+from posttrain_helpers.losses import dpo_loss
+from posttrain_helpers.statistics import PairedResult
+
+Tensor = torch.Tensor
+
+LOSSES = ("DPO", "IPO", "KTO", "ORPO", "SimPO")
+# Log-probabilities of two pairs: chosen and rejected under the policy, then under the reference.
+PAIRS = tuple(torch.tensor(column) for column in ([-8.0, -5.0], [-22.0, -3.0], [-10.0, -6.0], [-14.0, -9.0]))
+
+
+def grade_lengths(answer: Any) -> None:
+    """Which losses change when a reply of a model that equals its reference gets longer?"""
+    names = [answer] if isinstance(answer, str) else answer
+    if not isinstance(names, (list, tuple, set)) or not set(names) <= set(LOSSES):
+        raise NotYet(
+            f"A list of names out of {', '.join(LOSSES)} is expected here, but {answer!r} was found."
+        )
+    named = set(names)
+    if "IPO" in named:
+        raise NotYet(
+            "IPO does divide by the length. But what does it divide, where policy and reference agree?"
+        )
+    if named & {"DPO", "KTO"}:
+        raise NotYet("Look at the arguments of the losses of DPO and KTO: does the length enter anywhere?")
+    if named != {"ORPO", "SimPO"}:
+        raise NotYet("One is missing: which losses take the mean log-probability of the policy alone?")
+
+
+def conservative_dpo(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    beta: float,
+    flipped: float,
+) -> Tensor:
+    """Return the DPO loss that is expected when a share of the labels is flipped."""
+    margin = beta * (policy_chosen - ref_chosen - (policy_rejected - ref_rejected))
+    return -(1 - flipped) * logsigmoid(margin) - flipped * logsigmoid(-margin)
+
+
+def flipped_margin(*arguments: Any) -> Tensor:
+    """The mistake of averaging margins in place of losses."""
+    *columns, beta, flipped = arguments
+    margin = columns[0] - columns[2] - (columns[1] - columns[3])
+    return -logsigmoid(beta * (1 - 2 * flipped) * margin)
+
+
+def exchanged_shares(*arguments: Any) -> Tensor:
+    """The mistake of giving the share of wrong labels to the pair as it is labelled."""
+    return conservative_dpo(*arguments[:5], 1 - arguments[5])
+
+
+def grade_conservative(answer: Any) -> None:
+    """The expected loss over right and wrong labels, on two pairs."""
+    for beta, flipped in ((0.3, 0.1), (0.15, 0.25), (0.3, 0.0)):
+        values = numbers(call(answer, *PAIRS, beta, flipped), 2)
+        arguments = (*PAIRS, beta, flipped)
+        if all(map(is_close, values, conservative_dpo(*arguments).tolist())):
+            continue
+        if all(map(is_close, values, exchanged_shares(*arguments).tolist())):
+            raise NotYet("Most labels are right. Which of the two losses should get the larger weight?")
+        if all(map(is_close, values, flipped_margin(*arguments).tolist())):
+            raise NotYet("You have averaged the margins. It is the two losses that are to be averaged.")
+        if all(map(is_close, values, dpo_loss(*PAIRS, beta).tolist())):
+            raise NotYet("That is DPO's own loss: where does `flipped` come in?")
+        raise NotYet(
+            f"With beta {beta} and flipped {flipped} another loss is expected. Write down DPO's loss of a "
+            "pair, and again with chosen and rejected exchanged; then weight the two."
+        )
+
+
+def scorer(table: dict[tuple[str, str], float]) -> Callable[..., Tensor]:
+    """Return a toy model: a function of prompts and replies that looks up log-probabilities."""
+    return lambda prompts, replies: torch.tensor([table[row] for row in zip(prompts, replies, strict=True)])
+
+
+PROMPTS, REPLIES = ["p0", "p1", "p2"], ["r0", "r1", "r2"]
+DESIRABLE = torch.tensor([True, False, True])
+
+
+def toy_models(drift: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return policy and reference; the policy finds misplaced replies likelier by about `drift` nats."""
+    reference = {
+        (p, r): -10.0 - 2 * i - j - i * j for i, p in enumerate(PROMPTS) for j, r in enumerate(REPLIES)
+    }
+    policy = {
+        (p, r): reference[p, r] + (drift + 0.5 * j if p[1] != r[1] else 4.0 - 2.5 * j)
+        for p in PROMPTS
+        for j, r in enumerate(REPLIES)
+    }
+    return scorer(policy), scorer(reference)
+
+
+def kto_batch(
+    policy: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    prompts: list[str],
+    replies: list[str],
+    desirable: Tensor,
+    beta: float,
+    clamp: bool = True,
+    detach: bool = True,
+    both: bool = True,
+) -> Tensor:
+    """Return KTO's loss of a batch, the reference point from replies moved to the next prompt."""
+    moved = [replies[-1], *replies[:-1]]
+    point = (policy(prompts, moved) - reference(prompts, moved if both else replies)).mean()
+    point = point.clamp(min=0) if clamp else point
+    point = point.detach() if detach else point
+    margins = policy(prompts, replies) - reference(prompts, replies) - point
+    return (1 - torch.sigmoid(beta * torch.where(desirable, margins, -margins))).mean()
+
+
+def rolled_kto_batch(
+    policy: Any, reference: Any, prompts: Any, replies: Any, desirable: Any, beta: float
+) -> Tensor:
+    """The function of the notebook."""
+    log_ratios = policy(prompts, replies) - reference(prompts, replies)
+    margins = log_ratios - log_ratios.roll(1).mean().clamp(min=0).detach()
+    return (1 - torch.sigmoid(beta * torch.where(desirable, margins, -margins))).mean()
+
+
+def grade_kto_batch(answer: Any) -> None:
+    """KTO's loss of a toy batch, with a reference point above and below 0, and its gradient."""
+    for drift in (1.0, -3.0):
+        arguments = (*toy_models(drift), PROMPTS, REPLIES, DESIRABLE, 0.3)
+        backwards = (*toy_models(drift), PROMPTS[::-1], REPLIES[::-1], DESIRABLE.flip(0), 0.3)
+        (value,) = numbers([call(answer, *arguments)], 1)
+        # Each reply may move to the prompt of the next row or of the row before.
+        if any(is_close(value, kto_batch(*rows).item(), 1e-4) for rows in (arguments, backwards)):
+            continue
+        if is_close(value, rolled_kto_batch(*arguments).item(), 1e-4):
+            raise NotYet(
+                "The loss is the same as before. Compute the reference point by hand for three log ratios: "
+                "what does the mean make of their new order? And which replies should it be about?"
+            )
+        if is_close(value, kto_batch(*arguments, both=False).item(), 1e-4):
+            raise NotYet("The policy scores the moved replies. What does the reference score?")
+        if is_close(value, kto_batch(*arguments, clamp=False).item(), 1e-4):
+            raise NotYet("Where misplaced replies became less likely, your reference point is below 0.")
+        raise NotYet(
+            "Another loss is expected. The reference point needs two more forward passes: score each reply "
+            "under the prompt of another row, with both models. The rest of the function is right."
+        )
+    if _gradient(answer) != _gradient(kto_batch):
+        raise NotYet(
+            "The value is right, but a gradient flows through the reference point; it should be a constant."
+        )
+
+
+def _gradient(function: Callable[..., Any]) -> bool:
+    """Say whether the loss has a gradient with regard to misplaced replies."""
+    weights = torch.zeros((), requires_grad=True)
+    policy, reference = toy_models(1.0)
+
+    def misplaced(prompts: list[str], replies: list[str]) -> Tensor:
+        moved = torch.tensor([float(p[1] != r[1]) for p, r in zip(prompts, replies, strict=True)])
+        return policy(prompts, replies) + weights * moved
+
+    loss = call(function, misplaced, reference, PROMPTS, REPLIES, DESIRABLE, 0.3)
+    (gradient,) = torch.autograd.grad(loss, weights)
+    return bool(gradient.abs() > 0)
+
+
+def grade_weight(answer: Any) -> None:
+    """Another weight of the good replies, compared on the same questions."""
+    compared(answer, ["args.desirable_weight"])
+    value = answer["changed"].partition("=")[2].strip()
+    try:
+        weight = float(value)
+    except ValueError:
+        raise NotYet(f"A weight is a number, but {value!r} was found.") from None
+    if 3.5 < weight < 4.5:
+        raise NotYet("That is about the weight of the run that you compare with; take quite another one.")
+
+
+def _example(difference: float, low: float, high: float) -> PairedResult:
+    shared = {"n": 327, "before": 0.5, "up": 70, "down": 80, "same": 177, "kind": "numeric", "sd": 0.4}
+    return PairedResult(after=0.5 + difference, difference=difference, low=low, high=high, p=0.5, **shared)
+
+
+_UNCLEAR = _example(-0.015, -0.05, 0.02)
+
+EXERCISES: tuple[Exercise, ...] = (
+    Exercise(
+        "07.1",
+        "predict",
+        grade_lengths,
+        ["ORPO", "SimPO"],
+        (
+            (["IPO", "ORPO", "SimPO"], "what does it divide"),
+            (["DPO", "ORPO", "SimPO"], "does the length enter"),
+            (["SimPO"], "One is missing"),
+            ("all", "A list of names"),
+        ),
+        "Where policy and reference agree, every log ratio is 0, and 0 divided by any length is 0. ORPO and "
+        "SimPO look at the policy's mean alone, and there the long reply is likely, token by token.",
+    ),
+    Exercise(
+        "07.2",
+        "function",
+        grade_conservative,
+        conservative_dpo,
+        (
+            (lambda *arguments: dpo_loss(*arguments[:5]), "where does `flipped` come in"),
+            (exchanged_shares, "the larger weight"),
+            (flipped_margin, "averaged the margins"),
+            (lambda *arguments: 2 * conservative_dpo(*arguments), "another loss is expected"),
+        ),
+        "This loss is smallest at the margin log((1 - flipped) / flipped) / beta. Like IPO's it has a "
+        "target, and beyond that it pushes back.",
+    ),
+    Exercise(
+        "07.3",
+        "bug",
+        grade_kto_batch,
+        kto_batch,
+        (
+            (rolled_kto_batch, "what does the mean make"),
+            (lambda *arguments: kto_batch(*arguments, both=False), "What does the reference score"),
+            (lambda *arguments: kto_batch(*arguments, clamp=False), "below 0"),
+            (lambda *arguments: kto_batch(*arguments, detach=False), "a gradient flows"),
+            (lambda *arguments: 2 * kto_batch(*arguments), "Another loss is expected"),
+        ),
+        "A mean has no order, so to roll the log ratios changes nothing: the reference point was that of the "
+        "matched replies. The replies must move, and be scored again under their new prompts.",
+    ),
+    Exercise(
+        "07.4",
+        "change",
+        grade_weight,
+        {"changed": "args.desirable_weight=1", "result": _UNCLEAR, "verdict": "no_difference_shown"},
+        (
+            ({"changed": "args.beta=1", "result": _UNCLEAR, "verdict": "worse"}, "This exercise is about"),
+            (
+                {"changed": "args.desirable_weight=1", "result": _UNCLEAR, "verdict": "worse"},
+                "does it leave 0 out",
+            ),
+            (
+                {"changed": "args.desirable_weight=4", "result": _UNCLEAR, "verdict": "no_difference_shown"},
+                "take quite another one",
+            ),
+        ),
+        "One run on one seed, whatever it shows: read the interval, not the point. The balance matters more "
+        "the fewer replies of one kind there are; one good reply in a hundred would be a harder test.",
+    ),
+)
