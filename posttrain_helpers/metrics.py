@@ -103,11 +103,6 @@ def lenient_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     return holds_words(reply, str(answer))
 
 
-def word_count(text: str) -> int:
-    """Return the number of words, separated by blanks."""
-    return len(text.split())
-
-
 def repetition_rate(text: str, n: int = 3) -> float:
     """Return the share of the n-grams of words that occurred before in the same text: 0 never, near 1 a loop.
 

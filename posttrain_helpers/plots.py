@@ -1,7 +1,6 @@
-"""Figures that several lessons draw: rates with intervals, learning curves, next-token bars, marked tokens.
+"""Figures that several lessons draw: learning curves, next-token bars, marked tokens.
 
-Sizes and fonts suit a projector; colours can be told apart without colour vision; every rate shows its
-interval.
+Sizes and fonts suit a projector, and colours can be told apart without colour vision.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from posttrain_helpers.wording import duration
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerBase
 
@@ -60,79 +58,6 @@ def display_figure(figure: Figure, alt: str, handle: Any = None) -> Any:
         return display(data, display_id=True, **shown)
     handle.update(data, **shown)
     return handle
-
-
-def plot_rates(
-    rates: Mapping[str, tuple[int, int]],
-    *,
-    axes: Axes | None = None,
-    title: str = "",
-    label: str = "share right",
-) -> Axes:
-    """Draw rates as bars with Wilson intervals.
-
-    Args:
-        rates: name -> (successes, trials).
-        axes: where to draw; None makes a figure.
-        title: of the panel.
-        label: of the value axis.
-
-    Raises:
-        CourseError: for a rate without trials.
-    """
-    from posttrain_helpers.statistics.intervals import wilson_interval
-
-    empty = [name for name, (_, trials) in rates.items() if trials == 0]
-    if empty or not rates:
-        raise CourseError(f"There is nothing to draw: {', '.join(empty) or 'no rate'} has no trials.")
-    axes = axes if axes is not None else new_figure(height=0.6 + 0.55 * len(rates))[1]
-    for position, (successes, trials) in enumerate(rates.values()):
-        low, high = wilson_interval(successes, trials)
-        value = successes / trials
-        axes.barh(position, value, color=COLOURS[position % len(COLOURS)], height=0.62)
-        axes.errorbar(
-            value, position, xerr=[[value - low], [high - value]], color="black", capsize=4, linewidth=1.4
-        )
-        axes.text(min(high, 1.0) + 0.015, position, f"{value:.0%}", va="center")
-    axes.set_yticks(range(len(rates)), [f"{name}  (n={trials})" for name, (_, trials) in rates.items()])
-    axes.set(xlim=(0, 1.12), xlabel=f"{label}, 95 % interval", title=title)
-    axes.invert_yaxis()
-    return axes
-
-
-def plot_changes(
-    before: Mapping[str, tuple[int, int]],
-    after: Mapping[str, tuple[int, int]],
-    labels: tuple[str, str],
-    title: str = "",
-) -> Figure:
-    """Draw, for each group, a rate before and after as two dots joined by a line.
-
-    Args:
-        before: group -> (successes, trials).
-        after: the same groups.
-        labels: names of the two models.
-        title: of the figure.
-    """
-    if set(before) != set(after):
-        raise CourseError(
-            f"Both models need the same groups; these differ: {', '.join(sorted(set(before) ^ set(after)))}."
-        )
-    groups = sorted(
-        before, key=lambda name: (after[name][0] / after[name][1], before[name][0] / before[name][1])
-    )
-    figure, axes = new_figure(height=1.2 + 0.27 * len(groups))
-    first = [before[name][0] / before[name][1] for name in groups]
-    second = [after[name][0] / after[name][1] for name in groups]
-    axes.hlines(range(len(groups)), first, second, color=GREY, alpha=0.5, linewidth=2)
-    axes.plot(first, range(len(groups)), "o", color=ORANGE, label=labels[0])
-    axes.plot(second, range(len(groups)), "s", color=BLUE, label=labels[1])
-    axes.set_yticks(
-        range(len(groups)), [f"{name.replace('_', ' ')}  (n={after[name][1]})" for name in groups]
-    )
-    axes.set(xlim=(-0.03, 1.03), xlabel="share right", title=title)
-    axes.legend(loc="lower right")
-    return figure
 
 
 def plot_next_token(

@@ -16,7 +16,6 @@ from posttrain_helpers.metrics import (
     numbers_equal,
     repetition_rate,
     strict_match,
-    word_count,
 )
 
 
@@ -161,11 +160,6 @@ def test_ngram_guards() -> None:
         repetition_rate("a b c", n=0)
     with pytest.raises(CourseError, match="found one string"):
         distinct_n("a b c")
-
-
-def test_word_count() -> None:
-    assert word_count("  one two\nthree ") == 3
-    assert word_count("") == 0
 
 
 TEXTS = ["The capital of France is Paris.", "A cow says moo.", "3 + 4 = 7. An owl can fly. user asks."]

@@ -12,45 +12,16 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.plots import (
     TokenView,
     live_curve,
-    plot_changes,
     plot_next_token,
-    plot_rates,
     plot_training,
     show_tokens,
 )
-from posttrain_helpers.statistics.intervals import wilson_interval
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
     plt.close("all")
-
-
-def test_bars_show_the_rates_and_their_intervals():
-    axes = plot_rates({"before": (20, 100), "after": (90, 100)})
-    assert [bar.get_width() for bar in axes.patches] == [0.2, 0.9]
-    low, high = wilson_interval(90, 100)
-    segment = axes.collections[1].get_segments()[0]
-    assert segment[:, 0] == pytest.approx([low, high])
-    assert [text.get_text() for text in axes.texts] == ["20%", "90%"]
-    assert "n=100" in axes.get_yticklabels()[0].get_text()
-
-
-@pytest.mark.parametrize("rates", [{}, {"before": (0, 0)}])
-def test_nothing_to_draw_is_refused(rates):
-    with pytest.raises(CourseError, match="nothing to draw"):
-        plot_rates(rates)
-
-
-def test_groups_are_ordered_by_the_result():
-    figure = plot_changes(
-        {"low": (0, 10), "high": (5, 10)}, {"low": (1, 10), "high": (9, 10)}, ("before", "after")
-    )
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert [label.split()[0] for label in labels] == ["low", "high"]
-    with pytest.raises(CourseError, match="same groups; these differ: other"):
-        plot_changes({"low": (0, 10)}, {"low": (0, 10), "other": (1, 2)}, ("before", "after"))
 
 
 def test_next_token_bars_are_the_softmax_at_each_temperature(random_model_dir):

@@ -17,14 +17,14 @@ from posttrain_helpers.evaluation.runner import evaluate
 from posttrain_helpers.evaluation.suites.suite import Suite
 from posttrain_helpers.generation.decoding import generate
 from posttrain_helpers.generation.likelihood import kl_to_reference, text_losses
-from posttrain_helpers.metrics import lenient_match, word_count
+from posttrain_helpers.metrics import lenient_match
 from posttrain_helpers.stages import loading
 
 TEXTS = ["A cow says moo.", "3 + 4 = 7.", "An owl can fly."]
 
 
 def length(reply: str, item: dict[str, Any]) -> float:
-    return word_count(reply) - (0.0 if item["stopped"] else 10.0)
+    return len(reply.split()) - (0.0 if item["stopped"] else 10.0)
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_a_record_holds_replies_scores_and_losses(output_root: Path, random_mode
         None,
     )
     assert suite.scores["words"] == tuple(
-        word_count(text) - 10 * (not end) for text, end in zip(suite.replies, suite.stopped, strict=True)
+        len(text.split()) - 10 * (not end) for text, end in zip(suite.replies, suite.stopped, strict=True)
     )
     assert list(suite.scores) == ["correct", "words"]
     assert suite.relations == ("sounds", None, None)
