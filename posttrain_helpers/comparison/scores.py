@@ -48,8 +48,7 @@ def apply_measures(
     """Score the replies of every model.
 
     Args:
-        measures: functions by name, from `measures_of`; one with a method `many(replies, items)` is asked
-            once for all replies of a model.
+        measures: functions by name, from `measures_of`.
         generations: for each model one generation per item.
         items: the held-out items.
 
@@ -64,10 +63,8 @@ def apply_measures(
         label: {
             **{
                 name: [
-                    _value(name, value, item)
-                    for value, item in zip(
-                        scores_of(function, [reply.text for reply in replies], items), items, strict=True
-                    )
+                    _value(name, function(reply.text, item), item)
+                    for reply, item in zip(replies, items, strict=True)
                 ]
                 for name, function in measures.items()
             },
@@ -109,18 +106,6 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
             f"{name}={value!r} is unknown here; {closest(value, choices)}"
             f"use one of {', '.join(map(repr, choices))}."
         )
-
-
-def scores_of(function: Score, texts: Sequence[str], items: Sequence[Item]) -> list[Any]:
-    """Return the score of every reply, all at once where the function has a method `many` for that.
-
-    Args:
-        function: of reply and item; `many(replies, items)` may be faster than one call for each.
-        texts: N replies.
-        items: the N items that were asked.
-    """
-    many = getattr(function, "many", None)
-    return list(many(texts, items) if many else map(function, texts, items))
 
 
 def _value(name: str, value: Any, item: Item) -> Value:

@@ -1,4 +1,3 @@
-from .profiles import READY_MADE as READY_MADE
 from .profiles import get_profile as get_profile
 from .runtime import setup as setup
 from .runtime import trainer_defaults as trainer_defaults

@@ -6,7 +6,6 @@ from .board.plots import plot_retention as plot_retention
 from .dialogues import generate_dialogues as generate_dialogues
 from .judges.by_score import ScoreJudge as ScoreJudge
 from .judges.by_score import reward_model_judge as reward_model_judge
-from .judges.language_model import DEFAULT_TEMPLATE as DEFAULT_TEMPLATE
 from .judges.language_model import LanguageModelJudge as LanguageModelJudge
 from .judges.pairs import judge_pairs as judge_pairs
 from .judges.pairs import kappa as kappa

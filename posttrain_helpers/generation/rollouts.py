@@ -24,7 +24,7 @@ from posttrain_helpers.generation.decoding import (
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import GRPOTrainer
 
 
@@ -161,6 +161,51 @@ def sample_completions(
             for index, completion in zip(batch, sampled, strict=True):
                 completions[index] = completion
     return completions
+
+
+def sample_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> list[list[str]]:
+    """Sample several replies to each prompt as GRPO does, from the whole distribution.
+
+    Args:
+        model: a causal language model with a key-value cache.
+        tokenizer: its tokenizer.
+        prompts: N prompts, as `generate` takes them.
+        samples: replies to each prompt.
+        max_new_tokens: the most tokens of a reply.
+        temperature: above 0.
+        seed: of the sampling.
+        batch_size: the most rows at a time.
+
+    Returns:
+        For each prompt the texts of its replies, without special tokens.
+
+    Raises:
+        CourseError: what `sample_completions` raises.
+    """
+    import torch
+
+    drawn = sample_completions(
+        model,
+        [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        stop_ids=stop_token_ids(model, tokenizer),
+        pad=tokenizer.pad_token_id,
+        generator=torch.Generator(model.device).manual_seed(seed),
+        batch_size=batch_size,
+    )
+    texts = tokenizer.batch_decode([completion.ids for completion in drawn], skip_special_tokens=True)
+    return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
 
 def grpo_rollouts(prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:

@@ -1,12 +1,8 @@
-from .advantages import KL_ESTIMATORS as KL_ESTIMATORS
-from .advantages import SCALES as SCALES
-from .advantages import STD_EPSILON as STD_EPSILON
 from .advantages import leave_one_out_advantages as leave_one_out_advantages
 from .advantages import masked_mean as masked_mean
 from .advantages import masked_whiten as masked_whiten
 from .kl import k1_estimate as k1_estimate
 from .kl import k3_estimate as k3_estimate
-from .policy import KINDS as KINDS
 from .policy import clipped_policy_loss as clipped_policy_loss
 from .policy import token_log_probs as token_log_probs
 from .preference import dpo_loss as dpo_loss

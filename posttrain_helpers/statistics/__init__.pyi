@@ -15,5 +15,4 @@ from .ratings import elo as elo
 from .selection import best_of_n as best_of_n
 from .selection import best_of_n_kl as best_of_n_kl
 from .selection import pass_at_k as pass_at_k
-from .wins import TIE as TIE
 from .wins import win_rate as win_rate

@@ -19,5 +19,4 @@ from .tasks import held_out_stories as held_out_stories
 from .tasks import held_out_suite as held_out_suite
 from .training_data.annotators import annotated_pairs as annotated_pairs
 from .training_data.annotators import preference_probability as preference_probability
-from .training_data.judgements import JUDGE_TEMPLATE as JUDGE_TEMPLATE
 from .training_data.preferences import held_out_prompts as held_out_prompts

@@ -10,7 +10,8 @@ from scipy.stats import chisquare
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import rollouts
-from posttrain_helpers.generation.rollouts import sample_completions, token_batch
+from posttrain_helpers.generation.decoding import encode_prompts, stop_token_ids
+from posttrain_helpers.generation.rollouts import sample_completions, sample_texts, token_batch
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 PROMPTS = [[5, 9, 33], [17], [40, 41, 42, 43, 44, 45, 46], [8, 8], [99, 7, 12, 250, 3]]
@@ -207,6 +208,26 @@ def test_the_global_generator_is_the_default(policy: Any) -> None:
         found.append(sample_completions(policy, PROMPTS, **settings))
     assert found[0] == found[1]
     assert found[0] != sample_completions(policy, PROMPTS, **settings)
+
+
+def test_texts_are_those_of_the_sampled_completions(random_model_dir: Path) -> None:
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
+    asked = ["The cow", [{"role": "user", "content": "Can an owl fly?"}]]
+    texts = sample_texts(model, tokenizer, asked, samples=3, max_new_tokens=5, seed=7)
+    drawn = sample(
+        model,
+        [ids for ids in encode_prompts(tokenizer, asked) for _ in range(3)],
+        seed=7,
+        max_new_tokens=5,
+        stop_ids=stop_token_ids(model, tokenizer),
+        pad=tokenizer.pad_token_id,
+    )
+    flat = [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in drawn]
+    assert texts == [flat[:3], flat[3:]]
+    assert len(set(flat)) > 3
+    options = {"samples": 3, "max_new_tokens": 5, "temperature": ALMOST_GREEDY}
+    (almost_greedy,) = sample_texts(model, tokenizer, asked[:1], **options)
+    assert len(set(almost_greedy)) == 1
 
 
 # --- the model is left as it was

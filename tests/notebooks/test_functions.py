@@ -72,9 +72,10 @@ SHOWN = {
         "orpo_loss",
         "simpo_loss",
     ),
+    ("08_ppo_rlhf", "losses.kl"): ("k1_estimate", "k3_estimate"),
     ("08_ppo_rlhf", "losses.advantages"): ("shaped_rewards", "generalized_advantages"),
     ("08_ppo_rlhf", "losses.policy"): ("clipped_policy_loss",),
-    ("09_grpo_verifiable_rewards", "losses.advantages"): ("_groups", "group_advantages"),
+    ("09_grpo_verifiable_rewards", "losses.advantages"): ("group_advantages",),
     ("09_grpo_verifiable_rewards", "losses.policy"): ("aggregate", "grpo_loss"),
 }
 
@@ -106,11 +107,12 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
     "kto_kl": [((*COLUMNS[:2],), {}), ((*COLUMNS[1::-1],), {})],
     "orpo_loss": [((-BELOW_ZERO[0], *BELOW_ZERO[1:3], 0.6), {})],
     "simpo_loss": [((*BELOW_ZERO[:2], 2.0, 0.5), {})],
+    "k1_estimate": [(tuple(TOKENS[:2]), {})],
+    "k3_estimate": [(tuple(TOKENS[:2]), {})],
     "shaped_rewards": [((REWARDS, *TOKENS[:2], MASK, 0.1, *kind), {}) for kind in ((), ("k3",))],
     "generalized_advantages": [((*TOKENS[:2], MASK, *discounts), {}) for discounts in ((), (0.9, 0.5))],
     "clipped_policy_loss": [((*TOKENS[:3], *bounds), {}) for bounds in ((), (0.5,), (0.1, 0.4))]
     + [((*TOKENS[:2], REWARDS[:, None]), {})],
-    "_groups": [((REWARDS, 2), {})],
     "group_advantages": [((REWARDS, 2, *scale), {}) for scale in ((), ("batch",), ("none",))],
     "aggregate": [((TOKENS[0], MASK, kind, 6), {}) for kind in ("token", "sequence", "constant")],
     "grpo_loss": [
@@ -123,6 +125,20 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
         )
     ],
 }
+
+
+def test_the_judges_of_lesson_11_are_asked_what_the_judge_was_trained_on() -> None:
+    from posttrain_helpers.tinyworld.training_data.judgements import JUDGE_TEMPLATE
+
+    cells = nbformat.read(NOTEBOOKS / "11_evaluation.ipynb", as_version=4).cells
+    assignments = [
+        node
+        for cell in cells
+        if cell.cell_type == "code"
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TEMPLATE"
+    ]
+    assert [ast.literal_eval(node.value) for node in assignments] == [JUDGE_TEMPLATE]
 
 
 def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:

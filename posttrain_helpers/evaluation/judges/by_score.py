@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.comparison.scores import scores_of
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges.base import (
     Choice,
@@ -86,9 +85,9 @@ class ScoreJudge:
         Raises:
             CourseError: a reply of an unknown form, or a score that is not a finite number.
         """
-        texts = [last_text(item, reply) for item, reply in zip(items, replies, strict=True)]
         values = []
-        for item, value in zip(items, scores_of(self.score, texts, items), strict=True):
+        for item, reply in zip(items, replies, strict=True):
+            value = self.score(last_text(item, reply), item)
             if value is None or not math.isfinite(value):
                 raise CourseError(
                     f"the judge {self.name!r} needs a finite score of every reply, but {value} was found for "

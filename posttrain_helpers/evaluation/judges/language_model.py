@@ -1,4 +1,4 @@
-"""Language models as judges: they are shown replies, and the probabilities of their answer are read."""
+"""Language models as judges: they are shown two replies, and the probabilities of their answer are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges.base import (
@@ -40,40 +40,30 @@ the point. Do not let the order of the replies or their length influence you.
 
 Which reply is better? Answer with one letter, {first_letter} or {second_letter}, and nothing else."""
 
-RATING_TEMPLATE = """\
-Rate the reply to a request. A good reply is correct, helpful and to the point, and its manner is friendly.
 
-[Request]
-{question}
+class LanguageModelJudge:
+    """Show a language model both replies and read which letter it would answer with.
 
-[Reply]
-{reply}
-
-Is this reply good (A) or bad (B)? Answer with one letter, A or B, and nothing else."""
-
-
-class ChoiceLogProbs:
-    """Ask a language model for one of two letters and read how likely it is to begin its answer with each.
-
-    Attributes:
-        FIELDS: what the messages of a kind of judge are filled with.
-        TEMPLATE: its messages, unless it is given others.
+    Nothing is generated: the two letters' log-probabilities as the beginning of the answer are compared, so
+    that every model gives an answer, also one that would have written something else. Look at
+    `letter_log_probs` for how likely it is to write a letter at all.
 
     Args:
         model: a causal language model, or a PEFT model around one.
         tokenizer: its tokenizer, with chat template and padding token.
         name: what to call it in tables.
-        template: of the user message, with every one of `FIELDS` in braces; None takes `TEMPLATE`.
-        letters: the two answers; not necessarily one token.
-        batch_size: texts in a batch; fewer where a large vocabulary needs the memory.
+        template: the user message, with {question}, {first} and {second}; {first_letter} and {second_letter}
+            may be in it as well.
+        letters: the answers for "the first is better" and "the second is better"; not necessarily one token.
+        batch_size: comparisons in a batch; fewer where a large vocabulary needs the memory.
 
     Raises:
         CourseError: a model with a score head, a template without one of its fields, two letters of which one
             begins the other, a missing chat template or padding token, or a batch size below 1.
-    """
 
-    FIELDS: ClassVar[tuple[str, ...]] = ()
-    TEMPLATE: ClassVar[str] = ""
+    Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv:2306.05685, for
+    pairwise judging and its position bias.
+    """
 
     def __init__(
         self,
@@ -81,12 +71,11 @@ class ChoiceLogProbs:
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str = "language model",
-        template: str | None = None,
+        template: str = DEFAULT_TEMPLATE,
         letters: tuple[str, str] = ("A", "B"),
         batch_size: int = 32,
     ) -> None:
-        template = self.TEMPLATE if template is None else template
-        _check(model, tokenizer, template, self.FIELDS, letters, batch_size)
+        _check(model, tokenizer, template, letters, batch_size)
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
@@ -94,30 +83,42 @@ class ChoiceLogProbs:
         self.letters = (letters[0], letters[1])
         self.batch_size = batch_size
 
-    def filled(self, **fields: str) -> str:
-        """Return the message for these fields; other words in braces stay as they are."""
-        # One pass, and not str.format: replies and templates may hold braces of their own.
-        return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
+    def compare(
+        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
+    ) -> list[Choice]:
+        """Return one choice for each item: the first letter's share of the probability of both letters.
 
-    def read(self, items: Sequence[Item], questions: Sequence[str]) -> numpy.ndarray:
+        Args:
+            items: N items; a prompt of several turns is shown as a whole.
+            first_replies: N replies to show first, each a text, or the messages after the prompt.
+            second_replies: N replies to show second.
+
+        Raises:
+            CourseError: lists of different length, no items, a prompt or reply of an unknown form, or a
+                comparison that is longer than the model's context.
+        """
+        log_probs = self.letter_log_probs(items, first_replies, second_replies)
+        return [Choice(_sigmoid(first - second)) for first, second in log_probs.tolist()]
+
+    def letter_log_probs(
+        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
+    ) -> numpy.ndarray:
         """Return the log-probability of each letter as the beginning of the answer.
 
         Tokens with which both letters begin count for neither.
-
-        Args:
-            items: N items, for their names in an error.
-            questions: the user message about each item.
 
         Returns:
             Nats, shape (N, 2). `numpy.exp(...).sum(1)` is the probability that the answer is a letter.
 
         Raises:
-            CourseError: a message that is longer than the model's context.
+            CourseError: as `compare`.
         """
         import numpy as np
         import torch
 
-        encoded = [self._encode(question) for question in questions]
+        check_pairs(items, first_replies, second_replies)
+        asked = zip(items, first_replies, second_replies, strict=True)
+        encoded = [self._encode(self.question(*pair)) for pair in asked]
         self._check_fits(items, encoded)
         # Where each letter is one token, both are read from one forward pass over the prompt.
         wanted: dict[tuple[int, ...], list[tuple[int, int]]] = {}
@@ -135,6 +136,22 @@ class ChoiceLogProbs:
                         letter = encoded[index][1 + side]
                         result[index, side] = log_probs[range(-len(letter), 0), letter].sum().item()
         return result
+
+    def question(self, item: Item, first: Reply, second: Reply) -> str:
+        """Return the user message that shows a pair of replies.
+
+        Raises:
+            CourseError: a prompt or reply of an unknown form.
+        """
+        fields = {
+            "question": as_text(prompt_messages(item)),
+            "first": as_text(after_prompt(item, first)),
+            "second": as_text(after_prompt(item, second)),
+            "first_letter": self.letters[0],
+            "second_letter": self.letters[1],
+        }
+        # One pass, and not str.format: replies and templates may hold braces of their own.
+        return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
 
     def _encode(self, question: str) -> tuple[list[int], list[int], list[int]]:
         """Return the tokens of the prompt, and of each letter what it adds to them."""
@@ -184,125 +201,6 @@ class ChoiceLogProbs:
         return logits[:, -steps:].float().log_softmax(-1)
 
 
-class LanguageModelJudge(ChoiceLogProbs):
-    """Show a language model both replies and read which letter it would answer with.
-
-    Nothing is generated: the two letters' log-probabilities as the beginning of the answer are compared, so
-    that every model gives an answer, also one that would have written something else. Look at
-    `letter_log_probs` for how likely it is to write a letter at all.
-
-    Args:
-        template: the user message, with {question}, {first} and {second}; {first_letter} and {second_letter}
-            may be in it as well.
-        letters: the answers for "the first is better" and "the second is better".
-
-    The other arguments and what they raise are those of `ChoiceLogProbs`.
-
-    Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv:2306.05685, for
-    pairwise judging and its position bias.
-    """
-
-    FIELDS = ("question", "first", "second")
-    TEMPLATE = DEFAULT_TEMPLATE
-
-    def compare(
-        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
-    ) -> list[Choice]:
-        """Return one choice for each item: the first letter's share of the probability of both letters.
-
-        Args:
-            items: N items; a prompt of several turns is shown as a whole.
-            first_replies: N replies to show first, each a text, or the messages after the prompt.
-            second_replies: N replies to show second.
-
-        Raises:
-            CourseError: lists of different length, no items, a prompt or reply of an unknown form, or a
-                comparison that is longer than the model's context.
-        """
-        log_probs = self.letter_log_probs(items, first_replies, second_replies)
-        return [Choice(_sigmoid(first - second)) for first, second in log_probs.tolist()]
-
-    def letter_log_probs(
-        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
-    ) -> numpy.ndarray:
-        """Return the log-probability of each letter as the beginning of the answer, as `read` does.
-
-        Returns:
-            Nats, shape (N, 2).
-
-        Raises:
-            CourseError: as `compare`.
-        """
-        check_pairs(items, first_replies, second_replies)
-        asked = zip(items, first_replies, second_replies, strict=True)
-        return self.read(items, [self.question(*pair) for pair in asked])
-
-    def question(self, item: Item, first: Reply, second: Reply) -> str:
-        """Return the user message that shows a pair of replies.
-
-        Raises:
-            CourseError: a prompt or reply of an unknown form.
-        """
-        return self.filled(
-            question=as_text(prompt_messages(item)),
-            first=as_text(after_prompt(item, first)),
-            second=as_text(after_prompt(item, second)),
-            first_letter=self.letters[0],
-            second_letter=self.letters[1],
-        )
-
-
-class LanguageModelRater(ChoiceLogProbs):
-    """Show a language model one reply at a time and read how much likelier it is to call it good than bad.
-
-    A rating can be computed for a reply alone, where a judge of pairs needs another one beside it, and two
-    models are compared by the ratings of their replies. It is the cruder instrument of the two: measure how
-    often it agrees with people before you believe it.
-
-    Args:
-        template: the user message, with {question} and {reply}.
-        letters: the answers for "good" and "bad".
-
-    The other arguments and what they raise are those of `ChoiceLogProbs`.
-
-    Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv:2306.05685,
-    section 3.1, single answer grading; the odds of the answer in place of a written grade as in Liu et al.
-    2023, "G-Eval", arXiv:2303.16634, section 2.
-    """
-
-    FIELDS = ("question", "reply")
-    TEMPLATE = RATING_TEMPLATE
-
-    def question(self, item: Item, reply: Reply) -> str:
-        """Return the user message that shows a reply.
-
-        Raises:
-            CourseError: a prompt or reply of an unknown form.
-        """
-        return self.filled(question=as_text(prompt_messages(item)), reply=as_text(after_prompt(item, reply)))
-
-    def ratings(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[float]:
-        """Return the log-odds of "good" against "bad" for each reply, in nats; 0 is undecided.
-
-        Each text is rated once: in another batch a rating is rounded otherwise, and equal replies would not
-        tie.
-
-        Args:
-            items: N items with a prompt.
-            replies: N replies, each a text, or the messages after the prompt.
-
-        Raises:
-            CourseError: a prompt or reply of an unknown form, or one that is longer than the model's context.
-        """
-        questions = [self.question(item, reply) for item, reply in zip(items, replies, strict=True)]
-        first_with = {question: item for question, item in zip(questions, items, strict=True)}
-        if not first_with:
-            return []
-        log_probs = self.read(list(first_with.values()), list(first_with))
-        ratings = dict(zip(first_with, (log_probs[:, 0] - log_probs[:, 1]).tolist(), strict=True))
-        return [ratings[question] for question in questions]
-
-
 def _sigmoid(difference: float) -> float:
     # Two forms, because exp() of a large positive number overflows.
     if difference >= 0:
@@ -319,7 +217,6 @@ def _check(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     template: str,
-    fields: Sequence[str],
     letters: tuple[str, str],
     batch_size: int,
 ) -> None:
@@ -328,11 +225,12 @@ def _check(
             f"a {type(model).__name__} has a score head and cannot answer with a letter; pass it to "
             "reward_model_judge(), or pass a language model."
         )
-    missing = [field for field in fields if f"{{{field}}}" not in template]
+    fields = ("{question}", "{first}", "{second}")
+    missing = [field for field in fields if field not in template]
     if missing:
         raise CourseError(
-            f"the template lacks {', '.join(f'{{{field}}}' for field in missing)}; it needs "
-            f"{' and '.join(f'{{{field}}}' for field in fields)}, where the request and the replies go."
+            f"the template lacks {', '.join(missing)}; it needs {' and '.join(fields)}, where the request "
+            "and the replies go."
         )
     if isinstance(letters, str) or len(letters) != 2 or not all(letters):
         raise CourseError(f"letters must be two texts such as ('A', 'B'), but {letters!r} was found.")

@@ -60,18 +60,6 @@ class TestScoreJudge:
         assert [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)] == [1, 0, 0, 1]
         assert [choice.first_share for choice in judge.compare(ITEMS, SECOND, FIRST)] == [0, 1, 1, 0]
 
-    def test_a_score_for_many_replies_is_asked_once(self) -> None:
-        asked = []
-
-        class Lengths:
-            def many(self, replies: list[str], items: list[dict]) -> list[float]:
-                asked.append([item["id"] for item in items])
-                return [float(len(reply)) for reply in replies]
-
-        choices = ScoreJudge("length", Lengths()).compare(ITEMS, FIRST, SECOND)
-        assert [choice.first_share for choice in choices] == [1, 0, 0, 1]
-        assert asked == [[item["id"] for item in ITEMS] * 2]
-
     def test_scores_that_differ_by_rounding_tie(self) -> None:
         judge = ScoreJudge("length", lambda reply, item: 0.1 * len(reply) + (1e-12 if "b" in reply else 0))
         choices = judge.compare(ITEMS[:3], ["aaa", "aab", "a"], ["aab", "aaaa", "aa"])

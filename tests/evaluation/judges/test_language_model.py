@@ -1,4 +1,4 @@
-"""Language models as judges of pairs and raters of single replies, against one prompt at a time."""
+"""Language models as judges of pairs, against one prompt at a time."""
 
 from __future__ import annotations
 
@@ -13,25 +13,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges.language_model import (
     DEFAULT_TEMPLATE,
-    RATING_TEMPLATE,
     LanguageModelJudge,
-    LanguageModelRater,
 )
 
-SHORT_RATING = "{question} R: {reply} ?"
 SHORT = "{question} A: {first} B: {second} ?"
-
-
-RATED = [
-    {"id": "france", "prompt": [user("What is the capital of France?")]},
-    {"id": "sum", "prompt": "3 + 4 ="},
-    {
-        "id": "owl",
-        "prompt": [user("Hello."), {"role": "assistant", "content": "Hi."}, user("Can an owl fly?")],
-    },
-    {"id": "again", "prompt": "3 + 4 ="},
-]
-RATED_REPLIES = ["The capital of France is Paris.", "7", "An owl can fly {high}.", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +170,7 @@ class TestLanguageModelJudgeRefuses:
         with pytest.raises(CourseError, match="has a score head and cannot answer"):
             LanguageModelJudge(reward_model, tokenizer)
 
-    @pytest.mark.parametrize("field", LanguageModelJudge.FIELDS)
+    @pytest.mark.parametrize("field", ["question", "first", "second"])
     def test_a_template_without_a_field(self, model, tokenizer, field: str) -> None:
         template = DEFAULT_TEMPLATE.replace(f"{{{field}}}", field)
         with pytest.raises(CourseError, match=rf"the template lacks \{{{field}\}};"):
@@ -228,58 +213,3 @@ class TestLanguageModelJudgeRefuses:
         long = " moo" * 300
         with pytest.raises(CourseError, match=r"item 'cow' has \d+ tokens, but .* has 256 positions"):
             judge.compare(ITEMS, ["a", long, "a", "a"], SECOND)
-
-
-class TestRater:
-    @pytest.mark.parametrize("letters", [("A", "B"), ("Yes", "No")])
-    @pytest.mark.parametrize("batch_size", [1, 3])
-    def test_a_rating_is_the_log_odds_of_the_letters(
-        self, model, tokenizer, letters, batch_size: int
-    ) -> None:
-        rater = LanguageModelRater(
-            model, tokenizer, template=SHORT_RATING, letters=letters, batch_size=batch_size
-        )
-
-        expected = [
-            first - second
-            for item, reply in zip(RATED, RATED_REPLIES, strict=True)
-            for first, second in [
-                [slow_log_prob(model, tokenizer, rater.question(item, reply), letter) for letter in letters]
-            ]
-        ]
-        assert max(map(abs, expected)) > 0.1
-        assert rater.ratings(RATED, RATED_REPLIES) == pytest.approx(expected, abs=1e-4)
-
-    def test_equal_texts_have_exactly_equal_ratings(self, model, tokenizer) -> None:
-        ratings = LanguageModelRater(model, tokenizer, template=SHORT_RATING).ratings(RATED, RATED_REPLIES)
-        assert ratings[1] == ratings[3]
-        assert ratings[0] != ratings[1]
-        assert LanguageModelRater(model, tokenizer).ratings([], []) == []
-
-    def test_the_message_shows_request_and_reply_as_they_are(self, model, tokenizer) -> None:
-        rater = LanguageModelRater(model, tokenizer)
-        message = rater.question(RATED[2], RATED_REPLIES[2])
-        assert "User: Hello.\nAssistant: Hi.\nUser: Can an owl fly?" in message
-        assert "[Reply]\nAn owl can fly {high}.\n" in message  # braces of a reply are no fields
-        assert rater.question(RATED[0], [{"role": "assistant", "content": "Paris."}]).count("Paris.") == 1
-
-    @pytest.mark.parametrize("field", ["question", "reply"])
-    def test_a_template_without_a_field_is_refused(self, model, tokenizer, field: str) -> None:
-        template = RATING_TEMPLATE.replace(f"{{{field}}}", "")
-        with pytest.raises(
-            CourseError, match=rf"the template lacks \{{{field}\}}; it needs \{{question\}} and"
-        ):
-            LanguageModelRater(model, tokenizer, template=template)
-
-    def test_a_reward_model_and_a_text_beyond_the_context_are_refused(
-        self, random_model_dir, model, tokenizer
-    ) -> None:
-        scorer = AutoModelForSequenceClassification.from_pretrained(random_model_dir, num_labels=1)
-        with pytest.raises(CourseError, match="has a score head and cannot answer with a letter"):
-            LanguageModelRater(scorer, tokenizer)
-        with pytest.raises(
-            CourseError, match=r"item 'sum' has \d+ tokens, but the model of the judge 'mine'"
-        ):
-            LanguageModelRater(model, tokenizer, name="mine", template=SHORT_RATING).ratings(
-                RATED[1:2], ["moo " * 300]
-            )

@@ -1,0 +1,228 @@
+"""The exercises of lesson 09: what the clip stops, pass@k, dynamic sampling, one setting."""
+
+from __future__ import annotations
+
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.lessons.exercises.exercise import (
+    Exercise,
+    NotYet,
+    call,
+    compared,
+    is_close,
+    number,
+    numbers,
+)
+from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
+
+if TYPE_CHECKING:
+    import torch
+
+_SETTINGS = (
+    "args.num_generations",
+    "args.learning_rate",
+    "args.beta",
+    "args.scale_rewards",
+    "args.epsilon_high",
+)
+
+
+def _clipped_tokens(answer: Any) -> None:
+    found = [round(value) for value in numbers(answer, 5)]
+    if found == [1, 0, 0, 1, 0]:
+        return
+    if found == [1, 0, 0, 1, 1]:
+        raise NotYet(
+            "These are all the ratios outside 0.8 to 1.2. One of them moved against what its advantage asks "
+            "for; is its loss constant, too?"
+        )
+    if found == [1, 0, 0, 0, 1]:
+        raise NotYet(
+            "You look at ratios above 1.2 only. Which way should the tokens of the wrong completion move?"
+        )
+    raise NotYet("Write down ratio * A and clip(ratio) * A for each token: where is the clipped one smaller?")
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Return the share of all choices of k out of n samples that hold one of the c right ones."""
+    return 1 - comb(n - c, k) / comb(n, k)
+
+
+def _independent(n, c, k):
+    return 1 - (1 - c / n) ** k
+
+
+def _k_times(n, c, k):
+    return min(1.0, k * c / n)
+
+
+def _all_wrong(n, c, k):
+    return comb(n - c, k) / comb(n, k)
+
+
+def _all_right(n, c, k):
+    return comb(c, k) / comb(n, k)
+
+
+_PASS_HINTS = (
+    (
+        _independent,
+        "That draws with replacement: the same sample may be chosen twice, which makes the estimate biased.",
+    ),
+    (_k_times, "k times the rate counts a choice that holds two right samples twice."),
+    (_all_wrong, "That is the share of the choices that hold no right sample."),
+    (_all_right, "That is the share of the choices that hold right samples only; one is enough."),
+)
+
+
+def _grade_pass(answer: Any) -> None:
+    for n, c, k in ((8, 2, 2), (8, 3, 4), (10, 1, 1), (8, 0, 4), (5, 4, 3), (4, 4, 4)):
+        found = number(call(answer, n, c, k))
+        if is_close(found, pass_at_k(n, c, k), 1e-6):
+            continue
+        if (n, c, k) == (8, 2, 2):
+            for wrong, hint in _PASS_HINTS:
+                if is_close(found, wrong(n, c, k), 1e-6):
+                    raise NotYet(hint)
+        if n - c < k:
+            raise NotYet(
+                f"Of {n} samples {n - c} are wrong, so every choice of {k} holds a right one, but your "
+                f"function returns {found:.3f}."
+            )
+        raise NotYet(
+            f"For n={n}, c={c}, k={k} your function returns {found:.3f}. Count the choices of k samples, and "
+            "those among them that hold no right one."
+        )
+
+
+def _product_form(n, c, k):
+    """The product form of the paper, which needs a case of its own where few samples are wrong."""
+    value = 1.0
+    for i in range(n - c + 1, n + 1):
+        value *= 1 - k / i
+    return 1 - value if n - c >= k else 0.0
+
+
+def can_teach(rewards: torch.Tensor, group_size: int) -> list[bool]:
+    """Say for each problem whether its group can teach something."""
+    groups = rewards.view(-1, group_size)
+    return (groups.max(dim=1).values > groups.min(dim=1).values).tolist()
+
+
+def _by_column(rewards, group_size):
+    groups = rewards.view(-1, group_size)
+    return (groups.max(dim=0).values > groups.min(dim=0).values).tolist()
+
+
+def _some_right(rewards, group_size):
+    return (rewards.view(-1, group_size).mean(1) > 0).tolist()
+
+
+def _not_all_right(rewards, group_size):
+    rates = rewards.view(-1, group_size).mean(1)
+    return ((rates > 0) & (rates < 1)).tolist()
+
+
+def _grade_teaching(answer: Any) -> None:
+    import torch
+
+    groups = torch.tensor(
+        [[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [1.0, 0.5, 1.0]]
+    )
+    verdicts = call(answer, groups.flatten(), 3)
+    length = len(verdicts) if hasattr(verdicts, "__len__") else None
+    if length == 3:
+        raise NotYet(
+            "For five problems with three completions each, your function returns three verdicts. Along "
+            "which dimension does it compare?"
+        )
+    found = [bool(value) for value in numbers(verdicts, 5)]
+    if found == can_teach(groups.flatten(), 3):
+        return
+    if found[0] or found[3]:
+        raise NotYet(
+            "A group whose answers are all right, or all wrong, has advantages of 0: it teaches nothing."
+        )
+    if found[2]:
+        raise NotYet(
+            "Rewards need not be 0 or 1: a group in which all got 0.5 is counted as one that can teach."
+        )
+    raise NotYet("A group in which one reward differs from the others is missed.")
+
+
+def _grade_change(answer: Any) -> None:
+    compared(answer, _SETTINGS)
+
+
+def _result(after: float) -> PairedResult:
+    return paired_numeric([0.5, 0.75] * 30, [after, after + 0.25] * 30)
+
+
+EXERCISES: tuple[Exercise, ...] = (
+    Exercise(
+        id="09.1",
+        kind="predict",
+        grade=_clipped_tokens,
+        solution=[1, 0, 0, 1, 0],
+        mistakes=(
+            ([1, 0, 0, 1, 1], "moved against what its advantage asks"),
+            ([1, 0, 0, 0, 1], "above 1.2 only"),
+            ([0, 1, 1, 0, 1], "where is the clipped one smaller"),
+        ),
+        why="1.5 is far enough up for a right answer, 0.5 far enough down for a wrong one; 1.3 must fall.",
+    ),
+    Exercise(
+        id="09.2",
+        kind="function",
+        grade=_grade_pass,
+        solution=pass_at_k,
+        mistakes=(
+            (_independent, "with replacement"),
+            (_k_times, "twice"),
+            (_all_wrong, "hold no right sample"),
+            (_all_right, "one is enough"),
+            (_product_form, "every choice of 3 holds a right one"),
+            (lambda n, c, k: 0.1, "Count the choices"),
+        ),
+        why="comb(n - c, k) is 0 where fewer than k samples are wrong, so that case needs no extra line.",
+    ),
+    Exercise(
+        id="09.3",
+        kind="bug",
+        grade=_grade_teaching,
+        solution=can_teach,
+        mistakes=(
+            (_by_column, "three verdicts"),
+            (_some_right, "all right, or all wrong"),
+            (_not_all_right, "need not be 0 or 1"),
+            (lambda rewards, group_size: [False] * 5, "is missed"),
+        ),
+        why="As many problems as completions hid the wrong dimension: test with two sizes that differ.",
+    ),
+    Exercise(
+        id="09.4",
+        kind="change",
+        grade=_grade_change,
+        solution={"changed": "args.num_generations=4", "result": _result(0.6), "verdict": "improved"},
+        mistakes=(
+            (
+                {
+                    "changed": "args.num_generations=4",
+                    "result": _result(0.6),
+                    "verdict": "no_difference_shown",
+                },
+                "does it leave 0 out",
+            ),
+            (
+                {"changed": "args.num_generations=4", "result": [0.6, 0.7], "verdict": "improved"},
+                "paired comparison",
+            ),
+            (
+                {"changed": "args.max_steps=4", "result": _result(0.6), "verdict": "improved"},
+                "This exercise is about",
+            ),
+        ),
+        why="One change, the same problems, an interval. Another seed could still say something else.",
+    ),
+)
