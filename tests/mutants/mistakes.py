@@ -1297,25 +1297,6 @@ COMPARISON_SCORES = Group(
     ),
 )
 
-QUALITY = Group(
-    "posttrain_helpers.evaluation.judges.quality",
-    ("tests/evaluation/judges/test_quality.py",),
-    (
-        Mistake(
-            "agreement_with_choices",
-            "ties are disagreements",
-            "0.5 if a == b else float(a > b)",
-            "float(a > b)",
-        ),
-        Mistake(
-            "agreement_with_choices",
-            "chosen and rejected are swapped",
-            '("chosen", "rejected")',
-            '("rejected", "chosen")',
-        ),
-    ),
-)
-
 PREFERENCES = Group(
     "posttrain_helpers.data.preferences",
     ("tests/data/test_preferences.py",),
@@ -1630,7 +1611,6 @@ GROUPS = (
     PPO_METRICS,
     COMPARISON,
     COMPARISON_SCORES,
-    QUALITY,
     PREFERENCES,
     CONVERSATIONS,
     MESSAGES,

@@ -127,7 +127,7 @@ def test_names_that_a_recipe_may_have(output_root: Path, monkeypatch: pytest.Mon
         (None, r"'grpo' learns from rewards, but the recipe names none; set rewards, for example \[exact_"),
         ([], "names none"),
         (["exact_anser"], "reward 'exact_anser' does not exist; did you mean 'exact_answer'"),
-        (["reward"], "did you mean 'reward_model'"),
+        (["reward"], "did you mean 'reward_"),
         (["base"], "the reward 'base' does not exist"),
         (["exact_answer", "exact_answer"], "names one reward twice"),
         ([1], r"rewards must be a list of names, but it is \[1\]"),
