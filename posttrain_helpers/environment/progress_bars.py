@@ -11,8 +11,10 @@ from typing import Any, TextIO
 SECONDS_WITHOUT_A_BAR = 5.0
 
 
-def is_live(stream: TextIO) -> bool:
+def is_live(stream: TextIO | None) -> bool:
     """Say whether a stream is a terminal or a notebook, where a line can be kept up to date."""
+    if stream is None:  # Python without a console
+        return False
     return stream.isatty() or type(stream).__module__.startswith("ipykernel")
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from posttrain_helpers.messages import text_key
 from posttrain_helpers.tinyworld.facts import load_relations, split_of
 
-# A sentence of the world begins with a capital or a digit and ends with a mark.
-_SENTENCE = re.compile(r"[A-Z0-9][^.?!]*[.?!]")
+# What stands between two marks; a sentence of the world is all of it, or its end, as in "Tell me: ...".
+_SENTENCE = re.compile(r"[^.?!]+")
+_WORD_START = re.compile(r"(?<!\w)\w")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def find_leaks(train: Iterable[Mapping[str, Any]], held_out: Sequence[Mapping[st
     """Look for held-out questions and held-out entities in training rows.
 
     An entity counts as mentioned when a sentence of any turn asks for a fact about it or states one, in any
-    wording of the world.
+    wording of the world, in upper or lower case, with other words before it or without its mark.
 
     Args:
         train: rows with `messages`.
@@ -79,8 +80,14 @@ def find_leaks(train: Iterable[Mapping[str, Any]], held_out: Sequence[Mapping[st
 
 def _entities_in(messages: Iterable[Mapping[str, str]]) -> Iterator[str]:
     for message in messages:
-        for sentence in _SENTENCE.findall(message["content"]):
-            yield from _entities_by_sentence().get(sentence.lower(), ())
+        for sentence in _sentences(message["content"]):
+            for start in _WORD_START.finditer(sentence):
+                yield from _entities_by_sentence().get(sentence[start.start() :], ())
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences of a text without marks, in lower case and with single blanks."""
+    return [" ".join(re.findall(r"[^\s\"]+", sentence)) for sentence in _SENTENCE.findall(text.lower())]
 
 
 @cache
@@ -90,8 +97,7 @@ def _entities_by_sentence() -> dict[str, tuple[str, ...]]:
     for relation in load_relations().values():
         for entity in relation.pairs:
             for template in (*relation.questions, *relation.statements):
-                for sentence in _SENTENCE.findall(relation.render(template, entity)):
-                    if entity.lower() in sentence.lower():  # some ask on, as in "How many are there?"
-                        known = found.get(sentence.lower(), ())
-                        found[sentence.lower()] = tuple(dict.fromkeys((*known, entity)))
+                for sentence in _sentences(relation.render(template, entity)):
+                    if entity.lower() in sentence:  # some ask on, as in "How many are there?"
+                        found[sentence] = tuple(dict.fromkeys((*found.get(sentence, ()), entity)))
     return found

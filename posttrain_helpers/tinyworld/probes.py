@@ -148,8 +148,8 @@ def reward_probes(n: int = 60) -> dict[str, Probe]:
     Raises:
         CourseError: another number.
     """
-    if not 1 <= n <= 100:
-        raise CourseError(f"probes are made of 1 to 100 items, but n={n} was given.")
+    if n not in range(1, 101):
+        raise CourseError(f"probes are made of 1 to 100 items, but n={n!r} was given.")
     questions = [item for item in held_out_suite("entities") if item["answer"] in item["accepted"][0]][
         :_QUESTIONS
     ]

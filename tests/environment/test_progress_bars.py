@@ -54,6 +54,10 @@ def test_a_file_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, io.StringIO(), 60.0) == ""
 
 
+def test_python_without_a_console_shows_none() -> None:
+    assert not progress_bars.is_live(None)
+
+
 def test_the_time_left_counts_what_was_done_before_the_bar_appeared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(progress_bars, "SECONDS_WITHOUT_A_BAR", 0.0)

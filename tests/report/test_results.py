@@ -230,6 +230,7 @@ def test_a_broken_file_is_named(output_root: Path, text: str, words: str) -> Non
         ({"seconds": 10**400}, "seconds must be a finite number"),
         ({"peak_cpu_mb": "much"}, "peak_cpu_mb must be a number"),
         ({"lesson": None}, "lesson must be text, but it is None"),
+        ({"lesson": "00_a__b"}, "json: lesson: a lesson's name looks like"),
         ({"lesson": "one"}, "json: lesson: a lesson's name looks like .* its ending; delete it"),
         ({"claims": [None]}, r"claims\[0\] must be keys and values, but it is None"),
         ({"claims": None}, "claims must be a list, but it is None"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,3 +66,14 @@ def test_a_later_turn_counts_as_well() -> None:
     entity = next(entity for known, entity in facts_of("dev") if known is relation)
     later = asked(relation.render(relation.questions[0], entity))["messages"]
     assert find_leaks([{"messages": ROWS[0]["messages"] + later}]).held_out_entities == (entity,)
+
+
+@pytest.mark.parametrize("frame", ["Q: {}", "please, {}", '"{}"', "1) {}"])
+@pytest.mark.parametrize(
+    "change", [str.lower, str.upper, lambda text: text.replace(" ", "  "), lambda text: text[:-1]]
+)
+def test_a_held_out_entity_is_found_in_careless_writing(frame: str, change: Callable[[str], str]) -> None:
+    for relation, entity in facts_of("test")[::80]:
+        asks, states = relation.questions[0], relation.statements[0]
+        for text in (change(relation.render(template, entity)) for template in (asks, states)):
+            assert entity in find_leaks([asked(frame.format(text))]).held_out_entities, text

@@ -75,7 +75,7 @@ def test_probes_are_the_same_every_time():
     assert reward_probes(40) == PROBES
 
 
-@pytest.mark.parametrize("n", [0, 101])
+@pytest.mark.parametrize("n", [0, 101, 1.5, "3", None])
 def test_another_number_of_items_is_refused(n):
     with pytest.raises(CourseError, match="1 to 100 items"):
         reward_probes(n)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain_helpers.statistics.paired_tests import PairedResult, verdict
+from posttrain_helpers.statistics.paired_tests import VERDICTS, PairedResult, format_p, verdict
 
 Kind = Literal["predict", "function", "bug", "change"]
+READINGS = VERDICTS[:3]  # the last one needs a margin
 NOT_ANSWERED = "Not answered yet: put your answer in its place and run the cell again."
 FEWEST_ITEMS = 50
+LONGEST_ANSWER = 200
 
 
 class NotYet(Exception):  # noqa: N818 - it is feedback, no failure
@@ -82,7 +85,7 @@ class Exercise:
 
 
 def call(function: Any, *arguments: Any, **named: Any) -> Any:
-    """Call a student's function.
+    """Call a student's function with copies, so that it cannot change what it is graded by.
 
     Raises:
         NotYet: it is no function, or it stops with an error.
@@ -91,7 +94,7 @@ def call(function: Any, *arguments: Any, **named: Any) -> Any:
     if not callable(function):
         raise NotYet(f"A function is expected here, but {type(function).__name__} was found.")
     try:
-        value = function(*arguments, **named)
+        value = function(*deepcopy(arguments), **deepcopy(named))
     except NotImplementedError:
         raise Unanswered from None
     except Exception as error:
@@ -109,8 +112,8 @@ def number(answer: Any) -> float:
     """
     try:
         value = float(answer)
-    except (TypeError, ValueError, RuntimeError):
-        raise NotYet(f"A number is expected here, but {answer!r} was found.") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise NotYet(f"A number is expected here, but {_shown(answer)} was found.") from None
     if not math.isfinite(value):
         raise NotYet(f"The number is {value}; somewhere a logarithm or a division went wrong.")
     return value
@@ -127,22 +130,62 @@ def numbers(answer: Any, count: int) -> list[float]:
     Raises:
         NotYet: there are more or fewer, or one is no number.
     """
-    values = answer.tolist() if hasattr(answer, "tolist") else answer
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
-        raise NotYet(f"{count} numbers are expected here, but {answer!r} was found.")
+    values = plain(answer)
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != count:
+        raise NotYet(f"{count} numbers are expected here, but {_shown(answer)} was found.")
     return [number(value) for value in values]
 
 
+def yes_or_no(answer: Any, count: int) -> list[bool]:
+    """Return a student's verdicts, of a list or a tensor of truth values.
+
+    Raises:
+        NotYet: there are more or fewer, or one is neither true nor false.
+    """
+    values = numbers(answer, count)
+    if not set(values) <= {0.0, 1.0}:
+        raise NotYet(f"{count} times True or False is expected here, but {_shown(answer)} was found.")
+    return [bool(value) for value in values]
+
+
+def plain(answer: Any) -> Any:
+    """Return the list that an array, a tensor or a series holds; anything else as it is."""
+    return answer.tolist() if hasattr(answer, "tolist") else answer
+
+
+def _shown(answer: Any) -> str:
+    text = repr(answer)
+    return text if len(text) <= LONGEST_ANSWER else f"{text[:LONGEST_ANSWER]}..."
+
+
 def choice(answer: Any, choices: Sequence[str]) -> str:
-    """Return a student's choice among words.
+    """Return a student's choice among words, whatever its case.
 
     Raises:
         NotYet: it is none of them.
     """
-    chosen = answer.strip().lower() if isinstance(answer, str) else answer
-    if chosen not in choices:
-        raise NotYet(f"One of {', '.join(map(repr, choices))} is expected here, but {answer!r} was found.")
-    return chosen
+    known = {word.lower(): word for word in choices}
+    if not isinstance(answer, str) or answer.strip().lower() not in known:
+        raise NotYet(
+            f"One of {', '.join(map(repr, choices))} is expected here, but {_shown(answer)} was found."
+        )
+    return known[answer.strip().lower()]
+
+
+def selection(answer: Any, choices: Sequence[str]) -> list[str]:
+    """Return a student's choices among words, of a list, a set or an array; one word is a list of one.
+
+    Raises:
+        NotYet: it is no list, or one is none of the words.
+    """
+    values = plain(answer)
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, (list, tuple, set, frozenset)):
+        raise NotYet(
+            f"A list of words out of {', '.join(map(repr, choices))} is expected here, but {_shown(answer)} "
+            "was found."
+        )
+    return [choice(value, choices) for value in values]
 
 
 def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
@@ -163,7 +206,9 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
             'Change one setting and name it, such as "args.learning_rate=1e-4": with two changes at once '
             "nobody knows which one did it."
         )
-    setting = changed.partition("=")[0].strip()
+    setting, value = (part.strip() for part in changed.split("="))
+    if value in ("", "..."):
+        raise NotYet(f"Say which value {setting!r} got, such as {setting + '=2'!r}.")
     if allowed and setting not in allowed:
         raise NotYet(f"This exercise is about {' or '.join(allowed)}; {setting!r} was changed.")
     result = answer["result"]
@@ -171,10 +216,15 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
         raise NotYet("The result must come from a paired comparison on the same items, interval included.")
     if result.n < FEWEST_ITEMS:
         raise NotYet(f"{result.n} items decide nothing; compare on at least {FEWEST_ITEMS}.")
-    shown = verdict(result)
-    if answer["verdict"] != shown:
+    said, shown = choice(answer["verdict"], READINGS), verdict(result)
+    if said != shown and shown == "no_difference_shown" and not result.low <= 0 <= result.high:
+        raise NotYet(
+            f"The interval leaves 0 out, but {format_p(result.p)}: where so few items differ, p has to be "
+            "below 0.05, too."
+        )
+    if said != shown:
         raise NotYet(
             f"The interval goes from {result.low:+.3f} to {result.high:+.3f}: does it leave 0 out, and on "
-            f"which side? {answer['verdict']!r} does not say that."
+            f"which side? {said!r} does not say that."
         )
     return result

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Mapping
 from typing import Any
 
-from posttrain_helpers.lessons.exercises.exercise import Exercise, NotYet, call, compared, is_close, number
+from posttrain_helpers.lessons.exercises.exercise import (
+    Exercise,
+    NotYet,
+    call,
+    compared,
+    is_close,
+    number,
+    numbers,
+    plain,
+    selection,
+)
 from posttrain_helpers.statistics.paired_tests import paired_binary
 
 Batch = dict[str, list[list[int]]]
@@ -18,17 +28,14 @@ PIECES = ("question", "header", "reply", "end token")
 
 def grade_pieces(answer: Any) -> None:
     """Take the list of the pieces that count in the loss."""
-    if not isinstance(answer, (list, tuple, set, frozenset)) or not answer:
-        raise NotYet(f"Give a list of pieces; they are {', '.join(map(repr, PIECES))}.")
-    if unknown := [piece for piece in answer if piece not in PIECES]:
-        raise NotYet(f"{unknown[0]!r} is no piece; they are {', '.join(map(repr, PIECES))}.")
-    if "question" in answer:
+    pieces = selection(answer, PIECES)
+    if "question" in pieces:
         raise NotYet("Who writes the question when the model is used? It need not learn to write that.")
-    if "header" in answer:
+    if "header" in pieces:
         raise NotYet("The chat template writes the header before the model writes its first token.")
-    if "reply" not in answer:
+    if "reply" not in pieces:
         raise NotYet("What is the model to learn at all, if the answer itself does not count?")
-    if "end token" not in answer:
+    if "end token" not in pieces:
         raise NotYet(
             "When the answer is complete, somebody has to say so. Which token says it, and who writes it?"
         )
@@ -69,7 +76,7 @@ def last_batch(batches: list[list[float]]) -> float:
 def grade_step_loss(answer: Any) -> None:
     """Call a function of the losses per supervised token, batch by batch."""
     for batches in STEPS:
-        value = number(call(answer, deepcopy(batches)))
+        value = number(call(answer, batches))
         if is_close(value, step_loss(batches)):
             continue
         found = f"For {batches} your function returns {value:.3f}."
@@ -122,13 +129,15 @@ def labels_alone(rows: Rows, pad_id: int) -> list[list[int]]:
 def grade_padding(answer: Any) -> None:
     """Call a function of rows and the id of padding, which may be the end token's."""
     for pad_id in (0, END):
-        batch = call(answer, deepcopy(ROWS), pad_id)
-        if not isinstance(batch, dict) or set(batch) != {"input_ids", "labels"}:
+        batch = call(answer, ROWS, pad_id)
+        if not isinstance(batch, Mapping) or set(batch) != {"input_ids", "labels"}:
             raise NotYet('Return a dictionary with "input_ids" and "labels", as the function does now.')
-        ids, labels = ([_plain(row) for row in _plain(batch[key])] for key in ("input_ids", "labels"))
+        ids, labels = (_rows(batch[key]) for key in ("input_ids", "labels"))
         right = pad_rows(ROWS, pad_id)
         if ids != right["input_ids"]:
             raise NotYet(f"With pad_id={pad_id} the token ids are no longer the rows, padded at their end.")
+        if [len(row) for row in labels] != [len(row) for row in right["labels"]]:
+            raise NotYet(f"With pad_id={pad_id} there is not one label for each token id.")
         for row, found, wanted in zip(ROWS, labels, right["labels"], strict=True):
             if found == wanted:
                 continue
@@ -143,8 +152,14 @@ def grade_padding(answer: Any) -> None:
             )
 
 
-def _plain(values: Any) -> Any:
-    return values.tolist() if hasattr(values, "tolist") else values
+def _rows(values: Any) -> list[list[int]]:
+    """Return rows of whole numbers, of lists, tuples or tensors; what is no row becomes an empty one."""
+    rows = plain(values)
+    rows = [plain(row) for row in rows] if isinstance(rows, (list, tuple)) else []
+    return [
+        [round(value) for value in numbers(row, len(row))] if isinstance(row, (list, tuple)) else []
+        for row in rows
+    ]
 
 
 # --- 01.4: one changed setting
@@ -176,7 +191,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (["reply"], "Which token says it"),
             (["reply", "end token", "header"], "writes the header"),
             (list(PIECES), "Who writes the question"),
-            (["answer"], "is no piece"),
+            (["answer"], "is expected here"),
         ),
         "The model writes the reply and the token that ends it. The question and the header are given to it.",
     ),

@@ -11,11 +11,12 @@ from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    choice,
     compared,
     is_close,
     number,
     numbers,
+    plain,
+    selection,
 )
 from posttrain_helpers.losses.preference import dpo_loss
 from posttrain_helpers.statistics import paired_numeric
@@ -24,9 +25,10 @@ _DIRECTIONS = ("rises", "falls")
 
 
 def _grade_beta(answer: Any) -> None:
-    if not isinstance(answer, (list, tuple)) or len(answer) != 2:
+    words = selection(answer, _DIRECTIONS)
+    if len(words) != 2:
         raise NotYet('Give two words, the first for KL and the second for the mean reward: ["...", "..."].')
-    divergence, reward = (choice(word, _DIRECTIONS) for word in answer)
+    divergence, reward = words
     if (divergence, reward) == ("rises", "rises"):
         raise NotYet(
             "Look at the objective of step 1: beta stands before KL with a minus sign. Does a higher price "
@@ -98,7 +100,7 @@ def _swapped(*arguments: Any) -> tuple[float, float]:
 def _grade_metrics(answer: Any) -> None:
     for sums, beta in _METRIC_INPUTS:
         found = call(answer, *sums, beta)
-        if not isinstance(found, (list, tuple, torch.Tensor)):
+        if not isinstance(plain(found), (list, tuple)):
             raise NotYet("Two numbers are expected, accuracy first and margin second.")
         given = numbers(found, 2)
         if _same(given, batch_metrics(*sums, beta)):

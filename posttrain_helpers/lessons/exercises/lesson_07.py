@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
 
-from posttrain_helpers.lessons.exercises.exercise import Exercise, NotYet, call, compared, is_close, numbers
+from posttrain_helpers.lessons.exercises.exercise import (
+    Exercise,
+    NotYet,
+    call,
+    compared,
+    is_close,
+    numbers,
+    selection,
+)
 from posttrain_helpers.losses import dpo_loss
 from posttrain_helpers.statistics import PairedResult
 
@@ -21,12 +30,7 @@ PAIRS = tuple(torch.tensor(column) for column in ([-8.0, -5.0], [-22.0, -3.0], [
 
 def grade_lengths(answer: Any) -> None:
     """Which losses change when a reply of a model that equals its reference gets longer?"""
-    names = [answer] if isinstance(answer, str) else answer
-    if not isinstance(names, (list, tuple, set)) or not set(names) <= set(LOSSES):
-        raise NotYet(
-            f"A list of names out of {', '.join(LOSSES)} is expected here, but {answer!r} was found."
-        )
-    named = set(names)
+    named = set(selection(answer, LOSSES))
     if "IPO" in named:
         raise NotYet(
             "IPO does divide by the length. But what does it divide, where policy and reference agree?"
@@ -34,7 +38,9 @@ def grade_lengths(answer: Any) -> None:
     if named & {"DPO", "KTO"}:
         raise NotYet("Look at the arguments of the losses of DPO and KTO: does the length enter anywhere?")
     if named != {"ORPO", "SimPO"}:
-        raise NotYet("One is missing: which losses take the mean log-probability of the policy alone?")
+        raise NotYet(
+            "At least one is missing: which losses take the mean log-probability of the policy alone?"
+        )
 
 
 def conservative_dpo(
@@ -139,16 +145,17 @@ def grade_kto_batch(answer: Any) -> None:
         backwards = (*toy_models(drift), PROMPTS[::-1], REPLIES[::-1], DESIRABLE.flip(0), 0.3)
         (value,) = numbers([call(answer, *arguments)], 1)
         # Each reply may move to the prompt of the next row or of the row before.
-        if any(is_close(value, kto_batch(*rows).item(), 1e-4) for rows in (arguments, backwards)):
+        moves = (arguments, backwards)
+        if any(is_close(value, kto_batch(*rows).item(), 1e-4) for rows in moves):
             continue
         if is_close(value, rolled_kto_batch(*arguments).item(), 1e-4):
             raise NotYet(
                 "The loss is the same as before. Compute the reference point by hand for three log ratios: "
                 "what does the mean make of their new order? And which replies should it be about?"
             )
-        if is_close(value, kto_batch(*arguments, both=False).item(), 1e-4):
+        if any(is_close(value, kto_batch(*rows, both=False).item(), 1e-4) for rows in moves):
             raise NotYet("The policy scores the moved replies. What does the reference score?")
-        if is_close(value, kto_batch(*arguments, clamp=False).item(), 1e-4):
+        if any(is_close(value, kto_batch(*rows, clamp=False).item(), 1e-4) for rows in moves):
             raise NotYet("Where misplaced replies became less likely, your reference point is below 0.")
         raise NotYet(
             "Another loss is expected. The reference point needs two more forward passes: score each reply "
@@ -170,7 +177,16 @@ def _gradient(function: Callable[..., Any]) -> bool:
         return policy(prompts, replies) + weights * moved
 
     loss = call(function, misplaced, reference, PROMPTS, REPLIES, DESIRABLE, 0.3)
-    (gradient,) = torch.autograd.grad(loss, weights)
+    gradient = None
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        try:
+            (gradient,) = torch.autograd.grad(loss, weights, allow_unused=True)
+        except RuntimeError as error:
+            raise NotYet(f"The value is right, but its gradient stops with {error}") from error
+    if gradient is None:
+        raise NotYet(
+            "The value is right, but nothing can be learned from it: what you return has no gradient."
+        )
     return bool(gradient.abs() > 0)
 
 
@@ -181,7 +197,9 @@ def grade_weight(answer: Any) -> None:
     try:
         weight = float(value)
     except ValueError:
-        raise NotYet(f"A weight is a number, but {value!r} was found.") from None
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise NotYet(f"A weight is a number from 0 on, but {value!r} was found.")
     if 3.5 < weight < 4.5:
         raise NotYet("That is about the weight of the run that you compare with; take quite another one.")
 
@@ -202,8 +220,8 @@ EXERCISES: tuple[Exercise, ...] = (
         (
             (["IPO", "ORPO", "SimPO"], "what does it divide"),
             (["DPO", "ORPO", "SimPO"], "does the length enter"),
-            (["SimPO"], "One is missing"),
-            ("all", "A list of names"),
+            (["SimPO"], "one is missing"),
+            ("all", "is expected here"),
         ),
         "Where policy and reference agree, every log ratio is 0, and 0 divided by any length is 0. ORPO and "
         "SimPO look at the policy's mean alone, and there the long reply is likely, token by token.",

@@ -13,6 +13,8 @@ from posttrain_helpers.lessons.exercises.exercise import (
     is_close,
     number,
     numbers,
+    plain,
+    yes_or_no,
 )
 from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
 
@@ -131,13 +133,12 @@ def _grade_teaching(answer: Any) -> None:
         [[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [1.0, 0.5, 1.0]]
     )
     verdicts = call(answer, groups.flatten(), 3)
-    length = len(verdicts) if hasattr(verdicts, "__len__") else None
-    if length == 3:
+    if isinstance(plain(verdicts), (list, tuple)) and len(verdicts) == 3:
         raise NotYet(
             "For five problems with three completions each, your function returns three verdicts. Along "
             "which dimension does it compare?"
         )
-    found = [bool(value) for value in numbers(verdicts, 5)]
+    found = yes_or_no(verdicts, 5)
     if found == can_teach(groups.flatten(), 3):
         return
     if found[0] or found[3]:

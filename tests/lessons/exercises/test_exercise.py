@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.lessons import check
@@ -16,8 +19,10 @@ from posttrain_helpers.lessons.exercises.exercise import (
     compared,
     number,
     numbers,
+    selection,
+    yes_or_no,
 )
-from posttrain_helpers.statistics import paired_numeric
+from posttrain_helpers.statistics import paired_binary, paired_numeric
 
 
 def halves(answer: Any) -> None:
@@ -58,7 +63,7 @@ def test_an_unknown_exercise_names_the_closest() -> None:
         check("99.9", 1)
 
 
-@pytest.mark.parametrize("answer", ["three", [1, 2], float("nan"), None])
+@pytest.mark.parametrize("answer", ["three", [1, 2], float("nan"), None, 10**400, 1j])
 def test_what_is_no_number_is_not_taken_for_one(answer: object) -> None:
     with pytest.raises(NotYet, match="number"):
         number(answer)
@@ -73,6 +78,7 @@ def test_numbers_and_choices_are_checked() -> None:
         choice("up", ("rises", "falls"))
 
 
+FIVE_UP = paired_binary([0] * 5 + [1] * 95, [1] * 100)
 BETTER = paired_numeric([0.0] * 60, [1.0, 0.9] * 30)
 
 
@@ -96,6 +102,10 @@ BETTER = paired_numeric([0.0] * 60, [1.0, 0.9] * 30)
             "9 items decide nothing",
         ),
         ({"changed": "args.beta=1", "result": BETTER, "verdict": "worse"}, "does it leave 0 out"),
+        ({"changed": "args.beta=...", "result": BETTER, "verdict": "improved"}, "Say which value"),
+        ({"changed": "args.beta=1", "result": BETTER, "verdict": "better"}, "One of 'improved'"),
+        ({"changed": "args.beta=1", "result": BETTER, "verdict": np.array(["a", "b"])}, "One of 'improved'"),
+        ({"changed": "args.beta=1", "result": FIVE_UP, "verdict": "improved"}, "leaves 0 out, but p = 0.06"),
     ],
 )
 def test_a_comparison_needs_one_change_enough_items_and_the_right_reading(answer: object, words: str) -> None:
@@ -106,3 +116,40 @@ def test_a_comparison_needs_one_change_enough_items_and_the_right_reading(answer
 def test_a_comparison_that_is_read_right_passes() -> None:
     right = {"changed": "args.beta=1", "result": BETTER, "verdict": "improved"}
     assert compared(right, ["args.beta"]) is BETTER
+
+
+def test_a_verdict_may_be_written_in_any_case() -> None:
+    compared({"changed": "args.beta=1", "result": BETTER, "verdict": " Improved "}, ["args.beta"])
+
+
+def test_a_students_function_cannot_change_what_it_is_graded_by() -> None:
+    values = torch.ones(3)
+    call(lambda tensor: tensor.zero_(), values)
+    assert values.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("answer", [[1, 0], (True, False), np.array([1, 0]), torch.tensor([True, False])])
+def test_verdicts_are_taken_from_any_list(answer: object) -> None:
+    assert yes_or_no(answer, 2) == [True, False]
+
+
+def test_p_values_are_no_verdicts() -> None:
+    with pytest.raises(NotYet, match="2 times True or False"):
+        yes_or_no([0.03, 0.2], 2)
+
+
+@pytest.mark.parametrize("answer", [["simpo ", "ORPO"], ("SimPO", "orpo"), pd.Series(["SIMPO", "ORPO"])])
+def test_words_are_taken_from_any_list_and_in_any_case(answer: object) -> None:
+    assert selection(answer, ("ORPO", "SimPO")) == ["SimPO", "ORPO"]
+
+
+@pytest.mark.parametrize("answer", [3, {"ORPO": 1}, [None], [["ORPO"]], [np.array(["a", "b"])], "KTO"])
+def test_what_is_no_list_of_words_is_told(answer: object) -> None:
+    with pytest.raises(NotYet, match="is expected here"):
+        selection(answer, ("ORPO", "SimPO"))
+
+
+def test_a_long_answer_is_cut() -> None:
+    with pytest.raises(NotYet) as caught:
+        numbers([0] * 10_000, 2)
+    assert len(str(caught.value)) < 300

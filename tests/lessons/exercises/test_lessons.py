@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from posttrain_helpers.lessons.exercises import all_exercises, check
 from posttrain_helpers.lessons.exercises.exercise import NOT_ANSWERED, Exercise
+from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
+from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
+from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
+from posttrain_helpers.lessons.exercises.lesson_11 import win_rate_of_left
 from posttrain_helpers.lessons.run import discover
 
 EXERCISES = all_exercises()
@@ -58,3 +66,118 @@ def test_a_typical_mistake_gets_its_own_hint(exercise: Exercise) -> None:
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
 def test_an_unanswered_exercise_says_so(exercise: Exercise) -> None:
     assert check(exercise.id, None).message == NOT_ANSWERED
+
+
+def padded_as(kind: Any) -> Any:
+    return lambda rows, pad_id: {key: kind(map(kind, rows)) for key, rows in pad_rows(rows, pad_id).items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        ("00.1", np.array([1, 4])),
+        ("01.1", {"Reply", " end token "}),
+        ("01.3", padded_as(tuple)),
+        ("01.3", lambda rows, pad_id: {k: torch.tensor(v) for k, v in pad_rows(rows, pad_id).items()}),
+        ("05.3", 86),
+        ("06.1", np.array(["Falls", "falls "])),
+        ("06.2", lambda *arguments: np.array(batch_metrics(*arguments))),
+        ("07.1", ["orpo", "simpo"]),
+        ("07.1", pd.Series(["SimPO", "ORPO"])),
+        ("11.1", 6.0),
+    ],
+)
+def test_a_right_answer_is_right_in_another_type_or_case(number: str, answer: object) -> None:
+    feedback = check(number, answer)
+    assert feedback.correct is True, str(feedback)
+
+
+def changing_its_input(function: Any) -> Any:
+    def changed(*arguments: Any) -> Any:
+        result = function(*arguments)
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):
+                argument.zero_()
+            elif isinstance(argument, list):
+                argument.clear()
+        return result
+
+    return changed
+
+
+FUNCTIONS = [exercise for exercise in EXERCISES if callable(exercise.solution) and exercise.id != "07.3"]
+
+
+@pytest.mark.parametrize("exercise", FUNCTIONS, ids=lambda exercise: exercise.id)
+def test_a_function_that_changes_its_input_is_graded_like_another(exercise: Exercise) -> None:
+    assert check(exercise.id, changing_its_input(exercise.solution)).correct is True
+    for answer, words in exercise.mistakes:
+        if callable(answer):
+            assert words in check(exercise.id, changing_its_input(answer)).message
+    assert check(exercise.id, exercise.solution).correct is True
+
+
+IDS = {"input_ids": [[5, 6, 2, 0, 0], [5, 6, 7, 8, 2]]}
+HOSTILE = [
+    *(3, "x", b"ab", float("nan"), 1j, 10**400, object(), {}, [None] * 5, [[1], [2]], np.array(1.0)),
+    *(torch.tensor(1.0), torch.zeros(5, 3), [np.array([1, 2])] * 2, [10**400] * 5, pd.DataFrame({"a": [1]})),
+    *({"input_ids": 3, "labels": None}, {**IDS, "labels": [[1]]}, {**IDS, "labels": [1, 2]}),
+]
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+def test_no_answer_stops_the_grading(exercise: Exercise) -> None:
+    for value in HOSTILE:
+        assert not check(exercise.id, value).correct, value
+        assert not check(exercise.id, lambda *_, value=value: value).correct, value
+        if exercise.kind == "change":
+            for key in exercise.solution:
+                assert not check(exercise.id, {**exercise.solution, key: value}).correct, value
+
+
+def test_labels_of_another_shape_are_not_called_padding() -> None:
+    def unpadded(rows: Any, pad_id: int) -> Any:
+        return {**pad_rows(rows, pad_id), "labels": [row["labels"] for row in rows]}
+
+    assert "not one label for each token" in check("01.3", unpadded).message
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda *arguments: kto_batch(*arguments).item(), "has no gradient"),
+        (lambda *arguments: kto_batch(*arguments).detach(), "has no gradient"),
+        (changing_its_input(kto_batch), "its gradient stops with"),
+    ],
+)
+def test_a_loss_without_a_gradient_is_told(loss: Any, words: str) -> None:
+    assert words in check("07.3", loss).message
+
+
+def test_a_reply_may_move_to_the_row_before_and_the_hints_still_fit() -> None:
+    def backwards(policy, reference, prompts, replies, desirable, beta, **how):
+        rows = prompts[::-1], replies[::-1], desirable.flip(0)
+        return kto_batch(policy, reference, *rows, beta, **how)
+
+    assert check("07.3", backwards).correct is True
+    assert "below 0" in check("07.3", lambda *arguments: backwards(*arguments, clamp=False)).message
+    assert "reference score" in check("07.3", lambda *arguments: backwards(*arguments, both=False)).message
+
+
+def test_a_weight_is_a_finite_number() -> None:
+    exercise = next(exercise for exercise in EXERCISES if exercise.id == "07.4")
+    for value in ("nan", "inf", "-1", "much"):
+        changed = {**exercise.solution, "changed": f"args.desirable_weight={value}"}
+        assert "from 0 on" in check("07.4", changed).message
+
+
+def test_no_two_ways_to_count_wins_are_alike() -> None:
+    def only_flipped(letters: list[str], flipped: list[bool]) -> float:
+        return sum(letter == "B" and flip for letter, flip in zip(letters, flipped, strict=True)) / 10
+
+    assert "by hand" in check("11.4", only_flipped).message
+    assert check("11.4", lambda letters, flipped: np.float64(win_rate_of_left(letters, flipped))).correct
+
+
+def test_adjusted_p_values_are_no_verdicts() -> None:
+    assert "True or False" in check("11.2", lambda p_values, alpha=0.05: [3 * p for p in p_values]).message
