@@ -122,7 +122,8 @@ _WRONG_READINGS = {
 
 def _grade_batch(answer: Any) -> None:
     full = _batch([5] * 40, 9)
-    for scores, mask in [*_BATCHES, full]:
+    tied = (full[0].round(), full[1])  # a tie is no win
+    for scores, mask in [*_BATCHES, full, tied]:
         value, right = number(call(answer, scores, mask)), accuracy_of_batch(scores, mask)
         if is_close(value, right, 1e-4):
             continue
@@ -130,8 +131,8 @@ def _grade_batch(answer: Any) -> None:
             if is_close(value, reading(scores, mask), 1e-4):
                 raise NotYet(hint)
         raise NotYet(
-            f"On a batch of {len(scores)} texts you return {value:.3f}. Work out the reward of each text of "
-            "the small batch by hand first."
+            f"On a batch of {len(scores)} texts you return {value:.3f}; {right:.3f} is right. Make a batch "
+            "of two pairs, one of them a tie, and work out each reward by hand first."
         )
 
 
@@ -217,7 +218,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_AGREES * _BETTER_WINS, "err together"),
             (0.5, "two groups"),
         ),
-        why="0.95 * 0.9 + 0.05 * 0.1. The annotators' errors hide most of what the model does right, and "
+        why="0.95 * 0.9 + 0.05 * 0.1. The annotators' errors hide a tenth of what the model does right, and "
         "even turn a few of its own errors into hits.",
     ),
     Exercise(

@@ -200,7 +200,7 @@ def grade_weight(answer: Any) -> None:
         weight = math.nan
     if not 0 <= weight < math.inf:
         raise NotYet(f"A weight is a number from 0 on, but {value!r} was found.")
-    if 3.5 < weight < 4.5:
+    if 4.4 < weight < 5.0:  # the notebook prints the balanced weight of its replies, about 4.7
         raise NotYet("That is about the weight of the run that you compare with; take quite another one.")
 
 
@@ -267,7 +267,11 @@ EXERCISES: tuple[Exercise, ...] = (
                 "does it leave 0 out",
             ),
             (
-                {"changed": "args.desirable_weight=4", "result": _UNCLEAR, "verdict": "no_difference_shown"},
+                {
+                    "changed": "args.desirable_weight=4.71",
+                    "result": _UNCLEAR,
+                    "verdict": "no_difference_shown",
+                },
                 "take quite another one",
             ),
         ),
