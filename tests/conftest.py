@@ -24,15 +24,17 @@ import sitecustomize  # noqa: E402, F401  blocks this process
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every notebook as slow, and say what one worker keeps together: a file, and all notebooks.
+    """Mark every notebook as slow, and say what one worker keeps together.
 
-    A lesson trains, and takes up the stages of those before it.
+    That is a file; and of the notebooks, which take up one another's stages, those up to lesson 07 and those
+    after it.
     """
     for item in items:
         is_notebook = item.path.suffix == ".ipynb"
         if is_notebook:
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("notebooks" if is_notebook else str(item.path)))
+        group = f"notebooks {item.path.stem >= '08'}" if is_notebook else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
