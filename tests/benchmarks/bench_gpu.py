@@ -45,6 +45,8 @@ LORA = {"lora.r": 16, "lora.target_modules": "all-linear"}
 # Where a recipe of the course recomputes activations to fit a small card, a large one need not.
 LARGE = {"args.activation_checkpointing": False}
 SFT = {"args.per_device_train_batch_size": 8, "args.gradient_accumulation_steps": 1}
+# The recipes on public data have the lengths of real rows.
+RECIPES = {"sft": "sft_dl", "dpo": "dpo_dl", "grpo": "grpo_gsm8k", "ppo": "ppo_ultrafeedback"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft_source": (
         "sft",
@@ -271,7 +273,7 @@ def run(
     from posttrain_helpers.stages.planning import plan_recipe
 
     setup("qwen3")
-    recipe = load_recipe(method, "qwen3", {**changes, **parsed_overrides(arguments.set)})
+    recipe = load_recipe(RECIPES.get(method, method), "qwen3", {**changes, **parsed_overrides(arguments.set)})
     try:
         planned = plan_recipe(recipe).total / 1e9
     except CourseError:  # rows of any length cannot be planned
