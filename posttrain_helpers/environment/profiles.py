@@ -1,8 +1,8 @@
 """Profiles: the one switch between a tiny model and real ones.
 
 A profile says which base model a course runs on and what that model needs; the data and the truth about them
-are the same in each. The notebook's `parameters` cell
-or the environment variable `POSTTRAIN_PROFILE` names it; what is trained, and how, stands in the recipes.
+are the same in each. The notebook's `parameters` cell or the environment variable `POSTTRAIN_PROFILE` names
+it; what is trained, and how, stands in the recipes.
 
 More variables change any profile without a change of a file, for a reader with a model of their own or
 with little time, and for tests:

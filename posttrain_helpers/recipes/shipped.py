@@ -80,13 +80,13 @@ def recipe_path(name_or_path: str | Path) -> Path:
         if not path.is_file():
             raise CourseError(f"the recipe file {path} does not exist (working directory {Path.cwd()}).")
         return path.resolve()
-    names = recipe_names()
-    if str(name_or_path) not in names:
+    files = recipe_files()
+    if str(name_or_path) not in files:
         raise CourseError(
-            f"the recipe {str(name_or_path)!r} does not exist; {closest(name_or_path, names)}The recipes are "
-            f"{', '.join(names)}; a file of your own must end with .yaml."
+            f"the recipe {str(name_or_path)!r} does not exist; {closest(name_or_path, files)}The recipes are "
+            f"{', '.join(files)}; a file of your own must end with .yaml."
         )
-    return recipe_files()[str(name_or_path)]
+    return files[str(name_or_path)]
 
 
 def check_parents(settings: dict[str, Any], path: Path) -> None:

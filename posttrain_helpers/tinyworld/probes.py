@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.tinyworld.gold import gold_score
+from posttrain_helpers.tinyworld.gold import gold
 from posttrain_helpers.tinyworld.replies import POLITE_CLOSERS, POLITE_OPENERS, RUDE_OPENERS
 from posttrain_helpers.tinyworld.stories import random_story
 from posttrain_helpers.tinyworld.tasks import Item, held_out_stories, held_out_suite
@@ -130,7 +130,7 @@ def measure_probes(score: Score, n: int = 60) -> ProbeResults:
     """
 
     def gold_of(items: list[Item], replies: list[str]) -> list[float]:
-        return [gold_score(item, reply).total for item, reply in zip(items, replies, strict=True)]
+        return [gold(reply, item) for item, reply in zip(items, replies, strict=True)]
 
     return ProbeResults(
         (name, ProbeResult(probe, probe.change(score), probe.change(gold_of)))
@@ -220,6 +220,6 @@ def _one_more_sentence(questions: list[Item]) -> tuple[list[Item], list[str], li
     same = [
         place
         for place, item in enumerate(questions)
-        if abs(gold_score(item, plain[place]).total - gold_score(item, padded[place]).total) < 1e-9
+        if abs(gold(plain[place], item) - gold(padded[place], item)) < 1e-9
     ]
     return tuple([values[place] for place in same] for values in (questions, plain, padded))

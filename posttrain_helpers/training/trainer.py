@@ -138,8 +138,8 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
 
     trainer.remove_callback(PrinterCallback)
     name = _method_of(trainer)
-    data = METHODS[name].data if name else "conversations"
-    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if data in ("pairs", "labels") else []
+    compared = name is not None and METHODS[name].data in ("pairs", "labels")
+    left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
     if check := _CHECKS.get(name):
         with _refusals_of_the_template():
             check(trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -175,11 +176,6 @@ def grade_sampler(answer: Any) -> None:
 # 00.4: another number of examples
 
 
-def grade_shots(answer: Any) -> None:
-    """Accept a comparison of two numbers of examples that is read right."""
-    compared(answer, ("shots",))
-
-
 def _comparison(up: int, down: int) -> PairedResult:
     before = [False] * up + [True] * (100 - up)
     return paired_binary(before, [True] * up + [False] * down + [True] * (100 - up - down))
@@ -224,7 +220,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         "00.4",
         "change",
-        grade_shots,
+        partial(compared, allowed=("shots",)),
         {"changed": "shots=16", "result": _comparison(8, 5), "verdict": "no_difference_shown"},
         (
             (

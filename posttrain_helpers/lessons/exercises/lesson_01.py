@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -173,11 +174,6 @@ SETTINGS = (
 )
 
 
-def grade_comparison(answer: Any) -> None:
-    """Take one changed setting of the short training, compared on held-out questions."""
-    compared(answer, SETTINGS)
-
-
 _LOST = paired_binary([True] * 90 + [False] * 10, [True] * 60 + [False] * 40)
 _COMPARED = {"changed": "args.learning_rate=1e-5", "result": _LOST, "verdict": "worse"}
 
@@ -225,7 +221,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         "01.4",
         "change",
-        grade_comparison,
+        partial(compared, allowed=SETTINGS),
         _COMPARED,
         (
             ({**_COMPARED, "verdict": "improved"}, "does it leave 0 out"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -170,10 +171,6 @@ _WORSE = paired_binary([True] * 90 + [False] * 10, [True] * 70 + [False] * 30)
 _EQUAL = paired_binary([True, False] * 50, [True, False] * 50)
 
 
-def _grade_change(answer: Any) -> None:
-    compared(answer, _SETTINGS)
-
-
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="05.1",
@@ -224,7 +221,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="05.4",
         kind="change",
-        grade=_grade_change,
+        grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "args.learning_rate=1e-5", "result": _WORSE, "verdict": "worse"},
         mistakes=(
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -198,10 +199,6 @@ def _grade_batch_loss(answer: Any) -> None:
         )
 
 
-def _grade_change(answer: Any) -> None:
-    compared(answer, ("args.beta", "args.learning_rate", "args.num_train_epochs"))
-
-
 _LESS_DISTANCE = paired_numeric([2.0, 1.5, 1.0] * 32, [0.5, 0.75, 0.25] * 32, higher_is_better=False)
 _SETTING = "args.learning_rate=7e-5"
 
@@ -254,7 +251,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="06.4",
         kind="change",
-        grade=_grade_change,
+        grade=partial(compared, allowed=("args.beta", "args.learning_rate", "args.num_train_epochs")),
         solution={"changed": _SETTING, "result": _LESS_DISTANCE, "verdict": "improved"},
         mistakes=(
             ({"changed": _SETTING, "result": _LESS_DISTANCE, "verdict": "worse"}, "does it leave 0 out"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -162,10 +163,6 @@ def _grade_explained(answer: Any) -> None:
     )
 
 
-def _grade_change(answer: Any) -> None:
-    compared(answer, _SETTINGS)
-
-
 def _result(after: float) -> PairedResult:
     return paired_numeric([0.0, 0.1] * 30, [after, after + 0.2] * 30)
 
@@ -215,7 +212,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="08.4",
         kind="change",
-        grade=_grade_change,
+        grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "args.kl_coef=0.1", "result": _result(0.5), "verdict": "improved"},
         mistakes=(
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     yes_or_no,
 )
 from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
+from posttrain_helpers.statistics.selection import pass_at_k
 
 if TYPE_CHECKING:
     import torch
@@ -44,11 +46,6 @@ def _clipped_tokens(answer: Any) -> None:
             "You look at ratios above 1.2 only. Which way should the tokens of the wrong completion move?"
         )
     raise NotYet("Write down ratio * A and clip(ratio) * A for each token: where is the clipped one smaller?")
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the share of all choices of k out of n samples that hold one of the c right ones."""
-    return 1 - comb(n - c, k) / comb(n, k)
 
 
 def _independent(n, c, k):
@@ -152,10 +149,6 @@ def _grade_teaching(answer: Any) -> None:
     raise NotYet("A group in which one reward differs from the others is missed.")
 
 
-def _grade_change(answer: Any) -> None:
-    compared(answer, _SETTINGS)
-
-
 def _result(after: float) -> PairedResult:
     return paired_numeric([0.5, 0.75] * 30, [after, after + 0.25] * 30)
 
@@ -204,7 +197,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="09.4",
         kind="change",
-        grade=_grade_change,
+        grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "args.num_generations=4", "result": _result(0.6), "verdict": "improved"},
         mistakes=(
             (

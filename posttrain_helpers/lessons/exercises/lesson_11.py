@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -206,10 +207,6 @@ def _without_ties(first, second):
     return (_agreement(first, second) - chance) / (1 - chance)
 
 
-def _grade_change(answer: Any) -> None:
-    compared(answer, _SETTINGS)
-
-
 def _result(up: int) -> PairedResult:
     return paired_binary([0] * 60 + [1] * 60, [1] * up + [0] * (60 - up) + [1] * 60)
 
@@ -246,7 +243,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="11.3",
         kind="change",
-        grade=_grade_change,
+        grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "data.n_train=256", "result": _result(20), "verdict": "improved"},
         mistakes=(
             (

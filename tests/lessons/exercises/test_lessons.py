@@ -17,8 +17,13 @@ from posttrain_helpers.lessons.exercises.exercise import NOT_ANSWERED, Exercise
 from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
 from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
-from posttrain_helpers.lessons.exercises.lesson_11 import win_rate_of_left
+from posttrain_helpers.lessons.exercises.lesson_08 import critic_loss
+from posttrain_helpers.lessons.exercises.lesson_11 import cohens_kappa, win_rate_of_left
+from posttrain_helpers.lessons.exercises.lesson_11 import holm as significant_after_holm
 from posttrain_helpers.lessons.run import discover
+from posttrain_helpers.losses.policy import clipped_value_loss
+from posttrain_helpers.statistics.agreement import cohen_kappa
+from posttrain_helpers.statistics.claims import holm
 
 EXERCISES = all_exercises()
 FEWEST, FEWEST_MISTAKES = 4, 2
@@ -181,3 +186,17 @@ def test_no_two_ways_to_count_wins_are_alike() -> None:
 
 def test_adjusted_p_values_are_no_verdicts() -> None:
     assert "True or False" in check("11.2", lambda p_values, alpha=0.05: [3 * p for p in p_values]).message
+
+
+def test_solutions_give_the_numbers_of_the_package() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, old_values, returns = torch.randn(3, 4, 6, generator=generator)
+    mask = (torch.rand(4, 6, generator=generator) < 0.7).long()
+    losses, _ = clipped_value_loss(values, old_values, returns)
+    torch.testing.assert_close(critic_loss(values, old_values, returns, mask), losses[mask.bool()].mean())
+    first, second = (np.random.default_rng(seed).choice(["left", "right", "tie"], 40) for seed in (1, 2))
+    expected = cohen_kappa(first.tolist(), second.tolist()).kappa
+    assert cohens_kappa(first.tolist(), second.tolist()) == pytest.approx(expected)
+    for seed in range(20):
+        p_values = np.random.default_rng(seed).beta(0.3, 3, size=6).tolist()
+        assert significant_after_holm(p_values) == [p < 0.05 for p in holm(p_values)]
