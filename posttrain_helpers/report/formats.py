@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-_NAMES = {"grpo": "GRPO", "lora": "LoRA", "ppo": "PPO", "qlora": "QLoRA", "rlhf": "RLHF", "sft": "SFT"}
+_NAMES = {"grpo": "GRPO", "lora": "LoRA", "ppo": "PPO", "qlora": "QLoRA", "sft": "SFT"}
 
 
 def lesson_title(lesson: str) -> str:
-    """Return a lesson's name for readers: `08_ppo_rlhf` becomes `08 PPO RLHF`."""
+    """Return a lesson's name for readers: `08_ppo` becomes `08 PPO`."""
     order, _, rest = lesson.partition("_")
     first, *others = [_NAMES.get(word, word) for word in rest.split("_")]
     return " ".join([order, first[:1].upper() + first[1:], *others])

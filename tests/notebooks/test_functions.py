@@ -72,11 +72,11 @@ SHOWN = {
         "orpo_loss",
         "simpo_loss",
     ),
-    ("08_ppo_rlhf", "losses.kl"): ("k1_estimate", "k3_estimate"),
-    ("08_ppo_rlhf", "losses.advantages"): ("shaped_rewards", "generalized_advantages"),
-    ("08_ppo_rlhf", "losses.policy"): ("clipped_policy_loss",),
-    ("09_grpo_verifiable_rewards", "losses.advantages"): ("group_advantages",),
-    ("09_grpo_verifiable_rewards", "losses.policy"): ("aggregate", "grpo_loss"),
+    ("08_ppo", "losses.kl"): ("k1_estimate", "k3_estimate"),
+    ("08_ppo", "losses.advantages"): ("shaped_rewards", "generalized_advantages"),
+    ("08_ppo", "losses.policy"): ("clipped_policy_loss",),
+    ("10_grpo_verifiable_rewards", "losses.advantages"): ("group_advantages",),
+    ("10_grpo_verifiable_rewards", "losses.policy"): ("aggregate", "grpo_loss"),
 }
 
 
@@ -127,10 +127,10 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
 }
 
 
-def test_the_judges_of_lesson_11_are_asked_what_the_judge_was_trained_on() -> None:
+def test_the_judges_of_lesson_12_are_asked_what_the_judge_was_trained_on() -> None:
     from posttrain_helpers.tinyworld.training_data.judgements import JUDGE_TEMPLATE
 
-    cells = nbformat.read(NOTEBOOKS / "11_evaluation.ipynb", as_version=4).cells
+    cells = nbformat.read(NOTEBOOKS / "12_evaluation.ipynb", as_version=4).cells
     assignments = [
         node
         for cell in cells

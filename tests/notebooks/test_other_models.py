@@ -26,13 +26,13 @@ LESSONS = {
     "05_reward_modelling": ["reward_model"],
     "06_direct_preference_optimization": ["dpo"],
     "07_preference_family": ["ipo", "kto", "orpo", "simpo", "sft_chosen"],
-    "08_ppo_rlhf": ["ppo"],
-    "09_grpo_verifiable_rewards": ["grpo"],
-    "11_evaluation": [],
+    "08_ppo": ["ppo"],
+    "10_grpo_verifiable_rewards": ["grpo"],
+    "12_evaluation": [],
 }
 SAVED_RECIPES = {"reward_model": "reward"}
 # These take minutes each even so.
-ON_REQUEST = ("08_ppo_rlhf", "09_grpo_verifiable_rewards", "11_evaluation")
+ON_REQUEST = ("08_ppo", "10_grpo_verifiable_rewards", "12_evaluation")
 EVERY_LESSON = "POSTTRAIN_EVERY_LESSON"
 
 

@@ -34,7 +34,7 @@ def test_numbers(value: float, text: str) -> None:
 
 def test_words_for_readers() -> None:
     assert lesson_title("01_supervised_fine_tuning") == "01 Supervised fine tuning"
-    assert lesson_title("08_ppo_rlhf") == "08 PPO RLHF"
+    assert lesson_title("08_ppo") == "08 PPO"
     assert lesson_title("03_lora_and_qlora") == "03 LoRA and QLoRA"
     assert [signed(value) for value in (0.5, 0.0, -0.0, -0.5)] == ["+0.500", "0.000", "0.000", "−0.500"]
     assert [duration(value) for value in (4.21, 59.6, 200, 7500)] == [

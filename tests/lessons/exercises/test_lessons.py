@@ -18,8 +18,8 @@ from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
 from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import critic_loss
-from posttrain_helpers.lessons.exercises.lesson_11 import cohens_kappa, win_rate_of_left
-from posttrain_helpers.lessons.exercises.lesson_11 import holm as significant_after_holm
+from posttrain_helpers.lessons.exercises.lesson_12 import cohens_kappa, win_rate_of_left
+from posttrain_helpers.lessons.exercises.lesson_12 import holm as significant_after_holm
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.losses.policy import clipped_value_loss
 from posttrain_helpers.statistics.agreement import cohen_kappa
@@ -89,7 +89,7 @@ def padded_as(kind: Any) -> Any:
         ("06.2", lambda *arguments: np.array(batch_metrics(*arguments))),
         ("07.1", ["orpo", "simpo"]),
         ("07.1", pd.Series(["SimPO", "ORPO"])),
-        ("11.1", 6.0),
+        ("12.1", 6.0),
     ],
 )
 def test_a_right_answer_is_right_in_another_type_or_case(number: str, answer: object) -> None:
@@ -180,12 +180,12 @@ def test_no_two_ways_to_count_wins_are_alike() -> None:
     def only_flipped(letters: list[str], flipped: list[bool]) -> float:
         return sum(letter == "B" and flip for letter, flip in zip(letters, flipped, strict=True)) / 10
 
-    assert "by hand" in check("11.4", only_flipped).message
-    assert check("11.4", lambda letters, flipped: np.float64(win_rate_of_left(letters, flipped))).correct
+    assert "by hand" in check("12.4", only_flipped).message
+    assert check("12.4", lambda letters, flipped: np.float64(win_rate_of_left(letters, flipped))).correct
 
 
 def test_adjusted_p_values_are_no_verdicts() -> None:
-    assert "True or False" in check("11.2", lambda p_values, alpha=0.05: [3 * p for p in p_values]).message
+    assert "True or False" in check("12.2", lambda p_values, alpha=0.05: [3 * p for p in p_values]).message
 
 
 def test_solutions_give_the_numbers_of_the_package() -> None:

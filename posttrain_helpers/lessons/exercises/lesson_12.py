@@ -1,4 +1,4 @@
-"""The exercises of lesson 11: flips, Holm's correction, one setting, who was shown first, Cohen's kappa."""
+"""The exercises of lesson 12: flips, Holm's correction, one setting, who was shown first, Cohen's kappa."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _result(up: int) -> PairedResult:
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
-        id="11.1",
+        id="12.1",
         kind="predict",
         grade=_flips,
         solution=6,
@@ -226,7 +226,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="Six coins fall to one side, either side, once in 32 throws: p = 0.03. Five: once in 16.",
     ),
     Exercise(
-        id="11.2",
+        id="12.2",
         kind="function",
         grade=_grade_holm,
         solution=holm,
@@ -241,7 +241,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="At most 5 % of all families get a false winner, and Holm misses less than Bonferroni.",
     ),
     Exercise(
-        id="11.3",
+        id="12.3",
         kind="change",
         grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "data.n_train=256", "result": _result(20), "verdict": "improved"},
@@ -256,7 +256,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="The interval is about these two runs; the spread of the seeds says what another run may do.",
     ),
     Exercise(
-        id="11.4",
+        id="12.4",
         kind="bug",
         grade=_grade_wins,
         solution=win_rate_of_left,
@@ -270,7 +270,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="Left won with A if nothing was flipped, and with B if it was: the conditions must differ.",
     ),
     Exercise(
-        id="11.5",
+        id="12.5",
         kind="function",
         grade=_grade_kappa,
         solution=cohens_kappa,

@@ -1,4 +1,4 @@
-"""The exercises of lesson 09: what the clip stops, pass@k, dynamic sampling, one setting."""
+"""The exercises of lesson 10: what the clip stops, pass@k, dynamic sampling, one setting."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _result(after: float) -> PairedResult:
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
-        id="09.1",
+        id="10.1",
         kind="predict",
         grade=_clipped_tokens,
         solution=[1, 0, 0, 1, 0],
@@ -167,7 +167,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="1.5 is far enough up for a right answer, 0.5 far enough down for a wrong one; 1.3 must fall.",
     ),
     Exercise(
-        id="09.2",
+        id="10.2",
         kind="function",
         grade=_grade_pass,
         solution=pass_at_k,
@@ -182,7 +182,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="comb(n - c, k) is 0 where fewer than k samples are wrong, so that case needs no extra line.",
     ),
     Exercise(
-        id="09.3",
+        id="10.3",
         kind="bug",
         grade=_grade_teaching,
         solution=can_teach,
@@ -195,7 +195,7 @@ EXERCISES: tuple[Exercise, ...] = (
         why="As many problems as completions hid the wrong dimension: test with two sizes that differ.",
     ),
     Exercise(
-        id="09.4",
+        id="10.4",
         kind="change",
         grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "args.num_generations=4", "result": _result(0.6), "verdict": "improved"},
