@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from posttrain_helpers.environment.limits import available_cores, memory_limit
 from posttrain_helpers.environment.missing_names import explain_errors
 from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.environment.profiles import PROFILE_VARIABLE, Profile, get_profile
+from posttrain_helpers.environment.speed import matmul_gflops
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, USES, reported_split
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import counted
@@ -52,6 +53,7 @@ class Runtime:
         versions: library name to version, Python included.
         started: `time.time()` at the call.
         split: the held-out split that is measured on.
+        matmul_gflops: the measured rate of float32 matrix products; None before `setup` has measured it.
     """
 
     profile: Profile
@@ -62,10 +64,13 @@ class Runtime:
     versions: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     split: str = DEFAULT_SPLIT
+    matmul_gflops: float | None = None
 
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
         device = f"{_device_name(self.device)} · {self.dtype} · {counted(self.threads, 'CPU thread')}"
+        if self.matmul_gflops is not None:
+            device += f" · {self.matmul_gflops:,.0f} GFLOP/s (float32 matrix products)"
         if self.device == "cpu" and profile.device == "cuda":
             device += " · no GPU found"
             if profile.min_gpu_gb:
@@ -116,6 +121,7 @@ def setup(profile: str | Profile | None = None, seed: int = 0, threads: int | No
     from transformers import set_seed
 
     torch.set_num_threads(runtime.threads)
+    runtime = replace(runtime, matmul_gflops=matmul_gflops(runtime.device))
     set_seed(seed)
     _current = runtime
     prepare_trainers()

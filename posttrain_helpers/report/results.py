@@ -57,6 +57,8 @@ class LessonResults:
         extra: whatever else the lesson wants to keep; it must be plain JSON.
         split: the held-out split that the claims were measured on.
         training_seconds: of all trainings of the lesson; what it built because it was missing does not count.
+        matmul_gflops: rate of float32 matrix products that `setup` measured, to compare times of two runs by;
+            None where no `setup` measured it.
     """
 
     lesson: Annotated[str, AfterValidator(_checked_lesson)]
@@ -73,6 +75,7 @@ class LessonResults:
     extra: dict[str, Any] = field(default_factory=dict)
     split: str = DEFAULT_SPLIT
     training_seconds: NonNegativeFloat = 0.0
+    matmul_gflops: NonNegativeFloat | None = None
 
     @property
     def headline(self) -> Claim:
@@ -133,6 +136,7 @@ def write_results(
         extra={str(key): plain(value, f"{where}, {key!r}") for key, value in (extra or {}).items()},
         split=reported_split(),
         training_seconds=trained_seconds(),
+        matmul_gflops=runtime.matmul_gflops,
     )
     return write_checked(metrics_path(lesson, runtime.profile.name), results, where)
 

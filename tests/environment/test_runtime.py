@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -80,7 +81,8 @@ def test_card_has_seven_lines_and_says_what_was_decided(capsys: pytest.CaptureFi
         "split",
         "versions",
     ]
-    assert "CPU · float32 · 1 CPU thread" in lines[2]
+    assert re.search(r"CPU · float32 · 1 CPU thread · [\d,]+ GFLOP/s \(float32 matrix products\)$", lines[2])
+    assert result.matmul_gflops > 0
     release = torch.__version__.split("+")[0]  # not every wheel's metadata names its build, such as +cpu
     assert f"torch {release}" in lines[6]
     assert (result.profile.name, result.seed, result.device, result.threads) == ("tiny", 3, "cpu", 1)

@@ -26,6 +26,7 @@ RUNTIME = SimpleNamespace(
     threads=2,
     versions={"torch": "2.13.0", "trl": "1.16.0"},
     started=0.0,
+    matmul_gflops=155.0,
 )
 
 
@@ -66,6 +67,7 @@ def test_the_file_has_the_fields_of_the_contract(output_root: Path) -> None:
     assert record["claims"] == [asdict(Claim(**claim()))]
     assert record["extra"] == {"rates": [0.1, 0.2]}
     assert record["split"] == "test"
+    assert record["matmul_gflops"] == 155.0
 
 
 def test_the_clock_starts_at_setup_and_one_monitor_is_enough(output_root: Path) -> None:
