@@ -397,7 +397,7 @@ def test_the_commands_of_the_readme_exist_and_ci_runs_the_same_ones() -> None:
         if words[:1] != ["pretrain"]:
             cli._parse(cli.build_parser(), words)
 
-    install, test = "python -m pip install -r requirements.txt", "python -m pytest"
+    install, test = "python -m pip install -r requirements.txt", "python -m pytest -n 2"
     for path in ("README.md", ".ci/run", ".github/workflows/tests.yml"):
         text = (root / path).read_text(encoding="utf-8")
         assert install in text, path
