@@ -75,10 +75,17 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
         The path of the table.
 
     Raises:
-        CourseError: an unknown lesson, one that fails or writes no results, or two claims of one name.
+        CourseError: an unknown lesson, one that fails or writes no results, two claims of one name, or items
+            other than those of test.
     """
+    from posttrain_helpers.environment.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
     from posttrain_helpers.lessons.run import select
 
+    if reported_split() != DEFAULT_SPLIT:
+        raise CourseError(
+            f"The table over fresh seeds is about test items, but {SPLIT_VARIABLE} asks for "
+            f"{reported_split()!r}. Unset it; to try a seed on dev items, use `run --seed N --split dev`."
+        )
     chosen = select(lessons)
     pending = [(seed, path) for seed in seeds for path in chosen if fresh or not _measured(path, seed)]
     done = len(seeds) * len(chosen) - len(pending)

@@ -242,7 +242,18 @@ def test_what_the_seeds_did_not_measure_is_reported_and_not_asserted(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     frame = check_claims(LESSON, profile, [claim("learns", False)])
-    assert frame.loc["learns", ["holds", "held on seeds", "asserted"]].to_list() == [False, "10 of 10", False]
+    shown = "10 of 10" if seeds.MEASURE_VARIABLE in variables else "not measured"
+    assert frame.loc["learns", ["holds", "held on seeds", "asserted"]].to_list() == [False, shown, False]
+
+
+def test_dev_items_are_refused(
+    directory: Path, runs: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_toy(directory)
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    with pytest.raises(CourseError, match=r"is about test items, but POSTTRAIN_SPLIT asks for 'dev'"):
+        run_seeds([], [1])
+    assert runs == []
 
 
 def test_cells_tagged_probe_are_left_out(directory: Path, runs: list[tuple[str, int]]) -> None:
