@@ -60,6 +60,40 @@ def display_figure(figure: Figure, alt: str, handle: Any = None) -> Any:
     return handle
 
 
+def plot_intervals(
+    groups: Mapping[str, Mapping[str, tuple[float, float, float]]], xlabel: str, height: float | None = None
+) -> Figure:
+    """Draw values with their intervals, one line a label; each group has a colour and a marker of its own.
+
+    Args:
+        groups: for each group the labels that it has, each with (value, low, high).
+        xlabel: what the values are, with their unit.
+        height: of the figure in inches; None fits the number of lines.
+    """
+    labels = list(dict.fromkeys(label for group in groups.values() for label in group))
+    figure, axes = new_figure(8, height or 1.2 + 0.45 * len(labels))
+    shared = any(sum(label in group for group in groups.values()) > 1 for label in labels)
+    for number, (name, group) in enumerate(groups.items()):
+        offset = 0.2 * (number - (len(groups) - 1) / 2) if shared else 0.0
+        values, low, high = ([row[part] for row in group.values()] for part in range(3))
+        ends = [[v - a for v, a in zip(values, low, strict=True)]]
+        ends.append([b - v for v, b in zip(values, high, strict=True)])
+        axes.errorbar(
+            values,
+            [labels.index(label) + offset for label in group],
+            xerr=ends,
+            fmt="os^Dv"[number % 5],
+            color=COLOURS[(number + 1) % len(COLOURS)],
+            capsize=3,
+            label=name,
+        )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel(xlabel)
+    axes.invert_yaxis()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def plot_next_token(
     logits: torch.Tensor, tokenizer: PreTrainedTokenizerBase, temperatures: Sequence[float], top: int = 8
 ) -> Figure:

@@ -12,6 +12,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.plots import (
     TokenView,
     live_curve,
+    plot_intervals,
     plot_next_token,
     plot_training,
     show_tokens,
@@ -35,6 +36,18 @@ def test_next_token_bars_are_the_softmax_at_each_temperature(random_model_dir):
         assert [bar.get_width() for bar in axes.patches] == pytest.approx(expected)
     with pytest.raises(CourseError, match="above 0"):
         plot_next_token(logits, tokenizer, (0.0,))
+
+
+def test_intervals_stand_beside_their_labels():
+    groups = {"gold": {"sft": (1.0, 0.5, 2.0)}, "judge": {"sft": (2.0, 1.0, 2.5), "dpo": (3.0, 2.0, 4.0)}}
+    (axes,) = plot_intervals(groups, "rating").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["sft", "dpo"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(groups)
+    lines = [line for line in axes.lines if len(line.get_xdata()) and line.get_marker() in "os"]
+    assert [list(line.get_xdata()) for line in lines] == [[1.0], [2.0, 3.0]]
+    assert lines[0].get_ydata()[0] < 0 < lines[1].get_ydata()[0]  # two groups have this label: side by side
+    ends = [bar.get_segments()[0][:, 0].tolist() for bar in axes.collections]
+    assert ends[0] == pytest.approx([0.5, 2.0])
 
 
 def test_training_curve_draws_what_was_logged():

@@ -69,6 +69,46 @@ def completion_log_probs(
     return (chosen * completion_mask[:, 1:]).sum(-1)
 
 
+def mean_log_probs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    completions: Sequence[str | Messages],
+    *,
+    batch_size: int = 16,
+) -> numpy.ndarray:
+    """Return the mean log-probability per token of each completion given its prompt, without gradients.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with chat template and padding token.
+        prompts: N conversations that end before the reply.
+        completions: N replies, each a text or a list of messages.
+        batch_size: the most rows in a batch; fewer where a large vocabulary needs the memory.
+
+    Returns:
+        Nats per token, the end token included, shape (N,).
+
+    Raises:
+        CourseError: what `encode_completions` raises.
+    """
+    import numpy as np
+    import torch
+
+    encoded = encode_completions(tokenizer, prompts, completions)
+    lengths = encoded["attention_mask"].sum(1)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    batch_size = max(1, min(batch_size, MOST_LOGITS // (int(lengths.max()) * vocabulary)))
+    result = np.empty(len(lengths))
+    with evaluation_mode(model), torch.no_grad():
+        for rows in lengths.argsort().split(batch_size):  # rows of similar length: little padding
+            longest = int(lengths[rows].max())
+            batch = {name: tensor[rows, :longest].to(model.device) for name, tensor in encoded.items()}
+            sums = completion_log_probs(model, **batch)
+            result[rows.numpy()] = (sums / batch["completion_mask"][:, 1:].sum(1)).cpu().numpy()
+    return result
+
+
 def encode_completions(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], completions: Sequence[str | Messages]
 ) -> BatchEncoding:

@@ -17,7 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import likelihood as divergence
 from posttrain_helpers.generation.decoding import encode_prompts, generate
-from posttrain_helpers.generation.likelihood import completion_log_probs, encode_completions, kl_to_reference
+from posttrain_helpers.generation.likelihood import (
+    completion_log_probs,
+    encode_completions,
+    kl_to_reference,
+    mean_log_probs,
+)
 from posttrain_helpers.losses.kl import k1_estimate, k3_estimate, token_kl
 
 PROMPTS = [
@@ -392,6 +397,18 @@ class TestKLToReference:
         reference.resize_token_embeddings(size + 8)
         with pytest.raises(CourseError, match=f"policy has {size} .* reference {size + 8}"):
             kl_to_reference(policy, reference, tokenizer, PROMPTS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_mean_log_probs_are_those_of_each_reply_alone(policy, tokenizer, batch_size: int) -> None:
+    found = mean_log_probs(policy.train(), tokenizer, PROMPTS, REJECTED, batch_size=batch_size)
+    assert policy.training  # as it was
+    policy.eval()
+    for prompt, reply, value in zip(PROMPTS, REJECTED, found, strict=True):
+        row = encode_completions(tokenizer, [prompt], [reply])
+        with torch.no_grad():
+            total = completion_log_probs(policy, **row).item()
+        assert value == pytest.approx(total / row["completion_mask"].sum().item(), abs=1e-4)
 
 
 def test_importing_the_module_loads_no_torch() -> None:

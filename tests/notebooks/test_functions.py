@@ -127,10 +127,10 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
 }
 
 
-def test_the_judges_of_lesson_12_are_asked_what_the_judge_was_trained_on() -> None:
+def test_the_judges_of_lesson_13_are_asked_what_the_judge_was_trained_on() -> None:
     from posttrain_helpers.tinyworld.training_data.judgements import JUDGE_TEMPLATE
 
-    cells = nbformat.read(NOTEBOOKS / "12_evaluation.ipynb", as_version=4).cells
+    cells = nbformat.read(NOTEBOOKS / "13_judges.ipynb", as_version=4).cells
     assignments = [
         node
         for cell in cells

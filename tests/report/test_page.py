@@ -153,6 +153,11 @@ def test_an_unexpected_verdict_is_in_the_title(output_root: Path) -> None:
     assert "p = 0.4" in shown
 
 
+def test_the_only_lesson_may_have_no_memory_measured(output_root: Path) -> None:
+    write_lesson(output_root, "00_meet_the_base_model", [claim()], peak_cpu_mb=None)
+    assert "not measured" in Page(build_report("tiny").read_text(encoding="utf-8")).shown
+
+
 def test_memory_that_was_not_measured_is_said_and_gpu_memory_is_shown(output_root: Path) -> None:
     write_lesson(output_root, "00_meet_the_base_model", [claim()], peak_cpu_mb=None)
     write_lesson(output_root, "01_supervised_fine_tuning", [claim()], peak_gpu_mb=2345.0)

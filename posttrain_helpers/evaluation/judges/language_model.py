@@ -137,6 +137,22 @@ class LanguageModelJudge:
                         result[index, side] = log_probs[range(-len(letter), 0), letter].sum().item()
         return result
 
+    def both_orders(
+        self, items: Sequence[Item], left: Sequence[Reply], right: Sequence[Reply]
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return the log-odds of the left replies when they are shown first, and when they are shown second.
+
+        Half the sum is the judge's opinion of the replies, half the difference its lean to the first place.
+
+        Returns:
+            Nats, two arrays of shape (N,); above 0 the left reply is preferred.
+
+        Raises:
+            CourseError: as `compare`.
+        """
+        first, second = (self.letter_log_probs(items, *pair) for pair in ((left, right), (right, left)))
+        return first[:, 0] - first[:, 1], second[:, 1] - second[:, 0]
+
     def question(self, item: Item, first: Reply, second: Reply) -> str:
         """Return the user message that shows a pair of replies.
 

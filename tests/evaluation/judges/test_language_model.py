@@ -62,6 +62,14 @@ class TestLanguageModelJudge:
         shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
         np.testing.assert_allclose(shares, odds[:, 0] / odds.sum(1), atol=1e-4)
 
+    def test_both_orders_are_the_log_odds_of_the_left_reply(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
+        shown_first, shown_second = judge.both_orders(ITEMS, FIRST, SECOND)
+        shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
+        np.testing.assert_allclose(1 / (1 + np.exp(-shown_first)), shares, atol=1e-6)
+        shares = [choice.first_share for choice in judge.compare(ITEMS, SECOND, FIRST)]
+        np.testing.assert_allclose(1 / (1 + np.exp(shown_second)), shares, atol=1e-6)
+
     def test_a_beginning_that_both_letters_share_counts_for_neither(self, model, tokenizer) -> None:
         letters = ("[[A]]", "[[B]]")
         tokens = [tokenizer(letter)["input_ids"] for letter in letters]

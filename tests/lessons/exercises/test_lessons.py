@@ -18,8 +18,8 @@ from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
 from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import critic_loss
-from posttrain_helpers.lessons.exercises.lesson_12 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.exercises.lesson_12 import holm as significant_after_holm
+from posttrain_helpers.lessons.exercises.lesson_13 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.losses.policy import clipped_value_loss
 from posttrain_helpers.statistics.agreement import cohen_kappa
@@ -90,6 +90,7 @@ def padded_as(kind: Any) -> Any:
         ("07.1", ["orpo", "simpo"]),
         ("07.1", pd.Series(["SimPO", "ORPO"])),
         ("12.1", 6.0),
+        ("13.1", np.array([0.82, 0.0])),
     ],
 )
 def test_a_right_answer_is_right_in_another_type_or_case(number: str, answer: object) -> None:
@@ -180,8 +181,8 @@ def test_no_two_ways_to_count_wins_are_alike() -> None:
     def only_flipped(letters: list[str], flipped: list[bool]) -> float:
         return sum(letter == "B" and flip for letter, flip in zip(letters, flipped, strict=True)) / 10
 
-    assert "by hand" in check("12.4", only_flipped).message
-    assert check("12.4", lambda letters, flipped: np.float64(win_rate_of_left(letters, flipped))).correct
+    assert "by hand" in check("13.3", only_flipped).message
+    assert check("13.3", lambda letters, flipped: np.float64(win_rate_of_left(letters, flipped))).correct
 
 
 def test_adjusted_p_values_are_no_verdicts() -> None:
