@@ -218,9 +218,8 @@ class PPOTrainer(Trainer):
         """Cut one mini-batch into micro-batches of rows of similar length, and count its tokens."""
         args, tokens = self.args, self._rollout.tokens
         update, epoch = self.state.global_step // args.steps_per_update, step // args.num_mini_batches
-        shuffle = self.rollouts.generator("cpu", update, "epoch", epoch)
-        order = torch.randperm(args.rollout_rows, generator=shuffle).to(tokens.lengths.device)
-        mini_batch = order.split(args.mini_batch_rows)[step % args.num_mini_batches]
+        mini_batches = self.rollouts.order(update, epoch).split(args.mini_batch_rows)
+        mini_batch = mini_batches[step % args.num_mini_batches]
         by_length = mini_batch[tokens.lengths[mini_batch].argsort()]
         self._micro_batches = list(by_length.split(args.per_device_train_batch_size))
         count = tokens.completion_mask[mini_batch].sum()
@@ -269,6 +268,19 @@ class PPOTrainer(Trainer):
                 share,
             )
         return loss
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer; the critic's head gets the learning rate that is its own."""
+        is_new, rate = self.optimizer is None, self.args.value_learning_rate
+        optimizer, head = super().create_optimizer(model), self.actor_critic.value_head
+        if is_new and rate is not None and head is not None:
+            own = {id(parameter) for parameter in head.parameters()}
+            for group in list(optimizer.param_groups):
+                of_head = [parameter for parameter in group["params"] if id(parameter) in own]
+                if of_head:
+                    group["params"] = [p for p in group["params"] if id(p) not in own]
+                    optimizer.add_param_group({**group, "params": of_head, "lr": rate})
+        return optimizer
 
     # --- logs and checkpoints
 
