@@ -1016,8 +1016,6 @@ PPO = Group(
             "share = self.args.world_size / mask.sum().item()",
         ),
         Mistake("PPOTrainer._deal", "every epoch in one order", "order(update, epoch)", "order(update, 0)"),
-            "PPOTrainer._deal", "the same order in every epoch", "order(update, epoch)", "order(update, 0)"
-        ),
         Mistake(
             "PPOTrainer._deal", "the same mini-batch in every step", "step % args.num_mini_batches]", "0]"
         ),

@@ -41,8 +41,8 @@ class PPOConfig(TrainingArguments):
         cliprange: by how much the probability ratio may leave 1.
         cliprange_value: by how much a value may leave what it was when the rollout was sampled.
         vf_coef: weight of the value loss.
-        value_learning_rate: of the critic's head, which begins at 0 and has far to go; None
-            takes `learning_rate`.
+        value_model: a reward model that the critic is a copy of at first (a stage, a directory, or a Hub id);
+            None puts a new head on the policy.
         reward_weights: one weight for each reward function; None weighs them all with 1.
         disable_dropout: switch dropout off in all models.
         rollout_batch_size: the most rows of one forward pass without gradient.
@@ -73,7 +73,7 @@ class PPOConfig(TrainingArguments):
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     vf_coef: float = 0.1
-    value_learning_rate: float | None = None
+    value_model: str | None = None
     reward_weights: list[float] | None = None
     disable_dropout: bool = True
     rollout_batch_size: int = 256
@@ -126,10 +126,6 @@ class PPOConfig(TrainingArguments):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CourseError(f"{name} must be between 0 and 1, but it is {getattr(self, name)!r}.")
-        if self.value_learning_rate is not None and not self.value_learning_rate > 0:
-            raise CourseError(
-                f"value_learning_rate must be above 0, or None, but it is {self.value_learning_rate!r}."
-            )
         for name in ("cliprange", "cliprange_value", "kl_target", "kl_horizon"):
             if not getattr(self, name) > 0:
                 raise CourseError(f"{name} must be above 0, but it is {getattr(self, name)!r}.")

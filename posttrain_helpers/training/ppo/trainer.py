@@ -41,6 +41,7 @@ from posttrain_helpers.losses.policy import (
     token_entropy,
     token_log_probs,
 )
+from posttrain_helpers.rewards.functions import load_reward_model
 from posttrain_helpers.rewards.guard import guarded
 from posttrain_helpers.rewards.reward_model import as_reward_function
 from posttrain_helpers.rewards.scoring import RewardFunction
@@ -74,8 +75,8 @@ class PPOTrainer(Trainer):
         ref_model: the reference model; None takes a copy of the policy as it is now, or with an adapter the
             policy without it.
         reward_model: the same as one entry of `reward_funcs`.
-        value_model: a critic of its own with a score head, such as a copy of the reward model; None puts a
-            value head on the policy.
+        value_model: a critic of its own with a score head, such as a copy of the reward model; None takes the
+            one that `args.value_model` names, or puts a value head on the policy.
         callbacks: more callbacks.
         optimizers: optimizer and scheduler, None for those that the arguments describe.
         peft_config: trains an adapter on the policy instead of its weights.
@@ -127,6 +128,8 @@ class PPOTrainer(Trainer):
         self.policy = model
         self._is_peft = hasattr(model, "peft_config")
         self.ref_model = self._reference(ref_model)
+        if value_model is None and args.value_model is not None:
+            value_model = load_reward_model(args.value_model)
         self.value_model = value_model
         self.actor_critic = ActorCritic(model, value_model).to(args.device)
         if args.disable_dropout:
@@ -268,19 +271,6 @@ class PPOTrainer(Trainer):
                 share,
             )
         return loss
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return the optimizer; the critic's head gets the learning rate that is its own."""
-        is_new, rate = self.optimizer is None, self.args.value_learning_rate
-        optimizer, head = super().create_optimizer(model), self.actor_critic.value_head
-        if is_new and rate is not None and head is not None:
-            own = {id(parameter) for parameter in head.parameters()}
-            for group in list(optimizer.param_groups):
-                of_head = [parameter for parameter in group["params"] if id(parameter) in own]
-                if of_head:
-                    group["params"] = [p for p in group["params"] if id(p) not in own]
-                    optimizer.add_param_group({**group, "params": of_head, "lr": rate})
-        return optimizer
 
     # --- logs and checkpoints
 

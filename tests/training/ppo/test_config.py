@@ -76,7 +76,6 @@ def test_a_checkpoint_that_nobody_asked_for_is_at_the_end_of_an_update(tmp_path:
         ("lam", -0.1, "lam must be between 0 and 1, but it is -0.1"),
         ("cliprange", 0.0, "cliprange must be above 0, but it is 0.0"),
         ("cliprange_value", -1.0, "cliprange_value must be above 0"),
-        ("value_learning_rate", 0.0, "value_learning_rate must be above 0, or None, but it is 0.0"),
         ("kl_target", 0.0, "kl_target must be above 0"),
         ("kl_horizon", 0, "kl_horizon must be above 0, but it is 0"),
     ],

@@ -122,39 +122,16 @@ def test_the_update_equals_a_slow_one_without_padding(
         assert logs(fast, "grad_norm")[0] > max_grad_norm, "the clipping should matter here"
 
 
-def test_the_head_of_the_critic_may_have_a_learning_rate_of_its_own(
-    random_model_dir: Path, tmp_path: Path
-) -> None:
-    def heads_and_policy(**rates: float) -> tuple[float, float]:
-        trainer = new_trainer(random_model_dir, tmp_path, max_steps=4, max_grad_norm=0.0, **rates)
-        before = weights(trainer.actor_critic)
-        trainer.train()
-        moved = {n: (w - before[n]).abs().max().item() for n, w in weights(trainer.actor_critic).items()}
-        head = {name for name in moved if name.startswith("value_head")}
-        return max(moved[name] for name in head), max(moved[name] for name in moved.keys() - head)
-
-    head, policy = heads_and_policy(learning_rate=1e-4)
-    assert head < 5e-4
-    faster_head, same_policy = heads_and_policy(learning_rate=1e-4, value_learning_rate=1e-2)
-    assert 1e-2 < faster_head < 5e-2  # Adam moves a weight by about the rate in each of the four steps
-    assert same_policy == pytest.approx(policy, rel=0.3)
-
-
-def test_the_schedule_changes_both_learning_rates(random_model_dir: Path, tmp_path: Path) -> None:
-    rates = {"learning_rate": 1e-4, "value_learning_rate": 1e-2, "lr_scheduler_type": "linear"}
-    trainer = new_trainer(random_model_dir, tmp_path, max_steps=4, **rates)
-    optimizer = trainer.create_optimizer(trainer.actor_critic)
-    scheduler = trainer.create_scheduler(4, optimizer)
-    named = {id(parameter): name for name, parameter in trainer.actor_critic.named_parameters()}
-    groups = optimizer.param_groups
-    assert sum(len(group["params"]) for group in groups) == len(named)
-    of_head = [{named[id(p)].startswith("value_head") for p in group["params"]} for group in groups]
-    expected = [1e-2 if kinds == {True} else 1e-4 for kinds in of_head]
-    assert {True} in of_head
-    assert [group["lr"] for group in groups] == expected
-    optimizer.step()
-    scheduler.step()
-    assert [group["lr"] for group in groups] == pytest.approx([0.75 * rate for rate in expected])
+def test_the_arguments_may_name_what_the_critic_starts_from(random_model_dir: Path, tmp_path: Path) -> None:
+    critic, place = new_critic(random_model_dir), tmp_path / "critic"
+    critic.save_pretrained(place)
+    loaded(random_model_dir)[1].save_pretrained(place)
+    trainer = new_trainer(random_model_dir, tmp_path, value_model=str(place), max_steps=4)
+    assert trainer.actor_critic.value_head is None
+    before = weights(critic)
+    assert largest_difference(weights(trainer.value_model), before) == 0
+    trainer.train()
+    assert largest_difference(weights(trainer.value_model), before) > 1e-3
 
 
 def test_the_first_step_is_on_policy(random_model_dir: Path, tmp_path: Path) -> None:
@@ -236,7 +213,11 @@ def test_the_adaptive_coefficient_moves_towards_its_target(
 
 
 def small_recipe(**overrides: Any) -> Any:
-    args = {**{name: value for name, value in SMALL.items() if name != "use_cpu"}, **overrides}
+    args = {
+        **{name: value for name, value in SMALL.items() if name != "use_cpu"},
+        "value_model": None,
+        **overrides,
+    }
     return load_recipe("ppo", "tiny", {f"args.{name}": value for name, value in args.items()})
 
 
