@@ -18,6 +18,8 @@ def small_recipe(method: str = "sft", **arguments: Any) -> Recipe:
         small |= {"max_completion_length": 4}
     if method in ("grpo", "rloo"):
         small |= {"num_generations": 2}
+    if method == "ppo":
+        small |= {"value_model": None}  # no reward model is there
     return load_recipe(
         method, "tiny", {f"args.{key}": value for key, value in {**small, **arguments}.items()}
     )

@@ -132,6 +132,22 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
+def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the share of the variance of the returns that the critic's values explain, over all tokens.
+
+    Args:
+        values: what the critic predicted, shape (B, T).
+        returns: what it should have predicted, shape (B, T).
+        mask: 1 on the tokens of the completions, else 0, shape (B, T).
+
+    Returns:
+        A scalar: 1 for perfect values, 0 for values that are all equal, below 0 for worse ones; NaN where all
+        returns are equal.
+    """
+    inside = mask.bool()
+    return 1 - (returns - values)[inside].var() / returns[inside].var()
+
+
 def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
     """Return the advantages of GRPO: each reward minus the mean of its group, the answers to one prompt.
 

@@ -233,6 +233,8 @@ def estimate_memory(
         "never": False,
     }[needs.reference]
 
+    with_critic = bool(arguments.get("value_model"))
+
     tokens = batch * needs.rows * length
     layer = tokens * _kept_per_token(size, compute)
     hidden = tokens * config.hidden_size * size.width
@@ -272,6 +274,8 @@ def estimate_memory(
         # Without its adapter a model is its own reference.
         "reference": size.weights if with_reference and not size.adapter else 0,
         "reward models": reward_models * size.parameters * size.width,
+        # Weights, gradients and the optimizer's numbers of another model.
+        "critic": int(size.parameters * size.width * (2 + OPTIMIZER_STATE[optimizer])) * with_critic,
     }
     for moment, items in moments.items():
         held = {**always, **items}

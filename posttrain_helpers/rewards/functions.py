@@ -68,6 +68,20 @@ def reward_model_function(
     return score
 
 
+def load_reward_model(model: str | Path, profile: str | Profile | None = None) -> PreTrainedModel:
+    """Load a reward model, such as the one that a critic starts as a copy of.
+
+    Args:
+        model: a stage that is there (`load_stage` builds it), a directory, or a Hub id.
+        profile: what a stage name refers to; None takes the profile in use.
+
+    Raises:
+        CourseError: a stage that is not there, or no reward model.
+    """
+    profile = get_profile(profile)
+    return _load(_place(str(model), profile), profile, str(model))[0]
+
+
 def _place(model: str, profile: Profile) -> str:
     from posttrain_helpers.models.manifest import STAGE_NAME, location
 

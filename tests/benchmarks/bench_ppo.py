@@ -169,6 +169,7 @@ def main() -> None:
 
     episodes = options.updates * ROLLOUT
     sizes = [f"args.total_episodes={episodes}", f"args.max_completion_length={LENGTH}"]
+    sizes.append("args.value_model=null")  # each trainer is told which critic it gets
     with contextlib.redirect_stdout(io.StringIO()):
         runtime = setup("tiny", threads=options.threads)
         recipe = load_recipe("ppo", "tiny", [*sizes, *options.override])

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain_helpers.losses.advantages import (
     adaptive_kl_coef,
+    explained_variance,
     generalized_advantages,
     group_advantages,
     leave_one_out_advantages,
@@ -410,3 +411,22 @@ class TestWhereTheDivergenceBelongs:
             return clipped_policy_loss(log_probs.unsqueeze(-1), sampled, advantages)[0].squeeze(-1)
 
         torch.testing.assert_close(self.expected_gradient(loss), 0.3 * self.true_gradient())
+
+
+class TestExplainedVariance:
+    RETURNS = torch.tensor([[1.0, 2.0, 3.0], [4.0, NAN, INF]])
+    MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ([[1.0, 2, 3], [4, 9, 9]], 1.0),
+            ([[0.0, 1, 2], [3, 9, 9]], 1.0),  # a constant error is no variance
+            ([[7.0, 7, 7], [7, 9, 9]], 0.0),
+            # Errors 0, 0, 0, 4 have a variance of 12 / 3, the returns one of 5 / 3.
+            ([[1.0, 2, 3], [0, 9, 9]], 1 - 12 / 5),
+        ],
+    )
+    def test_by_hand(self, values: list[list[float]], expected: float) -> None:
+        found = explained_variance(torch.tensor(values), self.RETURNS, self.MASK).item()
+        assert found == close(expected)

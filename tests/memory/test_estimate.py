@@ -216,6 +216,10 @@ def test_what_methods_hold() -> None:
     assert at_peak(estimate("orpo"))["logits"] == 4 * 8 * 128 * 1000 * 4
     with_reward = estimate_memory(size(), "rloo", {**ARGUMENTS, "beta": 0}, reward_models=2)
     assert at_peak(with_reward)["reward models"] == 2 * sft["weights"]
+    shared = estimate("ppo", num_mini_batches=1, rollout_batch_size=8)
+    separate = estimate("ppo", num_mini_batches=1, rollout_batch_size=8, value_model="reward_model")
+    assert separate.moments["the update"]["critic"] == 4 * sft["weights"]  # and gradients, and two averages
+    assert separate.total > shared.total
     assert set(NEEDS) == set(METHODS)
 
 

@@ -1015,7 +1015,7 @@ PPO = Group(
             "share = self.args.world_size / self._tokens",
             "share = self.args.world_size / mask.sum().item()",
         ),
-        Mistake("PPOTrainer._deal", "the same order in every epoch", '"epoch", epoch)', '"epoch", 0)'),
+        Mistake("PPOTrainer._deal", "every epoch in one order", "order(update, epoch)", "order(update, 0)"),
         Mistake(
             "PPOTrainer._deal", "the same mini-batch in every step", "step % args.num_mini_batches]", "0]"
         ),
@@ -1139,13 +1139,13 @@ PPO_ROLLOUTS = Group(
             "scores.sum(0)",
         ),
         Mistake(
-            "RolloutSampler._prompt_indices",
+            "RolloutSampler.prompt_indices",
             "the same order in every pass",
             '"prompts", number)',
             '"prompts", 0)',
         ),
         Mistake(
-            "RolloutSampler._prompt_indices",
+            "RolloutSampler.prompt_indices",
             "every process takes the same prompts",
             "update * self.args.world_size + self.args.process_index",
             "update * self.args.world_size",

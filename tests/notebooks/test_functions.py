@@ -74,7 +74,7 @@ SHOWN = {
     ),
     ("08_ppo", "losses.kl"): ("k1_estimate", "k3_estimate"),
     ("08_ppo", "losses.advantages"): ("shaped_rewards", "generalized_advantages"),
-    ("08_ppo", "losses.policy"): ("clipped_policy_loss",),
+    ("08_ppo", "losses.policy"): ("clipped_policy_loss", "clipped_value_loss"),
     ("10_grpo_verifiable_rewards", "losses.advantages"): ("group_advantages",),
     ("10_grpo_verifiable_rewards", "losses.policy"): ("aggregate", "grpo_loss"),
 }
@@ -113,6 +113,7 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
     "generalized_advantages": [((*TOKENS[:2], MASK, *discounts), {}) for discounts in ((), (0.9, 0.5))],
     "clipped_policy_loss": [((*TOKENS[:3], *bounds), {}) for bounds in ((), (0.5,), (0.1, 0.4))]
     + [((*TOKENS[:2], REWARDS[:, None]), {})],
+    "clipped_value_loss": [((*TOKENS[:3], *bounds), {}) for bounds in ((), (0.5,))],
     "group_advantages": [((REWARDS, 2, *scale), {}) for scale in ((), ("batch",), ("none",))],
     "aggregate": [((TOKENS[0], MASK, kind, 6), {}) for kind in ("token", "sequence", "constant")],
     "grpo_loss": [

@@ -26,7 +26,7 @@ LESSONS = {
     "05_reward_modelling": ["reward_model"],
     "06_direct_preference_optimization": ["dpo"],
     "07_preference_family": ["ipo", "kto", "orpo", "simpo", "sft_chosen"],
-    "08_ppo": ["ppo"],
+    "08_ppo": ["ppo", "rloo"],
     "10_grpo_verifiable_rewards": ["grpo"],
     "12_evaluation": [],
     "13_judges": [],

@@ -32,7 +32,7 @@ HASHES = {
     "kto": {"tiny": "61a4c0ba3af21d83", "smollm2": "fb937c30afcfae10", "qwen3": "8558a8b7e1c3461b"},
     "kto_mix": {"tiny": "8877ea164d83d6a7", "smollm2": "7a4434c730df8de7", "qwen3": "7341741daca03e1b"},
     "orpo": {"tiny": "c1b37d12c002785e", "smollm2": "1b4cffb2df714a69", "qwen3": "9ffe1592845a5594"},
-    "ppo": {"tiny": "0ee799ffbecc79cf", "smollm2": "84374f14e08a824e", "qwen3": "3221965c0efa76f8"},
+    "ppo": {"tiny": "671ea3f0174ec156", "smollm2": "84374f14e08a824e", "qwen3": "3221965c0efa76f8"},
     "ppo_ultrafeedback": {
         "tiny": "277dfcf41a042915",
         "smollm2": "589494acfecc76de",
@@ -45,7 +45,7 @@ HASHES = {
         "smollm2": "045e1a32921f8b25",
         "qwen3": "57d42b9c8c801a91",
     },
-    "rloo": {"tiny": "674d25d766fa3c16", "smollm2": "770387fc176c47a5", "qwen3": "05c5743edbc1f7e3"},
+    "rloo": {"tiny": "aff3ad040ceb2f45", "smollm2": "6a376b78e7c70482", "qwen3": "23ee848ebcd705bd"},
     "sft": {"tiny": "c632645bd1e33195", "smollm2": "e3f7f46e9418e2ce", "qwen3": "9d6b41a0267de2a0"},
     "sft_chosen": {"tiny": "2635d89095795c4f", "smollm2": "e283e2ba9ca5293d", "qwen3": "349a2cf02d4b7ec0"},
     "sft_dl": {"tiny": "63c4a7499fe10fec", "smollm2": "5891338fe4d62973", "qwen3": "5b1cbf3af702f935"},

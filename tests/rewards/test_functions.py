@@ -12,7 +12,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models import loading as models
 from posttrain_helpers.recipes.checks import check_rewards
 from posttrain_helpers.rewards import verifiers
-from posttrain_helpers.rewards.functions import reward_functions, reward_model_function
+from posttrain_helpers.rewards.functions import load_reward_model, reward_functions, reward_model_function
 from posttrain_helpers.rewards.reward_model import score_replies, scored_token
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
@@ -99,12 +99,22 @@ def test_the_model_is_loaded_once_and_not_before_it_is_needed(
 def test_a_reward_model_that_is_not_there_is_missed_before_a_trainer_is_made(output_root: Path) -> None:
     with pytest.raises(CourseError, match=r"'reward_model' is not there yet; load_stage\('reward_model'\)"):
         reward_functions(["exact_answer", "reward_model"])
+    with pytest.raises(CourseError, match=r"'reward_model' is not there yet; load_stage\('reward_model'\)"):
+        load_reward_model("reward_model")
 
 
 def test_a_language_model_is_no_reward_model(random_model_dir: Path) -> None:
     function = reward_model_function(random_model_dir)
     with pytest.raises(CourseError, match="cannot rate replies: a Qwen3ForCausalLM has no score head"):
         function(prompts=PROMPTS, completions=MESSAGES)
+    with pytest.raises(CourseError, match="cannot rate replies: a Qwen3ForCausalLM has no score head"):
+        load_reward_model(random_model_dir)
+
+
+def test_a_reward_model_can_be_loaded_to_begin_a_critic(reward_model_dir: Path) -> None:
+    model = load_reward_model(reward_model_dir)
+    expected, _ = load_model_and_tokenizer(reward_model_dir, head="reward", use_gpu=False, verbose=False)
+    assert torch.equal(model.score.weight, expected.score.weight)
 
 
 def checked(names: object) -> tuple[str, ...]:

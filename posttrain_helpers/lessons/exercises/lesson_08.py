@@ -1,8 +1,7 @@
-"""The exercises of lesson 08: the clipped objective, the critic's loss, explained variance, one setting."""
+"""The exercises of lesson 08: the clipped objective, explained variance, leave one out, one setting."""
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,25 @@ from posttrain_helpers.lessons.exercises.exercise import (
     is_close,
     number,
     numbers,
+    plain,
 )
 from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
 
 if TYPE_CHECKING:
     import torch
 
-_SETTINGS = ("args.kl_coef", "args.learning_rate", "args.num_ppo_epochs", "args.num_mini_batches")
+_SETTINGS = (
+    "args.kl_coef",
+    "args.learning_rate",
+    "args.num_ppo_epochs",
+    "args.num_mini_batches",
+    "args.vf_coef",
+)
+_REWARDS = (
+    [[0.5, 2.0, -1.5, 1.5], [1.0, -1.0, 0.0, 4.0]],
+    [[3.0, 0.0], [1.0, 2.0], [0.5, -1.0]],
+    [[1.0, 1.0, 1.0]],
+)
 
 
 def _directions(answer: Any) -> None:
@@ -46,80 +57,12 @@ def _directions(answer: Any) -> None:
 
 
 def _critic_batch() -> tuple[torch.Tensor, ...]:
-    """Return values now and then, returns and mask; the padding holds numbers that must not count."""
+    """Return values, returns and mask; the padding holds numbers that must not count."""
     import torch
 
-    values = torch.tensor([[0.5, 1.4, -0.3], [2.6, 0.1, 9.0]])
-    old_values = torch.tensor([[0.4, 0.9, 0.2], [1.9, 0.6, -4.0]])
+    values = torch.tensor([[0.4, 0.9, 0.2], [1.9, 0.6, -4.0]])
     returns = torch.tensor([[1.0, 1.6, -0.9], [0.3, 0.1, 0.0]])
-    return values, old_values, returns, torch.tensor([[1, 1, 1], [1, 1, 0]])
-
-
-def critic_loss(
-    values: torch.Tensor,
-    old_values: torch.Tensor,
-    returns: torch.Tensor,
-    mask: torch.Tensor,
-    epsilon: float = 0.2,
-) -> torch.Tensor:
-    """Return the clipped loss of the critic, the mean over the tokens of the replies."""
-    import torch
-
-    near = values.clamp(old_values - epsilon, old_values + epsilon)
-    losses = 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
-    return losses[mask.bool()].mean()
-
-
-def _unclipped(values, old_values, returns, mask, epsilon=0.2):
-    return 0.5 * ((values - returns) ** 2)[mask.bool()].mean()
-
-
-def _smaller(values, old_values, returns, mask, epsilon=0.2):
-    import torch
-
-    near = values.clamp(old_values - epsilon, old_values + epsilon)
-    return 0.5 * torch.minimum((values - returns) ** 2, (near - returns) ** 2)[mask.bool()].mean()
-
-
-def _without_half(values, old_values, returns, mask, epsilon=0.2):
-    return 2 * critic_loss(values, old_values, returns, mask, epsilon)
-
-
-def _over_padding(values, old_values, returns, mask, epsilon=0.2):
-    import torch
-
-    return critic_loss(values, old_values, returns, torch.ones_like(mask), epsilon)
-
-
-def _zeros_in_padding(values, old_values, returns, mask, epsilon=0.2):
-    return critic_loss(values, old_values, returns, mask, epsilon) * mask.sum() / mask.numel()
-
-
-_CRITIC_HINTS = (
-    (
-        _unclipped,
-        "That is the plain squared error: the clipped value is missing, which counts where it is larger.",
-    ),
-    (_smaller, "That is the smaller of the two errors; the critic's loss takes the larger one."),
-    (_without_half, "It is twice too large: the formula has a factor in front."),
-    (_over_padding, "The padding counts in your mean; take the tokens that the mask marks."),
-    (_zeros_in_padding, "The padding adds 0 to your sum but counts in the number that you divide by."),
-)
-
-
-def _grade_critic(answer: Any) -> None:
-    batch = _critic_batch()
-    for epsilon in (0.2, 0.5):
-        found = number(call(answer, *batch, epsilon))
-        if is_close(found, critic_loss(*batch, epsilon).item()):
-            continue
-        for wrong, hint in _CRITIC_HINTS:
-            if is_close(found, wrong(*batch, epsilon).item()):
-                raise NotYet(hint)
-        raise NotYet(
-            f"For a batch with epsilon {epsilon} your loss is {found:.3f}. Check the parts one by one: the "
-            "clipped values, the two squared errors, the mean over the tokens that the mask marks."
-        )
+    return values, returns, torch.tensor([[1, 1, 1], [1, 1, 0]])
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -142,7 +85,7 @@ def _mean_square(values, returns, mask):
 
 
 def _grade_explained(answer: Any) -> None:
-    values, _, returns, mask = _critic_batch()
+    values, returns, mask = _critic_batch()
     found = number(call(answer, values, returns, mask))
     if is_close(found, explained_variance(values, returns, mask).item()):
         return
@@ -160,6 +103,76 @@ def _grade_explained(answer: Any) -> None:
         )
     raise NotYet(
         f"For a batch with one token of padding your function gives {found:.3f}, which is not right."
+    )
+
+
+def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
+    """Return each reward minus the mean of the others to the same prompt, shape (prompts, replies)."""
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others
+
+
+def _own_included(rewards):
+    return rewards - rewards.mean(1, keepdim=True)
+
+
+def _over_all(rewards):
+    return rewards - (rewards.sum() - rewards) / (rewards.numel() - 1)
+
+
+def _over_prompts(rewards):
+    return leave_one_out(rewards.T).T
+
+
+def _wrong_count(rewards):
+    return rewards - (rewards.sum(1, keepdim=True) - rewards) / rewards.shape[1]
+
+
+def _baseline_alone(rewards):
+    return rewards - leave_one_out(rewards)
+
+
+_GROUP_HINTS = (
+    (
+        _own_included,
+        "Your baseline contains the reply's own reward, so a good reply raises what it is measured against. "
+        "Leave it out of the mean.",
+    ),
+    (_over_all, "You average over the replies to all prompts, but prompts differ; stay within a row."),
+    (_over_prompts, "You compare replies to different prompts: the mean runs over the wrong axis."),
+    (_wrong_count, "The sum leaves one reply out, but you still divide by the number of all of them."),
+    (_baseline_alone, "That is the baseline. How much better than it was the reply?"),
+)
+
+
+def _grade_leave_one_out(answer: Any) -> None:
+    import torch
+
+    for rows in _REWARDS:
+        rewards = torch.tensor(rows)
+        found = plain(call(answer, rewards))
+        shape = [len(row) if isinstance(row, list) else 0 for row in map(plain, _rows(found))]
+        if shape != [len(row) for row in rows]:
+            raise NotYet("One advantage for each reward is expected, in the shape of the rewards.")
+        values = [number(value) for row in found for value in plain(row)]
+        if _all_close(values, leave_one_out(rewards)):
+            continue
+        for wrong, hint in _GROUP_HINTS:
+            if _all_close(values, wrong(rewards)):
+                raise NotYet(hint)
+        raise NotYet(
+            f"For the rewards {rows} you get {[round(value, 2) for value in values]}. Work out one of "
+            "them by hand: the reward, minus the mean of the other rewards in its row."
+        )
+
+
+def _rows(found: Any) -> list[Any]:
+    return list(found) if isinstance(found, list | tuple) else []
+
+
+def _all_close(values: list[float], expected: torch.Tensor) -> bool:
+    return all(
+        is_close(value, right) for value, right in zip(values, expected.flatten().tolist(), strict=True)
     )
 
 
@@ -183,21 +196,6 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     Exercise(
         id="08.2",
-        kind="function",
-        grade=_grade_critic,
-        solution=critic_loss,
-        mistakes=(
-            (_unclipped, "plain squared error"),
-            (_smaller, "the larger one"),
-            (_without_half, "twice too large"),
-            (_over_padding, "The padding counts in your mean"),
-            (_zeros_in_padding, "the number that you divide by"),
-            (lambda *_: math.pi, "Check the parts one by one"),
-        ),
-        why="The larger error is the pessimistic one, as the minimum is for the policy.",
-    ),
-    Exercise(
-        id="08.3",
         kind="bug",
         grade=_grade_explained,
         solution=explained_variance,
@@ -208,6 +206,22 @@ EXERCISES: tuple[Exercise, ...] = (
             (lambda *_: 0.5, "which is not right"),
         ),
         why="Zeros in the padding are data to a variance: choose tokens by the mask instead of multiplying.",
+    ),
+    Exercise(
+        id="08.3",
+        kind="function",
+        grade=_grade_leave_one_out,
+        solution=leave_one_out,
+        mistakes=(
+            (_own_included, "own reward"),
+            (_over_all, "stay within a row"),
+            (_over_prompts, "the wrong axis"),
+            (_wrong_count, "the number of all of them"),
+            (_baseline_alone, "That is the baseline"),
+            (lambda rewards: rewards[0], "in the shape of the rewards"),
+            (lambda rewards: rewards * 3 + 1, "Work out one of them by hand"),
+        ),
+        why="A prompt whose replies all earn the same teaches nothing: each of its advantages is 0.",
     ),
     Exercise(
         id="08.4",

@@ -81,11 +81,13 @@ class ActorCritic(nn.Module):
         return outputs.logits[:, :-1], values
 
     def values(self, tokens: TokenBatch) -> torch.Tensor:
-        """Return the values of a critic that is a model of its own, shape (B, T).
+        """Return the values of the states in which the tokens are chosen, shape (B, T).
 
         Args:
             tokens: B prompts with completions of T tokens.
         """
+        if self.value_head is not None:
+            return self(tokens.prompts, tokens.prompt_mask, tokens.completions, tokens.completion_mask)[1]
         backbone = getattr(self.value_model, self.value_model.base_model_prefix)
         hidden = backbone(**model_inputs(tokens)).last_hidden_state
         return _head_values(self.value_model.score, hidden, tokens.completions.shape[1])

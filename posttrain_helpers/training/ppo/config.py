@@ -41,6 +41,8 @@ class PPOConfig(TrainingArguments):
         cliprange: by how much the probability ratio may leave 1.
         cliprange_value: by how much a value may leave what it was when the rollout was sampled.
         vf_coef: weight of the value loss.
+        value_model: a reward model that the critic is a copy of at first (a stage, a directory, or a Hub id);
+            None puts a new head on the policy.
         reward_weights: one weight for each reward function; None weighs them all with 1.
         disable_dropout: switch dropout off in all models.
         rollout_batch_size: the most rows of one forward pass without gradient.
@@ -71,6 +73,7 @@ class PPOConfig(TrainingArguments):
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     vf_coef: float = 0.1
+    value_model: str | None = None
     reward_weights: list[float] | None = None
     disable_dropout: bool = True
     rollout_batch_size: int = 256

@@ -13,7 +13,12 @@ from torch.nn.utils.rnn import pad_sequence
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import encode_prompts, evaluation_mode, stop_token_ids
 from posttrain_helpers.generation.rollouts import TokenBatch, sample_completions, token_batch
-from posttrain_helpers.losses.advantages import generalized_advantages, masked_whiten, shaped_rewards
+from posttrain_helpers.losses.advantages import (
+    explained_variance,
+    generalized_advantages,
+    masked_whiten,
+    shaped_rewards,
+)
 from posttrain_helpers.losses.policy import token_log_probs
 from posttrain_helpers.rewards.scoring import RewardFunction, reward_name, score_completions
 from posttrain_helpers.training.ppo.actor_critic import ActorCritic, completion_logits
@@ -93,7 +98,7 @@ class RolloutSampler:
             kl_coef: weight of the KL divergence in the reward.
         """
         args, pad = self.args, self.tokenizer.pad_token_id
-        indices = self._prompt_indices(update)
+        indices = self.prompt_indices(update)
         prompts = [self.prompt_ids[index] for index in indices]
         sampled = sample_completions(
             self.policy,
@@ -132,11 +137,40 @@ class RolloutSampler:
                 "objective/non_score_reward": penalty,
                 "objective/rlhf_reward": penalty + scores,
                 "objective/scores": scores,
+                "val/explained_variance": explained_variance(values, returns, mask),
                 "val/num_eos_tokens": ended.sum() * args.world_size,
                 "completions/mean_length": mask.sum(1),
             }
         )
         return Rollout(tokens, log_probs, values, advantages, returns, kl.sum(1))
+
+    def prompt_indices(self, update: int) -> list[int]:
+        """Return the rows of the data set that this process uses: pass after pass, each in another order.
+
+        Args:
+            update: its number, from 0.
+        """
+        local, size = self.args.rollout_rows, len(self.prompt_ids)
+        first = (update * self.args.world_size + self.args.process_index) * local
+        orders: dict[int, list[int]] = {}
+        indices = []
+        for position in range(first, first + local):
+            number, place = divmod(position, size)
+            if number not in orders:
+                shuffle = torch.Generator().manual_seed(_seed(self.args.seed, "prompts", number))
+                orders[number] = torch.randperm(size, generator=shuffle).tolist()
+            indices.append(orders[number][place])
+        return indices
+
+    def order(self, update: int, epoch: int) -> torch.Tensor:
+        """Return the order in which an epoch uses the rows of a rollout, shape (rows,).
+
+        Args:
+            update: its number, from 0.
+            epoch: its number within the update, from 0.
+        """
+        shuffle = self.generator("cpu", update, "epoch", epoch)
+        return torch.randperm(self.args.rollout_rows, generator=shuffle).to(self.args.device)
 
     def generator(self, device: Any, *purpose: int | str) -> torch.Generator:
         """Return a source of chance for this process and a purpose."""
@@ -177,20 +211,6 @@ class RolloutSampler:
 
     def _padded(self, rows: list[list[float]]) -> torch.Tensor:
         return pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(self.args.device)
-
-    def _prompt_indices(self, update: int) -> list[int]:
-        """Return the rows of the data set that this process uses: pass after pass, each in another order."""
-        local, size = self.args.rollout_rows, len(self.prompt_ids)
-        first = (update * self.args.world_size + self.args.process_index) * local
-        orders: dict[int, list[int]] = {}
-        indices = []
-        for position in range(first, first + local):
-            number, place = divmod(position, size)
-            if number not in orders:
-                shuffle = torch.Generator().manual_seed(_seed(self.args.seed, "prompts", number))
-                orders[number] = torch.randperm(size, generator=shuffle).tolist()
-            indices.append(orders[number][place])
-        return indices
 
     def _checked_weights(self) -> torch.Tensor:
         if not self.reward_funcs:

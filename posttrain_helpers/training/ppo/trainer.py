@@ -41,6 +41,7 @@ from posttrain_helpers.losses.policy import (
     token_entropy,
     token_log_probs,
 )
+from posttrain_helpers.rewards.functions import load_reward_model
 from posttrain_helpers.rewards.guard import guarded
 from posttrain_helpers.rewards.reward_model import as_reward_function
 from posttrain_helpers.rewards.scoring import RewardFunction
@@ -74,8 +75,8 @@ class PPOTrainer(Trainer):
         ref_model: the reference model; None takes a copy of the policy as it is now, or with an adapter the
             policy without it.
         reward_model: the same as one entry of `reward_funcs`.
-        value_model: a critic of its own with a score head, such as a copy of the reward model; None puts a
-            value head on the policy.
+        value_model: a critic of its own with a score head, such as a copy of the reward model; None takes the
+            one that `args.value_model` names, or puts a value head on the policy.
         callbacks: more callbacks.
         optimizers: optimizer and scheduler, None for those that the arguments describe.
         peft_config: trains an adapter on the policy instead of its weights.
@@ -127,6 +128,8 @@ class PPOTrainer(Trainer):
         self.policy = model
         self._is_peft = hasattr(model, "peft_config")
         self.ref_model = self._reference(ref_model)
+        if value_model is None and args.value_model is not None:
+            value_model = load_reward_model(args.value_model)
         self.value_model = value_model
         self.actor_critic = ActorCritic(model, value_model).to(args.device)
         if args.disable_dropout:
@@ -218,9 +221,8 @@ class PPOTrainer(Trainer):
         """Cut one mini-batch into micro-batches of rows of similar length, and count its tokens."""
         args, tokens = self.args, self._rollout.tokens
         update, epoch = self.state.global_step // args.steps_per_update, step // args.num_mini_batches
-        shuffle = self.rollouts.generator("cpu", update, "epoch", epoch)
-        order = torch.randperm(args.rollout_rows, generator=shuffle).to(tokens.lengths.device)
-        mini_batch = order.split(args.mini_batch_rows)[step % args.num_mini_batches]
+        mini_batches = self.rollouts.order(update, epoch).split(args.mini_batch_rows)
+        mini_batch = mini_batches[step % args.num_mini_batches]
         by_length = mini_batch[tokens.lengths[mini_batch].argsort()]
         self._micro_batches = list(by_length.split(args.per_device_train_batch_size))
         count = tokens.completion_mask[mini_batch].sum()

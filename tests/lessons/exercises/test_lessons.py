@@ -17,11 +17,12 @@ from posttrain_helpers.lessons.exercises.exercise import NOT_ANSWERED, Exercise
 from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
 from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
-from posttrain_helpers.lessons.exercises.lesson_08 import critic_loss
+from posttrain_helpers.lessons.exercises.lesson_08 import explained_variance as variance_explained
+from posttrain_helpers.lessons.exercises.lesson_08 import leave_one_out
 from posttrain_helpers.lessons.exercises.lesson_12 import holm as significant_after_holm
 from posttrain_helpers.lessons.exercises.lesson_13 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.run import discover
-from posttrain_helpers.losses.policy import clipped_value_loss
+from posttrain_helpers.losses.advantages import explained_variance, leave_one_out_advantages
 from posttrain_helpers.statistics.agreement import cohen_kappa
 from posttrain_helpers.statistics.claims import holm
 
@@ -191,10 +192,12 @@ def test_adjusted_p_values_are_no_verdicts() -> None:
 
 def test_solutions_give_the_numbers_of_the_package() -> None:
     generator = torch.Generator().manual_seed(0)
-    values, old_values, returns = torch.randn(3, 4, 6, generator=generator)
+    values, returns = torch.randn(2, 4, 6, generator=generator)
     mask = (torch.rand(4, 6, generator=generator) < 0.7).long()
-    losses, _ = clipped_value_loss(values, old_values, returns)
-    torch.testing.assert_close(critic_loss(values, old_values, returns, mask), losses[mask.bool()].mean())
+    expected = explained_variance(values, returns, mask)
+    torch.testing.assert_close(variance_explained(values, returns, mask), expected)
+    advantages = leave_one_out_advantages(values.flatten(), 6).view(4, 6)
+    torch.testing.assert_close(leave_one_out(values), advantages)
     first, second = (np.random.default_rng(seed).choice(["left", "right", "tie"], 40) for seed in (1, 2))
     expected = cohen_kappa(first.tolist(), second.tolist()).kappa
     assert cohens_kappa(first.tolist(), second.tolist()) == pytest.approx(expected)

@@ -64,6 +64,7 @@ def test_the_shared_head_reads_the_states_before_the_tokens(policy: Any, batch: 
     module = ActorCritic(policy)
     torch.nn.init.normal_(module.value_head.weight)
     values = module(*fields(batch))[1]
+    torch.testing.assert_close(values, module.values(batch))
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
         hidden = policy.model(input_ids=torch.tensor([prompt + completion])).last_hidden_state
         expected = module.value_head(hidden)[0, len(prompt) - 1 : -1, 0]

@@ -100,7 +100,7 @@ def sampler_for(policy: Any, reference: Any, tokenizer: Any, tmp_path: Path):
 
 def test_every_pass_meets_each_row_once_in_another_order(sampler_for) -> None:
     sampler = sampler_for()  # 16 prompts in a rollout, 24 rows
-    drawn = [index for update in range(6) for index in sampler._prompt_indices(update)]
+    drawn = [index for update in range(6) for index in sampler.prompt_indices(update)]
     passes = [drawn[start : start + 24] for start in range(0, 96, 24)]
     for order in passes:
         assert sorted(order) == list(range(24))
@@ -110,12 +110,12 @@ def test_every_pass_meets_each_row_once_in_another_order(sampler_for) -> None:
 
 def test_a_rollout_may_be_longer_than_the_data(sampler_for) -> None:
     sampler = sampler_for(data=prompts(5))
-    drawn = [index for update in range(5) for index in sampler._prompt_indices(update)]
+    drawn = [index for update in range(5) for index in sampler.prompt_indices(update)]
     assert all(sorted(drawn[start : start + 5]) == list(range(5)) for start in range(0, 80, 5))
 
 
 def test_the_seed_decides_the_order(sampler_for) -> None:
-    orders = [sampler_for(seed=seed)._prompt_indices(0) for seed in (1, 1, 2)]
+    orders = [sampler_for(seed=seed).prompt_indices(0) for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -123,8 +123,8 @@ def test_processes_take_the_parts_of_one_order(sampler_for) -> None:
     single = sampler_for()
     halves = [sampler_for(process=(rank, 2), gradient_accumulation_steps=1) for rank in (0, 1)]
     for update in range(3):
-        parts = [half._prompt_indices(update) for half in halves]
-        assert parts[0] + parts[1] == single._prompt_indices(update)
+        parts = [half.prompt_indices(update) for half in halves]
+        assert parts[0] + parts[1] == single.prompt_indices(update)
         assert not set(parts[0]) & set(parts[1]) or update == 1  # update 1 reaches into the next pass
 
 
@@ -192,7 +192,7 @@ def test_advantages_and_returns_by_hand(
     rollout, kl_coef = sampler.sample(0, 0.3), 0.3
     rows = rows_of(rollout)
     assert [prompt for prompt, _ in rows] == encode_prompts(
-        tokenizer, [prompts()[index]["prompt"] for index in sampler._prompt_indices(0)]
+        tokenizer, [prompts()[index]["prompt"] for index in sampler.prompt_indices(0)]
     )
     assert len({len(completion) for _, completion in rows}) > 3
     ended = [completion[-1] in sampler.stop_ids for _, completion in rows]
@@ -237,6 +237,15 @@ def test_the_penalty_of_a_completion_that_did_not_end(sampler_for) -> None:
     assert 0 < ended.sum() < len(ended)
     difference = (plain.returns - punished.returns)[:, 0]
     torch.testing.assert_close(difference, 2.0 * (~ended).float())
+
+
+def test_an_epoch_uses_every_row_once_in_an_order_of_its_own(sampler_for) -> None:
+    sampler = sampler_for()
+    orders = [sampler.order(update, epoch).tolist() for update in (0, 1) for epoch in (0, 1)]
+    rows = list(range(sampler.args.rollout_rows))
+    assert [sorted(order) for order in orders] == [rows] * 4
+    assert len({tuple(order) for order in orders}) == 4
+    assert sampler.order(1, 1).tolist() == orders[3]
 
 
 def test_whitening(sampler_for) -> None:
@@ -337,7 +346,7 @@ def test_a_reward_model_scores_where_it_was_trained(
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert sampler.stop_ids == [end]
     rollout = sampler.sample(0, 0.1)
-    questions = [prompts()[index]["prompt"] for index in sampler._prompt_indices(0)]
+    questions = [prompts()[index]["prompt"] for index in sampler.prompt_indices(0)]
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for _, ids in rows_of(rollout)]
     scores, differences = captured[0][0], []
     expected = torch.tensor(score_replies(reward_model, tokenizer, questions, texts)).float()

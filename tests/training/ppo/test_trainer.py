@@ -57,7 +57,12 @@ TRL_METRICS = {
     "lr",
     "episode",
 }
-OWN_METRICS = {"objective/kl_coef", "completions/mean_length", "rewards/share_of_even/mean"}
+OWN_METRICS = {
+    "objective/kl_coef",
+    "completions/mean_length",
+    "rewards/share_of_even/mean",
+    "val/explained_variance",
+}
 OF_TRANSFORMERS = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
 
 
@@ -115,6 +120,18 @@ def test_the_update_equals_a_slow_one_without_padding(
     assert expected["val/clipfrac_avg"] > 0.01
     if max_grad_norm:
         assert logs(fast, "grad_norm")[0] > max_grad_norm, "the clipping should matter here"
+
+
+def test_the_arguments_may_name_what_the_critic_starts_from(random_model_dir: Path, tmp_path: Path) -> None:
+    critic, place = new_critic(random_model_dir), tmp_path / "critic"
+    critic.save_pretrained(place)
+    loaded(random_model_dir)[1].save_pretrained(place)
+    trainer = new_trainer(random_model_dir, tmp_path, value_model=str(place), max_steps=4)
+    assert trainer.actor_critic.value_head is None
+    before = weights(critic)
+    assert largest_difference(weights(trainer.value_model), before) == 0
+    trainer.train()
+    assert largest_difference(weights(trainer.value_model), before) > 1e-3
 
 
 def test_the_first_step_is_on_policy(random_model_dir: Path, tmp_path: Path) -> None:
@@ -196,7 +213,11 @@ def test_the_adaptive_coefficient_moves_towards_its_target(
 
 
 def small_recipe(**overrides: Any) -> Any:
-    args = {**{name: value for name, value in SMALL.items() if name != "use_cpu"}, **overrides}
+    args = {
+        **{name: value for name, value in SMALL.items() if name != "use_cpu"},
+        "value_model": None,
+        **overrides,
+    }
     return load_recipe("ppo", "tiny", {f"args.{name}": value for name, value in args.items()})
 
 
@@ -505,7 +526,7 @@ def test_a_reward_model_and_columns_are_passed_on(random_model_dir: Path, tmp_pa
         max_steps=4,
     )
     trainer.train()
-    assert found[0] == trainer.rollouts._prompt_indices(0)
+    assert found[0] == trainer.rollouts.prompt_indices(0)
     entry = trainer.state.log_history[0]
     total = entry["rewards/number/mean"] + entry["rewards/reward_model/mean"]
     assert entry["objective/scores"] == pytest.approx(total, abs=1e-4)
