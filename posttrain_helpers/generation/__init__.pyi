@@ -8,4 +8,5 @@ from .likelihood import completion_log_probs as completion_log_probs
 from .likelihood import encode_completions as encode_completions
 from .likelihood import kl_to_reference as kl_to_reference
 from .rollouts import sample_completions as sample_completions
+from .rollouts import sample_rewards as sample_rewards
 from .rollouts import sample_texts as sample_texts
