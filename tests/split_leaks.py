@@ -135,5 +135,7 @@ def _phrasings(split: Split) -> list[tuple[str, re.Pattern[str]]]:
 @cache
 def _problems(split: Split) -> frozenset[str]:
     sizes = load_recipe("grpo", "tiny").data
-    harder = held_out_problems(sizes["steps"], sizes["largest"], HELD_OUT_PROBLEMS, split)
+    harder = held_out_problems(
+        sizes["steps"], sizes["largest"], HELD_OUT_PROBLEMS, split, smallest=sizes["smallest"]
+    )
     return frozenset(map(question_of, harder + held_out_suite("word_problems", split=split)))

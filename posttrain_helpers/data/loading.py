@@ -18,7 +18,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,10 +150,11 @@ def _built_in(
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     function = builder(source)
     settings = {**data, "seed": seed, "profile": profile}
-    wanted = list(signature(function).parameters)
-    if missing := [f"data.{key}" for key in wanted if settings.get(key) is None]:
+    parameters = signature(function).parameters
+    absent = {key for key in parameters if settings.get(key) is None}
+    if missing := [f"data.{key}" for key in parameters if key in absent and _is_needed(parameters[key])]:
         raise CourseError(f"the source {source!r} needs {', '.join(missing)}; set it in the recipe.")
-    rows, suites, *counted = function(**{key: settings[key] for key in wanted})
+    rows, suites, *counted = function(**{key: settings[key] for key in parameters if key not in absent})
     names = data.get("held_out")
     if names is None:
         names = list(suites)
@@ -165,6 +166,10 @@ def _built_in(
                 f"{source} are {', '.join(suites)}."
             )
     return rows, [item for name in names for item in suites[name]], Counter(*counted)
+
+
+def _is_needed(parameter: Parameter) -> bool:
+    return parameter.default is Parameter.empty
 
 
 # Of the rows of each form: what checks them, their messages, and their shape as held-out items.

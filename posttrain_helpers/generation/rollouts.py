@@ -8,7 +8,7 @@ are those of the distribution that was sampled from, or they are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +206,32 @@ def sample_texts(
     )
     texts = tokenizer.batch_decode([completion.ids for completion in drawn], skip_special_tokens=True)
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
+
+
+def sample_rewards(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[dict[str, Any]],
+    reward: Callable[..., list[float | None]],
+    **options: Any,
+) -> tuple[list[list[str]], list[list[float | None]]]:
+    """Sample several replies to each item and reward them.
+
+    Args:
+        model, tokenizer: as for `sample_texts`.
+        items: N items with a "prompt" and the columns that the reward reads, such as "answer".
+        reward: a reward function as TRL takes it, called with the replies of one item.
+        **options: `samples`, `max_new_tokens` and the others of `sample_texts`.
+
+    Returns:
+        For each item the texts of its replies, and their rewards.
+    """
+    texts = sample_texts(model, tokenizer, [item["prompt"] for item in items], **options)
+    rewards = []
+    for item, replies in zip(items, texts, strict=True):
+        columns = {key: [value] * len(replies) for key, value in item.items() if key != "prompt"}
+        rewards.append(reward(completions=replies, **columns))
+    return texts, rewards
 
 
 def grpo_rollouts(prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:

@@ -31,7 +31,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/preferences": {**_SAMPLED, "identity": int},
     "tinyworld/judgements": {**_SAMPLED, "comparisons": int, "position_bias": float},
     "tinyworld/prompts": {"n_prompts": int},
-    "tinyworld/word_problems": {"n_train": int, "steps": int, "largest": int},
+    "tinyworld/word_problems": {"n_train": int, "steps": int, "largest": int, "smallest": int},
 }
 KEYS_OF_ONE_SOURCE = frozenset(_PLACE)
 

@@ -36,7 +36,7 @@ _LEAST = {
     **dict.fromkeys(("n_train", "steps", "comparisons"), 1),
     **dict.fromkeys(("n_prompts", "identity"), 0),
     **dict.fromkeys(("samples", "num_generations"), 2),
-    "largest": 3,
+    **dict.fromkeys(("smallest", "largest"), 3),
 }
 _ABOVE = dict.fromkeys(("temperature", "label_temperature", "sampling_temperature"), 0)
 # A number out of the range that the libraries read as "not set".

@@ -129,12 +129,15 @@ _QUESTION = (
 HELD_OUT_PROBLEM_QUESTION = "Count the {t} that {n} has now."
 
 
-def word_problem(rng: random.Random, steps: int, *, largest: int = 12, held_out: bool = False) -> WordProblem:
+def word_problem(
+    rng: random.Random, steps: int, *, smallest: int = 3, largest: int = 12, held_out: bool = False
+) -> WordProblem:
     """Draw a word problem.
 
     Args:
         rng: the source of chance.
         steps: 1 or 2 calculations.
+        smallest: the smallest amount that a problem begins with, at least 3.
         largest: the largest number in the text.
         held_out: whether to use the phrasing of the question that is held out from training.
 
@@ -147,7 +150,7 @@ def word_problem(rng: random.Random, steps: int, *, largest: int = 12, held_out:
     words = {"n": name, "m": other, "s": subject, "S": subject.capitalize(), "o": object_, "t": OBJECTS[noun]}
     if steps == 1 and rng.random() < 0.2:
         return _groups_problem(rng, words, held_out)
-    amount = rng.randint(3, largest)
+    amount = rng.randint(smallest, largest)
     text = [rng.choice(_START).format(x=amount, **words)]
     calculations = []
     for _ in range(steps):

@@ -586,6 +586,7 @@ def test_the_keys_of_each_source() -> None:
         "n_train",
         "steps",
         "largest",
+        "smallest",
     }
     assert data_types("tinyworld/sft").keys() == {*common, "n_train", "held_out"}
     assert data_types("tinyworld/preferences").keys() == {*common, "held_out", *PREFERENCE_SETTINGS}
@@ -632,6 +633,7 @@ def test_prompts_of_the_tiny_world() -> None:
     [
         ({"steps": 0}, "data.steps must be at least 1, but it is 0"),
         ({"largest": 2}, "data.largest must be at least 3, but it is 2"),
+        ({"smallest": 2}, "data.smallest must be at least 3, but it is 2"),
         ({"steps": None}, "needs data.steps; set it"),
         ({"held_out": "problem"}, "suite 'problem' does not exist; did you mean 'problems'"),
         ({"n_prompts": 3}, "the key data.n_prompts does not exist"),

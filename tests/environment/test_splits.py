@@ -57,7 +57,7 @@ SAMPLED = {
 
 def _word_problems(seed: int) -> list[Row]:
     data = load_recipe("grpo", "tiny").data
-    return build_word_problem_data(1500, data["steps"], data["largest"], seed)[0]
+    return build_word_problem_data(1500, data["steps"], data["largest"], seed, data["smallest"])[0]
 
 
 # Whatever a recipe may train on, with how many rows are enough to meet every kind of them.
@@ -99,7 +99,9 @@ def held_out_items(split: Split) -> tuple[Row, ...]:
     return (
         *(item for name in SUITES for item in held_out_suite(name, split=split)),
         *held_out_stories(100, split=split),
-        *held_out_problems(data["steps"], data["largest"], HELD_OUT_PROBLEMS, split),
+        *held_out_problems(
+            data["steps"], data["largest"], HELD_OUT_PROBLEMS, split, smallest=data["smallest"]
+        ),
     )
 
 

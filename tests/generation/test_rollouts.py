@@ -11,7 +11,12 @@ from scipy.stats import chisquare
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import rollouts
 from posttrain_helpers.generation.decoding import encode_prompts, stop_token_ids
-from posttrain_helpers.generation.rollouts import sample_completions, sample_texts, token_batch
+from posttrain_helpers.generation.rollouts import (
+    sample_completions,
+    sample_rewards,
+    sample_texts,
+    token_batch,
+)
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 PROMPTS = [[5, 9, 33], [17], [40, 41, 42, 43, 44, 45, 46], [8, 8], [99, 7, 12, 250, 3]]
@@ -228,6 +233,19 @@ def test_texts_are_those_of_the_sampled_completions(random_model_dir: Path) -> N
     options = {"samples": 3, "max_new_tokens": 5, "temperature": ALMOST_GREEDY}
     (almost_greedy,) = sample_texts(model, tokenizer, asked[:1], **options)
     assert len(set(almost_greedy)) == 1
+
+
+def test_rewards_are_those_of_the_replies(random_model_dir: Path) -> None:
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
+    items = [{"prompt": "one", "answer": "1"}, {"prompt": "two", "answer": "2"}]
+
+    def reward(completions: list[str], answer: list[str]) -> list[float]:
+        return [len(text) + float(number) for text, number in zip(completions, answer, strict=True)]
+
+    options = {"samples": 3, "max_new_tokens": 5, "seed": 7}
+    texts, rewards = sample_rewards(model, tokenizer, items, reward, **options)
+    assert texts == sample_texts(model, tokenizer, ["one", "two"], **options)
+    assert rewards == [[len(text) + n for text in replies] for n, replies in enumerate(texts, 1)]
 
 
 # --- the model is left as it was

@@ -20,7 +20,7 @@ HASHES = {
         "smollm2": "c6d6e32255c7d407",
         "qwen3": "7be51de2ca06fde6",
     },
-    "grpo": {"tiny": "cd329d53e5b00bc3", "smollm2": "fb0d68f5a8cd90eb", "qwen3": "71dc0ed2685238b3"},
+    "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "42f94eebe9e035aa", "qwen3": "5232a6d9a8d2db61"},
     "grpo_gsm8k": {"tiny": "d6defbd8ead818e7", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
     "grpo_reward_model": {
         "tiny": "0c51f5b5bb36a494",

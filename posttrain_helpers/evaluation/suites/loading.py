@@ -143,7 +143,7 @@ def _harder_problems() -> list[Item]:
     from posttrain_helpers.tinyworld.training_data.prompts import HELD_OUT_PROBLEMS, held_out_problems
 
     sizes = load_recipe("grpo", "tiny").data
-    return held_out_problems(sizes["steps"], sizes["largest"], HELD_OUT_PROBLEMS)
+    return held_out_problems(sizes["steps"], sizes["largest"], HELD_OUT_PROBLEMS, smallest=sizes["smallest"])
 
 
 def _preference() -> list[Item]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import partial
 
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, reported_split, split_seed
 from posttrain_helpers.errors import CourseError
@@ -22,7 +23,7 @@ _MOST_DRAWS_WITHOUT_A_NEW_PROBLEM = 1000
 
 
 def build_word_problem_data(
-    n_train: int, steps: int, largest: int, seed: int
+    n_train: int, steps: int, largest: int, seed: int, smallest: int = 3
 ) -> tuple[list[Item], Mapping[str, list[Item]]]:
     """Draw word problems to practise on.
 
@@ -31,6 +32,7 @@ def build_word_problem_data(
         steps: calculations in each problem; 1 and 2 are what supervised fine-tuning has seen.
         largest: the largest number in a text of two steps or more, at least 3; fine-tuning has seen 12.
         seed: chooses the problems; the suites are the same for every seed.
+        smallest: the smallest amount that a problem begins with.
 
     Returns:
         Different problems, none of them held out: rows with `id`, `task`, `prompt` (messages), `answer` and
@@ -44,20 +46,23 @@ def build_word_problem_data(
         _question(item)
         for split in HELD_OUT_SPLITS
         for item in [
-            *held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split),
+            *held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split, smallest=smallest),
             *held_out_suite("word_problems", split=split),
         ]
     }
     rows = []
     for number, item in enumerate(
-        _different_problems(random.Random(f"problems/{seed}"), n_train, steps, largest, seen)
+        _different_problems(random.Random(f"problems/{seed}"), n_train, steps, largest, smallest, seen)
     ):
         row = {key: item[key] for key in ("task", "prompt", "answer", "kind")}
         rows.append({"id": f"problems/{number}", **row})
-    return rows, Suites({"problems": lambda: held_out_problems(steps, largest, HELD_OUT_PROBLEMS)})
+    held_out = partial(held_out_problems, steps, largest, HELD_OUT_PROBLEMS, smallest=smallest)
+    return rows, Suites({"problems": held_out})
 
 
-def held_out_problems(steps: int, largest: int, n: int, split: str | None = None) -> list[Item]:
+def held_out_problems(
+    steps: int, largest: int, n: int, split: str | None = None, *, smallest: int = 3
+) -> list[Item]:
     """Return `n` different word problems that `build_word_problem_data` never trains on, always the same.
 
     Args:
@@ -65,15 +70,17 @@ def held_out_problems(steps: int, largest: int, n: int, split: str | None = None
         largest: the largest number in a text of two steps or more.
         n: how many, at most `HELD_OUT_PROBLEMS`.
         split: "dev" or "test"; None is the one that is reported.
+        smallest: the smallest amount that a problem begins with.
     """
     chosen = reported_split(split)
     # What is asked in dev is not asked again in test.
     seen = set()
     if chosen == "test":
-        seen = {_question(item) for item in held_out_problems(steps, largest, HELD_OUT_PROBLEMS, "dev")}
+        dev = held_out_problems(steps, largest, HELD_OUT_PROBLEMS, "dev", smallest=smallest)
+        seen = {_question(item) for item in dev}
     # No training seed is a word, so no training set begins with these problems.
     rng = random.Random(split_seed("problems/held out", chosen))
-    return _different_problems(rng, n, steps, largest, seen)
+    return _different_problems(rng, n, steps, largest, smallest, seen)
 
 
 def build_prompt_data(n_prompts: int, seed: int) -> tuple[list[Item], Mapping[str, list[Item]]]:
@@ -91,12 +98,15 @@ def build_prompt_data(n_prompts: int, seed: int) -> tuple[list[Item], Mapping[st
     return preference_prompts(n_prompts, seed), suites
 
 
-def _different_problems(rng: random.Random, n: int, steps: int, largest: int, seen: set[str]) -> list[Item]:
+def _different_problems(
+    rng: random.Random, n: int, steps: int, largest: int, smallest: int, seen: set[str]
+) -> list[Item]:
     """Draw problems whose text is not in `seen`, which grows."""
     items: list[Item] = []
     failures = 0
     while len(items) < n:
-        item = problem_item(word_problem(rng, steps, largest=largest), f"problems/held out/{len(items)}")
+        problem = word_problem(rng, steps, smallest=smallest, largest=largest)
+        item = problem_item(problem, f"problems/held out/{len(items)}")
         if _question(item) in seen:
             failures += 1
             if failures == _MOST_DRAWS_WITHOUT_A_NEW_PROBLEM:

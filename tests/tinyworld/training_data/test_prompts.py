@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,9 +82,18 @@ def test_the_accepted_replies_of_held_out_problems_are_right() -> None:
         assert exact_answer([item["accepted"][0]], answer=[item["answer"]]) == [1.0]
 
 
+def test_problems_begin_with_no_smaller_amount() -> None:
+    rows, suites = build_word_problem_data(200, steps=2, largest=15, seed=0, smallest=11)
+    held_out = suites["problems"]
+    assert held_out == held_out_problems(2, 15, HELD_OUT_PROBLEMS, smallest=11)
+    amounts = {int(re.search("[0-9]+", question)[0]) for question in questions(rows + held_out)}
+    assert amounts == set(range(11, 16))
+    assert min(int(n) for question in questions(rows) for n in re.findall("[0-9]+", question)) == 2
+
+
 def test_more_problems_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     few = itertools.cycle([prompts.word_problem(random.Random(number), 2) for number in range(1000)])
-    monkeypatch.setattr(prompts, "word_problem", lambda rng, steps, largest: next(few))
+    monkeypatch.setattr(prompts, "word_problem", lambda rng, steps, smallest, largest: next(few))
     message = r"only \d+ different word problems with steps=2 and largest=12 were found, but 401 are asked"
     with pytest.raises(CourseError, match=message):
         build_word_problem_data(401, steps=2, largest=12, seed=0)
