@@ -21,7 +21,7 @@ HASHES = {
         "qwen3": "7be51de2ca06fde6",
     },
     "grpo": {"tiny": "cd329d53e5b00bc3", "smollm2": "fb0d68f5a8cd90eb", "qwen3": "71dc0ed2685238b3"},
-    "grpo_gsm8k": {"tiny": "d1a3a82e640c62fd", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
+    "grpo_gsm8k": {"tiny": "1ce8c53a067a43e3", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
     "grpo_reward_model": {
         "tiny": "0c51f5b5bb36a494",
         "smollm2": "83d147cd50660a0b",
@@ -49,7 +49,7 @@ HASHES = {
     "sft": {"tiny": "c632645bd1e33195", "smollm2": "e3f7f46e9418e2ce", "qwen3": "9d6b41a0267de2a0"},
     "sft_chosen": {"tiny": "2635d89095795c4f", "smollm2": "e283e2ba9ca5293d", "qwen3": "349a2cf02d4b7ec0"},
     "sft_dl": {"tiny": "63c4a7499fe10fec", "smollm2": "5891338fe4d62973", "qwen3": "5b1cbf3af702f935"},
-    "sft_ultrachat": {"tiny": "462fb7e90035d934", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
+    "sft_ultrachat": {"tiny": "99e2573b3dc5f27b", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
     "simpo": {"tiny": "d523c070bbd892e7", "smollm2": "db3a7da573961d3f", "qwen3": "93f02f12f14b45f1"},
 }
 

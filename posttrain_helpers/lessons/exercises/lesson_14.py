@@ -22,7 +22,7 @@ from posttrain_helpers.statistics import paired_numeric
 KEPT = {0, 1}
 # What a row that is wrongly kept, or wrongly dropped, should make a student look at.
 _ROW_HINTS = {
-    0: "Nothing is wrong with the first row: it is the only one of its kind that comes so early.",
+    0: "Row 0 has two different replies and clear ratings, and no row comes before it. Why drop it?",
     1: "A prompt may come twice. Do two rows of one prompt say the same if the rejected replies differ?",
     2: "Print the two replies of row 2 without the blanks around them. What is left to prefer?",
     3: "Look at the ratings of row 3. Which of the two replies is the better one?",
