@@ -145,6 +145,7 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
     overrides += [
         "grpo_gsm8k.args.per_device_train_batch_size=8",
         f"grpo_gsm8k.args.max_completion_length={REPLY_TOKENS}",
+        "grpo_gsm8k.args.temperature=1.0",  # what it says at random is right now and then
     ]
     for recipe in ("ppo", "rloo", "grpo_reward_model"):
         overrides += [f"{recipe}.data.n_prompts=40", f"{recipe}.args.per_device_train_batch_size=4"]
