@@ -32,6 +32,13 @@ PROBLEMS = 240
 STEPS = 2
 REPLY_TOKENS = 16
 LEARNING_STEPS = 60
+# Recipes of lesson 14 and the shipped rows that they read.
+PUBLIC = {
+    "sft_ultrachat": "ultrachat",
+    "reward_ultrafeedback": "ultrafeedback",
+    "dpo_ultrafeedback": "ultrafeedback",
+    "grpo_gsm8k": "gsm8k",
+}
 # As in Qwen3: the vocabulary is padded, so that there are more rows of embeddings than tokens.
 _PADDING = 256
 _SIZES = {
@@ -126,6 +133,19 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
         "ppo.args.num_mini_batches=1",
         "ppo.args.num_ppo_epochs=1",
         "ppo.args.learning_rate=2e-3",
+    ]
+    # Rows that need no network, whatever the profile.
+    samples = "posttrain_helpers/data/public/samples"
+    for recipe, name in PUBLIC.items():
+        overrides += [
+            f"{recipe}.data.source={samples}/{name}.jsonl",
+            f"{recipe}.data.adapter={name}",
+            f"{recipe}.data.held_out_samples=20",
+        ]
+    overrides += [
+        "grpo_gsm8k.args.per_device_train_batch_size=8",
+        f"grpo_gsm8k.args.max_completion_length={REPLY_TOKENS}",
+        "grpo_gsm8k.args.temperature=1.0",  # what it says at random is right now and then
     ]
     for recipe in ("ppo", "rloo", "grpo_reward_model"):
         overrides += [f"{recipe}.data.n_prompts=40", f"{recipe}.args.per_device_train_batch_size=4"]

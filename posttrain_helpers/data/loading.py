@@ -128,6 +128,23 @@ def load_data(
     return train, held_out
 
 
+def raw_rows(recipe: Recipe, most: int = 1000) -> list[Row]:
+    """Return rows of a recipe's file or public set as they are, before anything is renamed or dropped.
+
+    Args:
+        recipe: whose source is not built in.
+        most: rows of a larger set, drawn by the recipe's seed.
+
+    Raises:
+        CourseError: a built-in source, or one that cannot be read.
+    """
+    source = recipe.data.get("source")
+    if not isinstance(source, str) or is_built_in(source):
+        raise CourseError(f"raw rows are those of a file or a set on the Hub, but the source is {source!r}.")
+    adapter = find_adapter(source, recipe.data)
+    return read_rows(source, recipe.data, adapter, recipe.data.get("seed", recipe.seed), most)
+
+
 # Module and function that make each source. The function's parameters are the keys of `recipes.sources`, and
 # `profile`. It returns rows and suites, and what it dropped if it drops anything.
 BUILDERS = {

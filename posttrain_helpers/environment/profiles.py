@@ -191,6 +191,12 @@ def get_profile(name: str | Profile | None = None) -> Profile:
     return _changed(PROFILES[name])
 
 
+def ready_made_models() -> list[str]:
+    """Return the names under which the models that a publisher made from the base model can be loaded."""
+    profile = get_profile()
+    return [name for name, field in READY_MADE.items() if getattr(profile, field)]
+
+
 def changes_in_force() -> list[str]:
     """Return which variables change the profiles now."""
     return [name for name in (MODEL_VARIABLE, OVERRIDES_VARIABLE) if os.environ.get(name, "").strip()]

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from posttrain_helpers.environment import profiles
-from posttrain_helpers.environment.profiles import PROFILES, READY_MADE, Profile, get_profile
+from posttrain_helpers.environment.profiles import (
+    PROFILES,
+    READY_MADE,
+    Profile,
+    get_profile,
+    ready_made_models,
+)
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.manifest import BASE, stage_path
 from posttrain_helpers.recipes import load_recipe, recipe_names
@@ -32,6 +38,19 @@ def test_environment_variable_chooses_and_argument_wins(monkeypatch: pytest.Monk
     monkeypatch.setenv("POSTTRAIN_PROFILE", "qwen3")
     assert get_profile().name == "qwen3"
     assert get_profile("tiny").name == "tiny"
+
+
+def test_the_ready_made_models_of_a_profile_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "qwen3")
+    assert ready_made_models() == ["instruct", "ready_made_sft"]
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "tiny")
+    assert ready_made_models() == []
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "qwen3")
+    monkeypatch.setenv("POSTTRAIN_MODEL", str(tmp_path))
+    monkeypatch.setenv("POSTTRAIN_OUTPUT", str(tmp_path))
+    assert ready_made_models() == []  # they were made from another base
 
 
 def test_a_profile_passes_through() -> None:

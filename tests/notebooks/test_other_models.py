@@ -30,10 +30,11 @@ LESSONS = {
     "10_grpo_verifiable_rewards": ["grpo"],
     "12_evaluation": [],
     "13_judges": [],
+    "14_real_data": ["sft_ultrachat"],
 }
 SAVED_RECIPES = {"reward_model": "reward"}
 # These take minutes each even so.
-ON_REQUEST = ("08_ppo", "10_grpo_verifiable_rewards", "12_evaluation", "13_judges")
+ON_REQUEST = ("08_ppo", "10_grpo_verifiable_rewards", "12_evaluation", "13_judges", "14_real_data")
 EVERY_LESSON = "POSTTRAIN_EVERY_LESSON"
 
 

@@ -16,12 +16,12 @@ HASHES = {
     "dpo_dl": {"tiny": "6d599f41a7c69644", "smollm2": "936c0d73510e15d2", "qwen3": "d8d69b073380d697"},
     "dpo_identity": {"tiny": "94d3a9ce623716ba", "smollm2": "f2f7d9c0cb31df62", "qwen3": "99f02c4866af251c"},
     "dpo_ultrafeedback": {
-        "tiny": "d50c378a4fbba745",
+        "tiny": "201524260acdd1ff",
         "smollm2": "c6d6e32255c7d407",
         "qwen3": "7be51de2ca06fde6",
     },
     "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "42f94eebe9e035aa", "qwen3": "5232a6d9a8d2db61"},
-    "grpo_gsm8k": {"tiny": "d6defbd8ead818e7", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
+    "grpo_gsm8k": {"tiny": "1ce8c53a067a43e3", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
     "grpo_reward_model": {
         "tiny": "0c51f5b5bb36a494",
         "smollm2": "83d147cd50660a0b",
@@ -41,7 +41,7 @@ HASHES = {
     "reward": {"tiny": "be52d3ecfadf2949", "smollm2": "fd2e4a248909efe0", "qwen3": "5765dfd798cea654"},
     "reward_hh": {"tiny": "295fac0f6db67838", "smollm2": "e3fccdf617239d13", "qwen3": "b5011c857d42f8c6"},
     "reward_ultrafeedback": {
-        "tiny": "2b13ed7569fc5664",
+        "tiny": "2fe17181dff8ecb2",
         "smollm2": "045e1a32921f8b25",
         "qwen3": "57d42b9c8c801a91",
     },
@@ -49,7 +49,7 @@ HASHES = {
     "sft": {"tiny": "c632645bd1e33195", "smollm2": "e3f7f46e9418e2ce", "qwen3": "9d6b41a0267de2a0"},
     "sft_chosen": {"tiny": "2635d89095795c4f", "smollm2": "e283e2ba9ca5293d", "qwen3": "349a2cf02d4b7ec0"},
     "sft_dl": {"tiny": "63c4a7499fe10fec", "smollm2": "5891338fe4d62973", "qwen3": "5b1cbf3af702f935"},
-    "sft_ultrachat": {"tiny": "6ca5e86920bc2245", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
+    "sft_ultrachat": {"tiny": "99e2573b3dc5f27b", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
     "simpo": {"tiny": "d523c070bbd892e7", "smollm2": "db3a7da573961d3f", "qwen3": "93f02f12f14b45f1"},
 }
 

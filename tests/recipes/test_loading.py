@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from posttrain_helpers.data.public.adapters import find_adapter
 from posttrain_helpers.environment.profiles import PROFILES
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe, recipe_names, stage_recipes
@@ -495,9 +496,14 @@ def test_profiles_change_the_model_and_never_the_truth(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if is_public(name)])
 def test_a_public_set_is_the_same_under_every_profile_but_for_its_size(name: str) -> None:
+    """In `tiny` shipped rows may stand for a set, read as that set is."""
     large = load_recipe(name, "qwen3").data
     for profile in PROFILES:
         data = load_recipe(name, profile).data
+        if profile == "tiny" and data["source"].startswith("posttrain_helpers/data/public/samples/"):
+            adapter = find_adapter(data["source"], data)
+            assert adapter == find_adapter(large["source"], large)
+            continue
         assert {**data, "max_samples": None} == {**large, "max_samples": None}
 
 
