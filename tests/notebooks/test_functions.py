@@ -127,20 +127,6 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
 }
 
 
-def test_the_judges_of_lesson_12_are_asked_what_the_judge_was_trained_on() -> None:
-    from posttrain_helpers.tinyworld.training_data.judgements import JUDGE_TEMPLATE
-
-    cells = nbformat.read(NOTEBOOKS / "12_evaluation.ipynb", as_version=4).cells
-    assignments = [
-        node
-        for cell in cells
-        if cell.cell_type == "code"
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TEMPLATE"
-    ]
-    assert [ast.literal_eval(node.value) for node in assignments] == [JUDGE_TEMPLATE]
-
-
 def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:
     """Say by which parameters and results two functions differ."""
     first, second = (

@@ -17,7 +17,7 @@ MOST_CELLS, MOST_LINES, MOST_MEDIAN_LINES, MOST_NAMES = 50, 25, 9, 22
 # What asks for the profile in a cell; `setup(PROFILE, ...)` and the parameters are the only places for it.
 PROFILE_WORDS = re.compile(r"PROFILE|profile")
 # These are to be edited; until then they keep what they promise about profiles and pictures alone.
-NOT_EDITED_YET = ("08_ppo", "10_grpo_verifiable_rewards", "12_evaluation")
+NOT_EDITED_YET = ("08_ppo", "10_grpo_verifiable_rewards")
 LESSONS = discover()
 EDITED = [path for path in LESSONS if path.stem not in NOT_EDITED_YET]
 
