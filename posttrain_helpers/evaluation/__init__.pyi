@@ -1,6 +1,4 @@
 from .board.board import Board as Board
-from .board.plots import place_labels as place_labels
-from .board.plots import plot_frontier as plot_frontier
 from .board.plots import plot_leaderboard as plot_leaderboard
 from .board.plots import plot_retention as plot_retention
 from .dialogues import generate_dialogues as generate_dialogues

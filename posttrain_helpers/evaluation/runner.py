@@ -61,7 +61,7 @@ def evaluate(
     profile: str | Profile | None = None,
     limit: int | None = None,
     reference: str | None = "sft",
-    batch_size: int = 64,
+    batch_size: int = 100,
     chat_template: str | None = None,
     reuse: bool = True,
     verbose: bool = True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
-    from pandas import DataFrame
 
     from posttrain_helpers.evaluation.board.board import Board
 
-# Paul Tol's muted scheme (personal.sron.nl/~pault) without the sand that is too pale for a thin line.
-PATH_COLOURS = ("#332288", "#88ccee", "#117733", "#cc6677", "#999933", "#aa4499", "#44aa99", "#882255")
 # A cell darker than this has white numbers.
 _DARK = 0.45
 # Where a label may stand, as (horizontal, vertical) direction; the first that is free wins.
@@ -146,46 +142,27 @@ def plot_retention(board: Board, against: str | None = None, title: str = "") ->
     return figure
 
 
-def plot_frontier(
-    board: Board,
-    paths: Mapping[str, DataFrame] | None = None,
-    best_of_n: DataFrame | None = None,
-    title: str = "",
-) -> Figure:
+def plot_frontier(board: Board, title: str = "") -> Figure:
     """Draw the gold score of every model over its divergence from the reference, with both intervals.
 
-    The axis of the divergence is spaced by its square root: best-of-n and, while it lasts, the gain of a
-    policy grow about linearly on it.
+    The axis of the divergence is spaced by its square root: while it lasts, the gain of a policy grows about
+    linearly on it.
 
     Args:
         board: the models.
-        paths: name -> frame with columns kl and gold, such as the checkpoints of a run; a dotted
-            line each, up to eight in colours of their own.
-        best_of_n: frame with columns kl and gold, and n where the points are to be labelled; a dashed line.
         title: of the figure.
 
     Raises:
-        CourseError: no record holds a divergence, or a path lacks a column.
+        CourseError: no record holds a divergence.
 
     Source: the square root is that of Gao et al. (2023), arXiv:2210.10760, section 3.
     """
     points = board.frontier()
-    lines = [(name, path, ":", ".") for name, path in (paths or {}).items()]
-    if best_of_n is not None:
-        lines.append(("best of n", best_of_n, "--", "s"))
-    for name, path, _, _ in lines:
-        _check_path(name, path)
-    # The legend of the lines stands beside the axes, where it covers no point.
-    figure, axes = new_figure(width=10.0 if lines else 8.5, height=5.4)
+    figure, axes = new_figure(width=8.5, height=5.4)
     # Signed, so that there is some room on the left of 0.
     axes.set_xscale(
         "function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x))
     )
-    for index, (name, path, style, marker) in enumerate(lines):
-        colour = "black" if path is best_of_n else PATH_COLOURS[index % len(PATH_COLOURS)]
-        axes.plot(
-            path["kl"], path["gold"], style, marker=marker, markersize=4, color=colour, label=name, zorder=1
-        )
     for label, row in points.iterrows():
         axes.errorbar(
             row["kl"],
@@ -198,7 +175,7 @@ def plot_frontier(
             elinewidth=1,
             zorder=3,
         )
-    largest = max(1e-3, points[["kl", "kl_high"]].max().max(), *(path["kl"].max() for _, path, *_ in lines))
+    largest = max(1e-3, points[["kl", "kl_high"]].max().max())
     axes.set_xlim(-0.001 * largest, 1.15 * largest)
     ticks = square_root_ticks(largest, room=0.1)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -209,19 +186,13 @@ def plot_frontier(
         ylabel="mean gold score of sampled replies",
         title=title or "Gold score and the divergence that it cost (95 % intervals)",
     )
-    if lines:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     labels = [(str(label), (row["kl"], row["gold"])) for label, row in points.iterrows()]
-    if best_of_n is not None and "n" in best_of_n:
-        labels += [(f"n={row.n:g}", (row.kl, row.gold)) for row in best_of_n.itertuples()]
     bars = []
     for row in points.dropna().itertuples():
         bars += [
             ((row.kl_low, row.gold), (row.kl_high, row.gold)),
             ((row.kl, row.gold_low), (row.kl, row.gold_high)),
         ]
-    for _, path, *_ in lines:
-        bars += pairwise(path[["kl", "gold"]].itertuples(index=False, name=None))
     place_labels(axes, labels, bars)
     return figure
 
@@ -321,15 +292,6 @@ def _cell_text(value: float, column: str, percent: bool) -> str:
 
 def _several(names: Sequence[str]) -> str:
     return names[0].replace("_", " ") if len(names) == 1 else f"{len(names)} suites"
-
-
-def _check_path(name: str, path: DataFrame) -> None:
-    missing = [column for column in ("kl", "gold") if column not in path]
-    if missing:
-        raise CourseError(
-            f"The path {name!r} has no column {missing[0]!r}, only {', '.join(map(str, path))}; give kl and "
-            "gold, in nats and as the board's gold score."
-        )
 
 
 def _error(row: Mapping[str, float], name: str) -> list[list[float]] | None:

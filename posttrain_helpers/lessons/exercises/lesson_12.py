@@ -1,10 +1,12 @@
-"""The exercises of lesson 12: flips, Holm's correction, one setting, who was shown first, Cohen's kappa."""
+"""The exercises of lesson 12: flips, a test for scores, an interval of sampled replies, one setting."""
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
+from itertools import product
 from typing import Any
+
+import numpy as np
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
@@ -13,12 +15,11 @@ from posttrain_helpers.lessons.exercises.exercise import (
     compared,
     is_close,
     number,
-    yes_or_no,
+    numbers,
 )
 from posttrain_helpers.statistics.paired_tests import PairedResult, paired_binary
 
 _SETTINGS = ("data.n_train", "args.learning_rate", "args.num_train_epochs")
-ALPHA = 0.05
 
 
 def _flips(answer: Any) -> None:
@@ -37,174 +38,134 @@ def _flips(answer: Any) -> None:
     raise NotYet("Throw n coins: how probable is it that all fall to the same side, heads or tails?")
 
 
-def holm(p_values: list[float], alpha: float = ALPHA) -> list[bool]:
-    """Return for each p-value, in the order given, whether it is significant after Holm's correction."""
-    significant = [False] * len(p_values)
-    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[index] >= alpha / (len(p_values) - place):
-            break
-        significant[index] = True
-    return significant
+def sign_flip_p(differences: list[float]) -> float:
+    """Return the share of all sign patterns whose sum is at least as far from 0 as the observed one."""
+    observed = abs(sum(differences))
+    totals = [
+        sum(sign * value for sign, value in zip(signs, differences, strict=True))
+        for signs in product((1, -1), repeat=len(differences))
+    ]
+    return sum(abs(total) >= observed for total in totals) / len(totals)
 
 
-def _uncorrected(p_values, alpha=ALPHA):
-    return [p < alpha for p in p_values]
+def _totals(differences):
+    signs = np.array(list(product((1, -1), repeat=len(differences))))
+    return signs @ np.array(differences, dtype=float)
 
 
-def _bonferroni(p_values, alpha=ALPHA):
-    return [p < alpha / len(p_values) for p in p_values]
+def _one_sided(differences):
+    return float((_totals(differences) >= sum(differences)).mean())
 
 
-def _never_stops(p_values, alpha=ALPHA):
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    return [p < alpha / (len(p_values) - order.index(index)) for index, p in enumerate(p_values)]
+def _strictly(differences):
+    return float((np.abs(_totals(differences)) > abs(sum(differences))).mean())
 
 
-def _in_sorted_order(p_values, alpha=ALPHA):
-    return holm(sorted(p_values), alpha)
+def _only_signs(differences):
+    return sign_flip_p(np.sign(differences).tolist())
 
 
-_HOLM_HINTS = (
-    (_uncorrected, "Each p-value is compared with alpha itself: nothing is corrected."),
+def _without_flips(differences):
+    return 1.0
+
+
+_SIGN_HINTS = (
     (
-        _bonferroni,
-        "Every p-value has the same bar, alpha / m (Bonferroni); after the smallest one it gets lower.",
+        _one_sided,
+        "You count one side only. A fall of the same size would have surprised you as much as the rise.",
     ),
-    (_never_stops, "At the first p-value that is too large, Holm stops: all larger ones fail with it."),
     (
-        _in_sorted_order,
-        "Your verdicts belong to the sorted p-values; give them back in the order of the arguments.",
+        _strictly,
+        "The pattern that was observed is one of the possible ones, too: count those that are as far from 0.",
+    ),
+    (
+        _only_signs,
+        "That is McNemar's test on the signs: here a large difference counts more than a small one.",
+    ),
+    (
+        _without_flips,
+        "Every pattern seems to count. Does your sum change when a sign is flipped? Another order of the "
+        "same numbers has the same sum.",
     ),
 )
-# Each wrong way gives another answer to one of these.
-_P_VALUES = ((0.02, 0.001, 0.015), (0.03, 0.04), (0.01, 0.04, 0.03, 0.005), (0.2,), (0.04,))
+# Fractions that binary numbers hold exactly, so that sums that are equal compare as equal.
+_DIFFERENCES = ((0.5, 1.0, 0.25, 2.0, -0.25), (-1.0, -0.5, -2.0, -0.25, 0.5, -1.5), (1.0,) * 6)
 
 
-def _grade_holm(answer: Any) -> None:
-    for p_values in _P_VALUES:
-        found = yes_or_no(call(answer, list(p_values)), len(p_values))
-        if found == holm(list(p_values)):
+def _grade_sign_flips(answer: Any) -> None:
+    for differences in _DIFFERENCES:
+        found, expected = number(call(answer, list(differences))), sign_flip_p(list(differences))
+        if is_close(found, expected, 1e-6):
             continue
-        for wrong, hint in _HOLM_HINTS:
-            if found == wrong(list(p_values)):
+        for wrong, hint in _SIGN_HINTS:
+            if is_close(found, wrong(list(differences)), 1e-6):
                 raise NotYet(hint)
-        raise NotYet(f"For the p-values {list(p_values)} your function returns {found}; do it once by hand.")
-    if yes_or_no(call(answer, [0.03], 0.01), 1) != [False]:
-        raise NotYet("Your function ignores its argument alpha.")
+        if is_close(found, expected, 0.03):
+            raise NotYet(
+                f"{found:.4f} is close. {len(differences)} numbers have so few sign patterns that you can go "
+                "through all of them instead of drawing some."
+            )
+        raise NotYet(f"For {list(differences)} your function gives {found:.4f}; list the patterns by hand.")
 
 
-def win_rate_of_left(letters: list[str], flipped: list[bool]) -> float:
-    """Return how often the left reply won. Flipped: the right reply was shown first, as A."""
-    return sum((letter == "A") != flip for letter, flip in zip(letters, flipped, strict=True)) / len(letters)
+def interval_of_mean(scores: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the mean score: a row for each prompt, a column for each sample."""
+    means = scores.mean(axis=1)
+    half = 1.96 * means.std(ddof=1) / len(means) ** 0.5
+    return means.mean() - half, means.mean() + half
 
 
-def _as_shipped(letters, flipped):
-    return sum(letter == "A" or flip for letter, flip in zip(letters, flipped, strict=True)) / len(letters)
+def _around(values, count):
+    half = 1.96 * values.std(ddof=1) / count**0.5
+    return values.mean() - half, values.mean() + half
 
 
-def _not_flipped(letters, flipped):
-    return sum(letter == "A" and not flip for letter, flip in zip(letters, flipped, strict=True)) / len(
-        letters
-    )
+def _as_shipped(scores):
+    return _around(scores.ravel(), scores.size)
 
 
-def _ignores_flips(letters, flipped):
-    return letters.count("A") / len(letters)
+def _over_prompts(scores):
+    return _around(scores.mean(axis=0), scores.shape[1])
 
 
-def _win_rate_of_right(letters, flipped):
-    return 1 - win_rate_of_left(letters, flipped)
+def _divided_by_all(scores):
+    return _around(scores.mean(axis=1), scores.size)
 
 
-_WIN_HINTS = (
+def _first_sample(scores):
+    return _around(scores[:, 0], len(scores))
+
+
+_INTERVAL_HINTS = (
+    (_as_shipped, "Every reply still counts as if it had a prompt of its own."),
+    (_over_prompts, "You average over the prompts. What varies by chance from one evaluation to the next?"),
     (
-        _as_shipped,
-        "Every flipped pair still counts as won by left. Go through the four cases: A or B, flipped or not.",
+        _divided_by_all,
+        "You average the replies of a prompt, and then count all of them: how many means are left?",
     ),
-    (
-        _not_flipped,
-        "A pair that was shown the other way round can be won by left, too: which letter is left then?",
-    ),
-    (_ignores_flips, "That is how often the reply shown first won, whichever it was."),
-    (_win_rate_of_right, "That is the win rate of the right reply."),
+    (_first_sample, "With one reply for each prompt the rest of the data is thrown away."),
+)
+_SAMPLED = (
+    (1.0, 3.0, 2.0, 2.5),
+    (0.0, 0.5, 1.0, 0.0),
+    (4.0, 3.0, 4.0, 3.5),
+    (2.0, 2.0, 1.0, 3.0),
+    (3.0, 0.0, 1.0, 1.0),
 )
 
 
-def _grade_wins(answer: Any) -> None:
-    # So many of each of the four cases that no two ways to count them give the same number.
-    letters, flipped = list("AABABABAAB"), [True, False, True, False, True, False, False, False, False, True]
-    found = number(call(answer, letters, flipped))
-    if is_close(found, win_rate_of_left(letters, flipped), 1e-6):
-        return
-    for wrong, hint in _WIN_HINTS:
-        if is_close(found, wrong(letters, flipped), 1e-6):
-            raise NotYet(hint)
-    raise NotYet(f"Of ten pairs your function gives left {found:.2f}; go through the four cases by hand.")
-
-
-def cohens_kappa(first: list[str], second: list[str]) -> float:
-    """Return the agreement beyond chance of two raters: a verdict each for the same items."""
-    n = len(first)
-    agreement = sum(a == b for a, b in zip(first, second, strict=True)) / n
-    shares = Counter(first), Counter(second)
-    chance = sum(shares[0][verdict] * shares[1][verdict] for verdict in shares[0]) / n**2
-    return (agreement - chance) / (1 - chance)
-
-
-def _agreement(first, second):
-    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
-
-
-def _chance_of_a_coin(first, second):
-    return (_agreement(first, second) - 0.5) / 0.5
-
-
-def _one_verdict(first, second):
-    chance = first.count("left") * second.count("left") / len(first) ** 2
-    return (_agreement(first, second) - chance) / (1 - chance)
-
-
-def _not_divided(first, second):
-    n = len(first)
-    return _agreement(first, second) - sum(first.count(v) * second.count(v) for v in set(first)) / n**2
-
-
-_KAPPA_HINTS = (
-    (_agreement, "That is the agreement itself; take off what would agree by chance."),
-    (_chance_of_a_coin, "Chance is 1/2 only for two raters who use two verdicts equally often."),
-    (_one_verdict, 'Chance agreement is not only both saying "left": add the other verdicts.'),
-    (_not_divided, "The difference to chance must be divided by the most that it could be."),
-)
-
-
-def _grade_kappa(answer: Any) -> None:
-    for counts in (
-        {("left", "left"): 6, ("left", "right"): 2, ("right", "left"): 1, ("right", "right"): 3},
-        {
-            ("left", "left"): 4,
-            ("tie", "tie"): 2,
-            ("right", "tie"): 1,
-            ("right", "right"): 2,
-            ("left", "right"): 3,
-        },
-    ):
-        pairs = [pair for pair, count in counts.items() for _ in range(count)]
-        first, second = ([pair[side] for pair in pairs] for side in (0, 1))
-        found = number(call(answer, first, second))
-        if is_close(found, cohens_kappa(first, second), 1e-6):
+def _grade_interval(answer: Any) -> None:
+    for scores in (np.array(_SAMPLED), np.array(_SAMPLED)[:, :2]):
+        found, expected = numbers(call(answer, scores), 2), interval_of_mean(scores)
+        if all(is_close(*pair, 1e-4) for pair in zip(found, expected, strict=True)):
             continue
-        for wrong, hint in _KAPPA_HINTS:
-            if is_close(found, wrong(first, second), 1e-6):
+        for wrong, hint in _INTERVAL_HINTS:
+            if all(is_close(*pair, 1e-4) for pair in zip(found, wrong(scores), strict=True)):
                 raise NotYet(hint)
         raise NotYet(
-            f"For {len(first)} items with the verdicts {', '.join(sorted(set(first)))} your function gives "
-            f"{found:.3f}. Compute the agreement and the chance one by one."
+            f"For {len(scores)} prompts with {scores.shape[1]} replies each your function gives "
+            f"{found[0]:.2f} to {found[1]:.2f}. Which numbers are independent of each other?"
         )
-
-
-def _without_ties(first, second):
-    chance = sum(first.count(v) * second.count(v) for v in ("left", "right")) / len(first) ** 2
-    return (_agreement(first, second) - chance) / (1 - chance)
 
 
 def _result(up: int) -> PairedResult:
@@ -227,21 +188,35 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     Exercise(
         id="12.2",
-        kind="function",
-        grade=_grade_holm,
-        solution=holm,
+        kind="bug",
+        grade=_grade_interval,
+        solution=interval_of_mean,
         mistakes=(
-            (_uncorrected, "nothing is corrected"),
-            (_bonferroni, "Bonferroni"),
-            (_never_stops, "Holm stops"),
-            (_in_sorted_order, "in the order of the arguments"),
-            (lambda p_values: [False] * len(p_values), "do it once by hand"),
-            (lambda p_values, alpha=0.05: holm(p_values), "ignores its argument"),
+            (_as_shipped, "a prompt of its own"),
+            (_over_prompts, "average over the prompts"),
+            (_divided_by_all, "how many means are left"),
+            (_first_sample, "thrown away"),
+            (lambda scores: (0.0, 1.0), "independent of each other"),
         ),
-        why="At most 5 % of all families get a false winner, and Holm misses less than Bonferroni.",
+        why="The prompt is the unit: its replies are averaged first, and copies of a reply add nothing.",
     ),
     Exercise(
         id="12.3",
+        kind="function",
+        grade=_grade_sign_flips,
+        solution=sign_flip_p,
+        mistakes=(
+            (_one_sided, "one side only"),
+            (_strictly, "observed is one of the possible ones"),
+            (_only_signs, "McNemar's test on the signs"),
+            (_without_flips, "Every pattern seems to count"),
+            (lambda differences: sign_flip_p(differences) + 0.01, "go through all of them"),
+            (lambda differences: 0.5, "by hand"),
+        ),
+        why="It asks of scores what McNemar's test asks of flips; six equal rises have p = 2/64 in both.",
+    ),
+    Exercise(
+        id="12.4",
         kind="change",
         grade=partial(compared, allowed=_SETTINGS),
         solution={"changed": "data.n_train=256", "result": _result(20), "verdict": "improved"},
@@ -254,33 +229,5 @@ EXERCISES: tuple[Exercise, ...] = (
             ({"changed": "data.n_train=256", "result": 0.2, "verdict": "improved"}, "paired comparison"),
         ),
         why="The interval is about these two runs; the spread of the seeds says what another run may do.",
-    ),
-    Exercise(
-        id="12.4",
-        kind="bug",
-        grade=_grade_wins,
-        solution=win_rate_of_left,
-        mistakes=(
-            (_as_shipped, "four cases: A or B"),
-            (_not_flipped, "can be won by left, too"),
-            (_ignores_flips, "shown first won"),
-            (_win_rate_of_right, "of the right reply"),
-            (lambda letters, flipped: 0.05, "by hand"),
-        ),
-        why="Left won with A if nothing was flipped, and with B if it was: the conditions must differ.",
-    ),
-    Exercise(
-        id="12.5",
-        kind="function",
-        grade=_grade_kappa,
-        solution=cohens_kappa,
-        mistakes=(
-            (_agreement, "the agreement itself"),
-            (_chance_of_a_coin, "Chance is 1/2 only"),
-            (_one_verdict, "add the other verdicts"),
-            (_not_divided, "must be divided"),
-            (_without_ties, "left, right, tie"),
-        ),
-        why="Two raters who say left nine times in ten agree in 82 % without looking: kappa takes that off.",
     ),
 )

@@ -4,7 +4,6 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from evaluation_records import course, divergence, mixed, record, suite, two
 
@@ -161,39 +160,6 @@ def test_labels_of_points_in_one_place_are_spread():
     joined = [line for line in axes.lines if len(line.get_xdata()) == 2]
     assert joined  # labels that moved away
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
-
-
-def test_paths_and_best_of_n_are_drawn_beside_the_models(board):
-    path = pd.DataFrame({"kl": [0.5, 3.0], "gold": [0.1, 0.6]})
-    best = pd.DataFrame({"n": [1, 4], "kl": [0.0, 0.64], "gold": [-0.1, 0.7]})
-    axes = plot_frontier(board, {"beta sweep": path}, best).axes[0]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["beta sweep", "best of n"]
-    assert plot_frontier(board).axes[0].get_legend() is None
-    assert [text.get_text() for text in axes.texts][-2:] == ["n=1", "n=4"]
-    lines = {line.get_label(): line for line in axes.lines}
-    assert lines["beta sweep"].get_linestyle() == ":"
-    assert lines["beta sweep"].get_xydata().tolist() == path.to_numpy().tolist()
-
-
-def test_eight_paths_have_eight_colours_and_a_legend_that_covers_nothing(board):
-    paths = {f"path {i}": pd.DataFrame({"kl": [0.5, 3.0 + i], "gold": [0.1, 0.1 * i]}) for i in range(8)}
-    figure = plot_frontier(board, paths)
-    axes = figure.axes[0]
-    lines = {line.get_label(): line.get_color() for line in axes.lines}
-    assert len({lines[name] for name in paths}) == 8
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    legend, window = axes.get_legend().get_window_extent(renderer), axes.get_window_extent(renderer)
-    assert window.x1 <= legend.x0 < legend.x1 <= figure.bbox.x1
-    assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
-
-
-def test_a_path_without_a_column_is_refused(board):
-    with pytest.raises(CourseError, match="The path 'sweep' has no column 'gold', only kl; give kl and gold"):
-        plot_frontier(board, {"sweep": pd.DataFrame({"kl": [1.0]})})
-    with pytest.raises(CourseError, match="The path 'best of n' has no column 'kl'"):
-        plot_frontier(board, best_of_n=pd.DataFrame({"gold": [1.0]}))
 
 
 def test_the_reference_alone_has_a_frontier():

@@ -19,12 +19,12 @@ from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import explained_variance as variance_explained
 from posttrain_helpers.lessons.exercises.lesson_08 import leave_one_out
-from posttrain_helpers.lessons.exercises.lesson_12 import holm as significant_after_holm
+from posttrain_helpers.lessons.exercises.lesson_12 import interval_of_mean, sign_flip_p
 from posttrain_helpers.lessons.exercises.lesson_13 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.losses.advantages import explained_variance, leave_one_out_advantages
 from posttrain_helpers.statistics.agreement import cohen_kappa
-from posttrain_helpers.statistics.claims import holm
+from posttrain_helpers.statistics.paired_tests import sign_flip_p as packaged_sign_flip_p
 
 EXERCISES = all_exercises()
 FEWEST, FEWEST_MISTAKES = 4, 2
@@ -178,16 +178,21 @@ def test_a_weight_is_a_finite_number() -> None:
         assert "from 0 on" in check("07.4", changed).message
 
 
+def test_a_random_sign_test_is_told_to_be_exact() -> None:
+    def drawn(differences: list[float]) -> float:
+        signs = np.random.default_rng(0).choice((1, -1), (5000, len(differences)))
+        return float((abs(signs @ differences) >= abs(sum(differences))).mean())
+
+    assert "all of them" in check("12.3", drawn).message
+    assert check("12.2", lambda scores: np.array(interval_of_mean(scores))).correct
+
+
 def test_no_two_ways_to_count_wins_are_alike() -> None:
     def only_flipped(letters: list[str], flipped: list[bool]) -> float:
         return sum(letter == "B" and flip for letter, flip in zip(letters, flipped, strict=True)) / 10
 
     assert "by hand" in check("13.3", only_flipped).message
     assert check("13.3", lambda letters, flipped: np.float64(win_rate_of_left(letters, flipped))).correct
-
-
-def test_adjusted_p_values_are_no_verdicts() -> None:
-    assert "True or False" in check("12.2", lambda p_values, alpha=0.05: [3 * p for p in p_values]).message
 
 
 def test_solutions_give_the_numbers_of_the_package() -> None:
@@ -201,6 +206,7 @@ def test_solutions_give_the_numbers_of_the_package() -> None:
     first, second = (np.random.default_rng(seed).choice(["left", "right", "tie"], 40) for seed in (1, 2))
     expected = cohen_kappa(first.tolist(), second.tolist()).kappa
     assert cohens_kappa(first.tolist(), second.tolist()) == pytest.approx(expected)
-    for seed in range(20):
-        p_values = np.random.default_rng(seed).beta(0.3, 3, size=6).tolist()
-        assert significant_after_holm(p_values) == [p < 0.05 for p in holm(p_values)]
+    for seed in range(5):
+        differences = np.random.default_rng(seed).integers(-4, 8, size=9) / 4
+        expected = packaged_sign_flip_p(differences)
+        assert sign_flip_p(differences.tolist()) == pytest.approx(expected)
