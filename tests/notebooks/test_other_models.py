@@ -27,12 +27,13 @@ LESSONS = {
     "06_direct_preference_optimization": ["dpo"],
     "07_preference_family": ["ipo", "kto", "orpo", "simpo", "sft_chosen"],
     "08_ppo": ["ppo"],
+    "09_reward_hacking": [],
     "10_grpo_verifiable_rewards": ["grpo"],
     "12_evaluation": [],
 }
 SAVED_RECIPES = {"reward_model": "reward"}
 # These take minutes each even so.
-ON_REQUEST = ("08_ppo", "10_grpo_verifiable_rewards", "12_evaluation")
+ON_REQUEST = ("08_ppo", "09_reward_hacking", "10_grpo_verifiable_rewards", "12_evaluation")
 EVERY_LESSON = "POSTTRAIN_EVERY_LESSON"
 
 
