@@ -3,6 +3,8 @@ from .claims import Claim as Claim
 from .claims import adjusted_claims as adjusted_claims
 from .intervals import mean_interval as mean_interval
 from .intervals import wilson_interval as wilson_interval
+from .overoptimization import OveroptimizationCurve as OveroptimizationCurve
+from .overoptimization import fit_overoptimization as fit_overoptimization
 from .paired_tests import PairedResult as PairedResult
 from .paired_tests import describe as describe
 from .paired_tests import paired as paired

@@ -27,6 +27,7 @@ LESSONS = {
     "06_direct_preference_optimization": ["dpo"],
     "07_preference_family": ["ipo", "kto", "orpo", "simpo", "sft_chosen"],
     "08_ppo": ["ppo", "rloo"],
+    "09_reward_hacking": [],
     "10_grpo_verifiable_rewards": ["grpo"],
     "12_evaluation": [],
     "13_judges": [],
@@ -34,7 +35,14 @@ LESSONS = {
 }
 SAVED_RECIPES = {"reward_model": "reward"}
 # These take minutes each even so.
-ON_REQUEST = ("08_ppo", "10_grpo_verifiable_rewards", "12_evaluation", "13_judges", "14_real_data")
+ON_REQUEST = (
+    "08_ppo",
+    "09_reward_hacking",
+    "10_grpo_verifiable_rewards",
+    "12_evaluation",
+    "13_judges",
+    "14_real_data",
+)
 EVERY_LESSON = "POSTTRAIN_EVERY_LESSON"
 
 

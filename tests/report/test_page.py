@@ -166,11 +166,6 @@ def test_memory_that_was_not_measured_is_said_and_gpu_memory_is_shown(output_roo
     assert "GPU 2,345 MB" in shown
 
 
-def test_no_lesson_needs_to_have_measured_its_memory(output_root: Path) -> None:
-    write_lesson(output_root, "00_meet_the_base_model", [claim()], peak_cpu_mb=None)
-    assert "not measured" in Page(build_report("tiny").read_text(encoding="utf-8")).shown
-
-
 def test_bars_of_time_and_memory_are_shares_of_the_largest(output_root: Path) -> None:
     write_lesson(output_root, "00_meet_the_base_model", [claim()], seconds=30, peak_cpu_mb=456.0)
     write_lesson(output_root, "01_supervised_fine_tuning", [claim()], seconds=120, peak_cpu_mb=912.0)
