@@ -17,7 +17,7 @@ def small_recipe(method: str = "sft", **arguments: Any) -> Recipe:
     if method in ("grpo", "rloo", "ppo"):
         small |= {"max_completion_length": 4}
     if method in ("grpo", "rloo"):
-        small |= {"num_generations": 2}
+        small |= {"num_generations": 2, "steps_per_generation": 1, "num_iterations": 1}
     if method == "ppo":
         small |= {"value_model": None}  # no reward model is there
     return load_recipe(

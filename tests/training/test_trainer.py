@@ -467,6 +467,8 @@ def policy(random_model_dir: Path):
         small = {
             "args.max_completion_length": 8,
             "args.num_generations": 4,
+            "args.steps_per_generation": 1,
+            "args.num_iterations": 1,
             "args.per_device_train_batch_size": 8,
             "args.max_steps": 2,
             "args.learning_rate": 1e-3,
