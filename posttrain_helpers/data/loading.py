@@ -168,10 +168,11 @@ def _built_in(
     function = builder(source)
     settings = {**data, "seed": seed, "profile": profile}
     parameters = signature(function).parameters
-    absent = {key for key in parameters if settings.get(key) is None}
-    if missing := [f"data.{key}" for key in parameters if key in absent and _is_needed(parameters[key])]:
+    given = {key: settings[key] for key in parameters if settings.get(key) is not None}
+    needed = [key for key, parameter in parameters.items() if parameter.default is Parameter.empty]
+    if missing := [f"data.{key}" for key in needed if key not in given]:
         raise CourseError(f"the source {source!r} needs {', '.join(missing)}; set it in the recipe.")
-    rows, suites, *counted = function(**{key: settings[key] for key in parameters if key not in absent})
+    rows, suites, *counted = function(**given)
     names = data.get("held_out")
     if names is None:
         names = list(suites)
@@ -183,10 +184,6 @@ def _built_in(
                 f"{source} are {', '.join(suites)}."
             )
     return rows, [item for name in names for item in suites[name]], Counter(*counted)
-
-
-def _is_needed(parameter: Parameter) -> bool:
-    return parameter.default is Parameter.empty
 
 
 # Of the rows of each form: what checks them, their messages, and their shape as held-out items.

@@ -25,12 +25,15 @@ def matmul_gflops(device: str, seconds: float = SECONDS) -> float:
     import torch
 
     matrix = torch.full((SIZE, SIZE), 1 / SIZE, device=device)
-    products, started = -1, 0.0
-    while products < 1 or time.perf_counter() - started < seconds:
+
+    def multiply() -> None:
         torch.mm(matrix, matrix)
         if device == "cuda":
             torch.cuda.synchronize()
-        products += 1
-        if products == 0:
-            started = time.perf_counter()
-    return products * 2 * SIZE**3 / (time.perf_counter() - started) / 1e9
+
+    multiply()
+    products, elapsed, started = 0, 0.0, time.perf_counter()
+    while products == 0 or elapsed < seconds:
+        multiply()
+        products, elapsed = products + 1, time.perf_counter() - started
+    return products * 2 * SIZE**3 / elapsed / 1e9

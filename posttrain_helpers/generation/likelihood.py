@@ -97,8 +97,7 @@ def mean_log_probs(
 
     encoded = encode_completions(tokenizer, prompts, completions)
     lengths = encoded["attention_mask"].sum(1)
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    batch_size = max(1, min(batch_size, MOST_LOGITS // (int(lengths.max()) * vocabulary)))
+    batch_size = _rows_that_fit(batch_size, int(lengths.max()), model, MOST_LOGITS)
     result = np.empty(len(lengths))
     with evaluation_mode(model), torch.no_grad():
         for rows in lengths.argsort().split(batch_size):  # rows of similar length: little padding
@@ -218,7 +217,7 @@ def kl_to_reference(
     encoded = encode_prompts(tokenizer, prompts)
     rows = [[*ids, *completion.token_ids] for ids, completion in zip(encoded, generations, strict=True)]
     longest = max(len(row) for row in rows)
-    size = max(1, min(batch_size, MOST_LOGITS // (longest * _vocabulary(policy))))
+    size = _rows_that_fit(batch_size, longest, policy, MOST_LOGITS)
     divergences: list[float] = []
     with evaluation_mode(policy), evaluation_mode(reference), torch.no_grad():
         for start in range(0, len(rows), size):
@@ -278,6 +277,11 @@ def _check_comparable(policy: PreTrainedModel, reference: PreTrainedModel, tempe
         )
 
 
+def _rows_that_fit(batch_size: int, longest: int, model: PreTrainedModel, most_logits: int) -> int:
+    """Return how many rows a batch may have, so that its logits are no more than `most_logits`."""
+    return max(1, min(batch_size, most_logits // (longest * _vocabulary(model))))
+
+
 def _vocabulary(model: PreTrainedModel) -> int:
     return model.get_output_embeddings().weight.shape[0]
 
@@ -335,8 +339,7 @@ def text_losses(
 
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding per batch
     # The loss makes several copies of the logits; a CPU is also slower at blocks that no cache holds.
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    batch_size = max(1, min(batch_size, MOST_LOGITS // 16 // (max(map(len, ids)) * vocabulary)))
+    batch_size = _rows_that_fit(batch_size, max(map(len, ids)), model, MOST_LOGITS // 16)
     losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
     with evaluation_mode(model), torch.inference_mode():
         for start in range(0, len(order), batch_size):

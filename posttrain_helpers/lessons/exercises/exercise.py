@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from posttrain_helpers.statistics.paired_tests import VERDICTS, PairedResult, format_p, verdict
@@ -124,6 +125,37 @@ def is_close(value: float, expected: float, tolerance: float = 5e-3) -> bool:
     return abs(value - expected) <= tolerance * max(1.0, abs(expected))
 
 
+def _equal_numbers(value: float, expected: float) -> bool:
+    return is_close(value, expected, 1e-6)
+
+
+def name_mistake(
+    hints: Iterable[tuple[Callable[..., Any], str]],
+    found: Any,
+    *inputs: Any,
+    same: Callable[[Any, Any], bool] = _equal_numbers,
+) -> None:
+    """Give the hint of the first typical mistake whose result a student's function has.
+
+    Args:
+        hints: functions that are wrong in a typical way, each with its hint.
+        found: what the student's function returns for the inputs.
+        *inputs: what it was called with.
+        same: says whether two results are the same.
+
+    Raises:
+        NotYet: one of the mistakes gives the same result.
+    """
+    for mistake, hint in hints:
+        if same(found, mistake(*inputs)):
+            raise NotYet(hint)
+
+
+def all_close(values: Iterable[float], expected: Iterable[float], tolerance: float = 5e-3) -> bool:
+    """Say whether numbers are the expected ones, one by one, up to rounding."""
+    return all(is_close(a, b, tolerance) for a, b in zip(values, expected, strict=True))
+
+
 def numbers(answer: Any, count: int) -> list[float]:
     """Return a student's numbers, of a list or a tensor.
 
@@ -228,3 +260,31 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
             f"which side? {said!r} does not say that."
         )
     return result
+
+
+def change_exercise(
+    number: str,
+    allowed: Sequence[str],
+    changed: str,
+    result: PairedResult,
+    why: str,
+    more: tuple[tuple[Any, str], ...] = (),
+) -> Exercise:
+    """Return an exercise "change a setting and compare", with the mistakes that all of them share.
+
+    Args:
+        number: the exercise's id, such as "06.4".
+        allowed: the settings that it is about.
+        changed: one of them with its value, as in the solution.
+        result: what the comparison of the solution gives.
+        why: as in `Exercise`.
+        more: mistakes beside the shared ones.
+    """
+    right = {"changed": changed, "result": result, "verdict": verdict(result)}
+    other = next(reading for reading in READINGS if reading != right["verdict"])
+    mistakes = (
+        ({**right, "verdict": other}, "does it leave 0 out"),
+        ({**right, "changed": "another.setting=1"}, "This exercise is about"),
+        ({**right, "result": result.difference}, "paired comparison"),
+    )
+    return Exercise(number, "change", partial(compared, allowed=allowed), right, mistakes + more, why)

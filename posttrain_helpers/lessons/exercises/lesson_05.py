@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -13,8 +12,9 @@ from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
@@ -128,9 +128,7 @@ def _grade_batch(answer: Any) -> None:
         value, right = number(call(answer, scores, mask)), accuracy_of_batch(scores, mask)
         if is_close(value, right, 1e-4):
             continue
-        for reading, hint in _WRONG_READINGS.items():
-            if is_close(value, reading(scores, mask), 1e-4):
-                raise NotYet(hint)
+        name_mistake(_WRONG_READINGS.items(), value, scores, mask, same=partial(is_close, tolerance=1e-4))
         raise NotYet(
             f"On a batch of {len(scores)} texts you return {value:.3f}; {right:.3f} is right. Make a batch "
             "of two pairs, one of them a tie, and work out each reward by hand first."
@@ -218,23 +216,18 @@ EXERCISES: tuple[Exercise, ...] = (
         why="0.95 * 0.9 + 0.05 * 0.1. The annotators' errors hide a tenth of what the model does right, and "
         "even turn a few of its own errors into hits.",
     ),
-    Exercise(
-        id="05.4",
-        kind="change",
-        grade=partial(compared, allowed=_SETTINGS),
-        solution={"changed": "args.learning_rate=1e-5", "result": _WORSE, "verdict": "worse"},
-        mistakes=(
+    change_exercise(
+        "05.4",
+        allowed=_SETTINGS,
+        changed="args.learning_rate=1e-5",
+        result=_WORSE,
+        why="The verdict follows from the interval on the same pairs. One seed is one draw, though: before "
+        "you keep a setting, repeat the comparison on pairs of the split dev and on several seeds.",
+        more=(
             (
                 {"changed": "args.learning_rate=1e-5", "result": _EQUAL, "verdict": "worse"},
                 "does it leave 0 out",
             ),
-            ({"changed": "data.n_prompts=100", "result": _WORSE, "verdict": "worse"}, "is about args"),
-            (
-                {"changed": "args.learning_rate=1e-5", "result": math.log(2), "verdict": "worse"},
-                "paired comparison",
-            ),
         ),
-        why="The verdict follows from the interval on the same pairs. One seed is one draw, though: before "
-        "you keep a setting, repeat the comparison on pairs of the split dev and on several seeds.",
     ),
 )

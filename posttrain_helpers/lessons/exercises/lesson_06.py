@@ -12,8 +12,9 @@ from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
     numbers,
     plain,
@@ -115,9 +116,7 @@ def _grade_metrics(answer: Any) -> None:
             (_ties_won, "Before the first step no pair is won yet. What does your function return there?"),
             (_without_beta, "The accuracy is right. The margin is one of rewards, and what scales a reward?"),
         )
-        for mistake, hint in hints:
-            if _same(given, mistake(*sums, beta)):
-                raise NotYet(hint)
+        name_mistake(hints, given, *sums, beta, same=_same)
         raise NotYet(
             f"For {sums.shape[1]} pairs and beta = {beta} your function returns accuracy {given[0]:.3f} and "
             f"margin {given[1]:.3f}, which is not right; work one pair out by hand."
@@ -190,9 +189,7 @@ def _grade_batch_loss(answer: Any) -> None:
                 "With one pair it is right, with several too large. Which loss does a batch of pairs have?",
             ),
         )
-        for mistake, hint in hints:
-            if is_close(found, mistake(policy, ref, mask, beta).item(), 1e-4):
-                raise NotYet(hint)
+        name_mistake(hints, found, policy, ref, mask, beta, same=partial(is_close, tolerance=1e-4))
         raise NotYet(
             f"On a batch of {len(mask) // 2} pairs with beta = {beta} your loss is {found:.4f}, not "
             f"{expected:.4f}. Write down what the log-probability of one reply is, and compare."
@@ -248,13 +245,14 @@ EXERCISES: tuple[Exercise, ...] = (
         "ln 2 and fall, so no learning curve shows the mistake. (Lesson 07 has losses that divide by length "
         "on purpose.)",
     ),
-    Exercise(
-        id="06.4",
-        kind="change",
-        grade=partial(compared, allowed=("args.beta", "args.learning_rate", "args.num_train_epochs")),
-        solution={"changed": _SETTING, "result": _LESS_DISTANCE, "verdict": "improved"},
-        mistakes=(
-            ({"changed": _SETTING, "result": _LESS_DISTANCE, "verdict": "worse"}, "does it leave 0 out"),
+    change_exercise(
+        "06.4",
+        allowed=("args.beta", "args.learning_rate", "args.num_train_epochs"),
+        changed=_SETTING,
+        result=_LESS_DISTANCE,
+        why="One change, the same prompts, an interval, and a verdict that the interval supports: that is an "
+        "experiment. Another seed would be the next one.",
+        more=(
             (
                 {
                     "changed": "args.beta=0.1 args.learning_rate=7e-5",
@@ -263,9 +261,6 @@ EXERCISES: tuple[Exercise, ...] = (
                 },
                 "Change one setting",
             ),
-            ({"changed": _SETTING, "result": -1.0, "verdict": "improved"}, "paired comparison"),
         ),
-        why="One change, the same prompts, an interval, and a verdict that the interval supports: that is an "
-        "experiment. Another seed would be the next one.",
     ),
 )

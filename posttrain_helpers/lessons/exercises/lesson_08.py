@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
+    all_close,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
     numbers,
     plain,
@@ -157,9 +158,7 @@ def _grade_leave_one_out(answer: Any) -> None:
         values = [number(value) for row in found for value in plain(row)]
         if _all_close(values, leave_one_out(rewards)):
             continue
-        for wrong, hint in _GROUP_HINTS:
-            if _all_close(values, wrong(rewards)):
-                raise NotYet(hint)
+        name_mistake(_GROUP_HINTS, values, rewards, same=_all_close)
         raise NotYet(
             f"For the rewards {rows} you get {[round(value, 2) for value in values]}. Work out one of "
             "them by hand: the reward, minus the mean of the other rewards in its row."
@@ -171,9 +170,7 @@ def _rows(found: Any) -> list[Any]:
 
 
 def _all_close(values: list[float], expected: torch.Tensor) -> bool:
-    return all(
-        is_close(value, right) for value, right in zip(values, expected.flatten().tolist(), strict=True)
-    )
+    return all_close(values, expected.flatten().tolist())
 
 
 def _result(after: float) -> PairedResult:
@@ -223,22 +220,11 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         why="A prompt whose replies all earn the same teaches nothing: each of its advantages is 0.",
     ),
-    Exercise(
-        id="08.4",
-        kind="change",
-        grade=partial(compared, allowed=_SETTINGS),
-        solution={"changed": "args.kl_coef=0.1", "result": _result(0.5), "verdict": "improved"},
-        mistakes=(
-            (
-                {"changed": "args.kl_coef=0.1", "result": _result(0.5), "verdict": "worse"},
-                "does it leave 0 out",
-            ),
-            (
-                {"changed": "args.temperature=0.5", "result": _result(0.5), "verdict": "improved"},
-                "This exercise is about",
-            ),
-            ({"changed": "args.kl_coef=0.1", "result": 0.5, "verdict": "improved"}, "paired comparison"),
-        ),
+    change_exercise(
+        "08.4",
+        allowed=_SETTINGS,
+        changed="args.kl_coef=0.1",
+        result=_result(0.5),
         why="One change, the same prompts, an interval. Another seed could still say something else.",
     ),
 )

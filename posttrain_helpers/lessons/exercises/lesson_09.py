@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ import numpy as np
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
+    all_close,
     call,
-    compared,
-    is_close,
+    change_exercise,
+    name_mistake,
     number,
     numbers,
     selection,
@@ -117,21 +117,15 @@ _POINTS = (
 def _grade_fit(answer: Any) -> None:
     for kl, gain in _POINTS:
         found = numbers(call(answer, kl, gain), 3)
-        if _same(found, fit(kl, gain)):
+        if all_close(found, fit(kl, gain)):
             continue
-        for wrong, hint in _FIT_HINTS:
-            if _same(found, wrong(kl, gain)):
-                raise NotYet(hint)
-        if _same(found[:2], fit(kl, gain)[:2]):
+        name_mistake(_FIT_HINTS, found, kl, gain, same=all_close)
+        if all_close(found[:2], fit(kl, gain)[:2]):
             raise NotYet("Alpha and beta are right. Set the derivative of d (alpha - beta ln d) to 0.")
         raise NotYet(
             f"For {len(kl)} points your function gives {found[0]:.3f}, {found[1]:.3f} and {found[2]:.3f}, "
             "which is not right. The two columns for lstsq are what alpha and beta are multiplied by."
         )
-
-
-def _same(found: Sequence[float], expected: Sequence[float]) -> bool:
-    return all(is_close(float(a), float(b)) for a, b in zip(found, expected, strict=True))
 
 
 def stop_at(kls: Sequence[float], budget: float) -> int:
@@ -179,14 +173,16 @@ _STOP_HINTS = (
 
 
 def _grade_stop(answer: Any) -> None:
-    for kls, budget in _RUNS:
-        found = [round(number(call(answer, list(run), limit))) for run, limit in _RUNS]
-        if found == [stop_at(run, limit) for run, limit in _RUNS]:
-            return
-        for wrong, hint in _STOP_HINTS:
-            if found == [wrong(run, limit) for run, limit in _RUNS]:
-                raise NotYet(hint)
-        place = round(number(call(answer, list(kls), budget)))
+    def places(rule: Callable[[Sequence[float], float], int]) -> list[int]:
+        return [rule(kls, budget) for kls, budget in _RUNS]
+
+    found = places(lambda kls, budget: round(number(call(answer, list(kls), budget))))
+    if found == places(stop_at):
+        return
+    for wrong, hint in _STOP_HINTS:
+        if found == places(wrong):
+            raise NotYet(hint)
+    for (kls, budget), place in zip(_RUNS, found, strict=True):
         if place != stop_at(kls, budget):
             raise NotYet(
                 f"For {list(kls)} and a budget of {budget:g} your function returns {place}. Walk through "
@@ -244,22 +240,11 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         why="A rule for stopping may use what was seen until then, and nothing that came later.",
     ),
-    Exercise(
-        id="09.4",
-        kind="change",
-        grade=partial(compared, allowed=_SETTINGS),
-        solution={"changed": "args.kl_coef=0.1", "result": _result(0.5), "verdict": "improved"},
-        mistakes=(
-            (
-                {"changed": "args.kl_coef=0.1", "result": _result(0.5), "verdict": "worse"},
-                "does it leave 0 out",
-            ),
-            (
-                {"changed": "args.temperature=0.5", "result": _result(0.5), "verdict": "improved"},
-                "This exercise is about",
-            ),
-            ({"changed": "args.kl_coef=0.1", "result": 0.5, "verdict": "improved"}, "paired comparison"),
-        ),
+    change_exercise(
+        "09.4",
+        allowed=_SETTINGS,
+        changed="args.kl_coef=0.1",
+        result=_result(0.5),
         why="One change, the same questions, an interval. Another seed could still say something else.",
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
     numbers,
     plain,
@@ -81,9 +81,7 @@ def _grade_pass(answer: Any) -> None:
         if is_close(found, pass_at_k(n, c, k), 1e-6):
             continue
         if (n, c, k) == (8, 2, 2):
-            for wrong, hint in _PASS_HINTS:
-                if is_close(found, wrong(n, c, k), 1e-6):
-                    raise NotYet(hint)
+            name_mistake(_PASS_HINTS, found, n, c, k)
         if n - c < k:
             raise NotYet(
                 f"Of {n} samples {n - c} are wrong, so every choice of {k} holds a right one, but your "
@@ -194,29 +192,11 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         why="As many problems as completions hid the wrong dimension: test with two sizes that differ.",
     ),
-    Exercise(
-        id="10.4",
-        kind="change",
-        grade=partial(compared, allowed=_SETTINGS),
-        solution={"changed": "args.num_generations=4", "result": _result(0.6), "verdict": "improved"},
-        mistakes=(
-            (
-                {
-                    "changed": "args.num_generations=4",
-                    "result": _result(0.6),
-                    "verdict": "no_difference_shown",
-                },
-                "does it leave 0 out",
-            ),
-            (
-                {"changed": "args.num_generations=4", "result": [0.6, 0.7], "verdict": "improved"},
-                "paired comparison",
-            ),
-            (
-                {"changed": "args.max_steps=4", "result": _result(0.6), "verdict": "improved"},
-                "This exercise is about",
-            ),
-        ),
+    change_exercise(
+        "10.4",
+        allowed=_SETTINGS,
+        changed="args.num_generations=4",
+        result=_result(0.6),
         why="One change, the same problems, an interval. Another seed could still say something else.",
     ),
 )

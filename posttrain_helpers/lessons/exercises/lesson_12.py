@@ -11,9 +11,11 @@ import numpy as np
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
+    all_close,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
     numbers,
 )
@@ -97,9 +99,7 @@ def _grade_sign_flips(answer: Any) -> None:
         found, expected = number(call(answer, list(differences))), sign_flip_p(list(differences))
         if is_close(found, expected, 1e-6):
             continue
-        for wrong, hint in _SIGN_HINTS:
-            if is_close(found, wrong(list(differences)), 1e-6):
-                raise NotYet(hint)
+        name_mistake(_SIGN_HINTS, found, list(differences))
         if is_close(found, expected, 0.03):
             raise NotYet(
                 f"{found:.4f} is close. {len(differences)} numbers have so few sign patterns that you can go "
@@ -157,11 +157,10 @@ _SAMPLED = (
 def _grade_interval(answer: Any) -> None:
     for scores in (np.array(_SAMPLED), np.array(_SAMPLED)[:, :2]):
         found, expected = numbers(call(answer, scores), 2), interval_of_mean(scores)
-        if all(is_close(*pair, 1e-4) for pair in zip(found, expected, strict=True)):
+        same = partial(all_close, tolerance=1e-4)
+        if same(found, expected):
             continue
-        for wrong, hint in _INTERVAL_HINTS:
-            if all(is_close(*pair, 1e-4) for pair in zip(found, wrong(scores), strict=True)):
-                raise NotYet(hint)
+        name_mistake(_INTERVAL_HINTS, found, scores, same=same)
         raise NotYet(
             f"For {len(scores)} prompts with {scores.shape[1]} replies each your function gives "
             f"{found[0]:.2f} to {found[1]:.2f}. Which numbers are independent of each other?"
@@ -215,19 +214,11 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         why="It asks of scores what McNemar's test asks of flips; six equal rises have p = 2/64 in both.",
     ),
-    Exercise(
-        id="12.4",
-        kind="change",
-        grade=partial(compared, allowed=_SETTINGS),
-        solution={"changed": "data.n_train=256", "result": _result(20), "verdict": "improved"},
-        mistakes=(
-            (
-                {"changed": "data.n_train=256", "result": _result(20), "verdict": "no_difference_shown"},
-                "does it leave 0 out",
-            ),
-            ({"changed": "seed=1", "result": _result(20), "verdict": "improved"}, "This exercise is about"),
-            ({"changed": "data.n_train=256", "result": 0.2, "verdict": "improved"}, "paired comparison"),
-        ),
+    change_exercise(
+        "12.4",
+        allowed=_SETTINGS,
+        changed="data.n_train=256",
+        result=_result(20),
         why="The interval is about these two runs; the spread of the seeds says what another run may do.",
     ),
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
     numbers,
 )
@@ -78,9 +78,7 @@ def _grade_wins(answer: Any) -> None:
     found = number(call(answer, letters, flipped))
     if is_close(found, win_rate_of_left(letters, flipped), 1e-6):
         return
-    for wrong, hint in _WIN_HINTS:
-        if is_close(found, wrong(letters, flipped), 1e-6):
-            raise NotYet(hint)
+    name_mistake(_WIN_HINTS, found, letters, flipped)
     raise NotYet(f"Of ten pairs your function gives left {found:.2f}; go through the four cases by hand.")
 
 
@@ -135,9 +133,7 @@ def _grade_kappa(answer: Any) -> None:
         found = number(call(answer, first, second))
         if is_close(found, cohens_kappa(first, second), 1e-6):
             continue
-        for wrong, hint in _KAPPA_HINTS:
-            if is_close(found, wrong(first, second), 1e-6):
-                raise NotYet(hint)
+        name_mistake(_KAPPA_HINTS, found, first, second)
         raise NotYet(
             f"For {len(first)} items with the verdicts {', '.join(sorted(set(first)))} your function gives "
             f"{found:.3f}. Compute the agreement and the chance one by one."
@@ -200,23 +196,12 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         why="Left won with A if nothing was flipped, and with B if it was: the conditions must differ.",
     ),
-    Exercise(
-        id="13.4",
-        kind="change",
-        grade=partial(compared, allowed=_SETTINGS),
-        solution={"changed": "letters=1 and 2", "result": _lost(40), "verdict": "worse"},
-        mistakes=(
-            (
-                {"changed": "letters=1 and 2", "result": _lost(40), "verdict": "no_difference_shown"},
-                "does it leave 0 out",
-            ),
-            (
-                {"changed": "letters=1 and 2", "result": _result(20), "verdict": "worse"},
-                "on which side",
-            ),
-            ({"changed": "seed=1", "result": _lost(40), "verdict": "worse"}, "This exercise is about"),
-            ({"changed": "letters=1 and 2", "result": -0.3, "verdict": "worse"}, "paired comparison"),
-        ),
+    change_exercise(
+        "13.4",
+        allowed=_SETTINGS,
+        changed="letters=1 and 2",
+        result=_lost(40),
         why="A small judge knows the words of its training; check a strong one for the same habit.",
+        more=(({"changed": "letters=1 and 2", "result": _result(20), "verdict": "worse"}, "on which side"),),
     ),
 )

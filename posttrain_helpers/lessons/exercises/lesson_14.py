@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from operator import eq
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    compared,
+    change_exercise,
     is_close,
+    name_mistake,
     number,
     numbers,
     plain,
@@ -107,9 +108,7 @@ def _grade_coverage(answer: Any) -> None:
             (_without_the_last, "Look at the last n words: does your function ever test them?"),
             (_known_words, "A word alone proves nothing; n words in a row have to be known."),
         )
-        for mistake, hint in hints:
-            if is_close(found, mistake(words, known, n), 1e-6):
-                raise NotYet(hint)
+        name_mistake(hints, found, words, known, n)
         raise NotYet(
             f"For {' '.join(words)!r} with {len(known)} known n-grams of {n} words your function returns "
             f"{found:.3f}, which is not right; mark the covered words by hand and count them."
@@ -180,9 +179,7 @@ def _grade_mask(answer: Any) -> None:
             (_after_the_first, "Look at the second question of the user. Should the model learn to ask it?"),
             (_the_last_alone, "A conversation of several turns has several replies to learn from."),
         )
-        for mistake, hint in hints:
-            if found == mistake(tokens):
-                raise NotYet(hint)
+        name_mistake(hints, found, tokens, same=eq)
         marked = "".join(f"[{token}]" if mark else token for token, mark in zip(tokens, found, strict=True))
         raise NotYet(f"Your mask marks {marked!r}. Are these the tokens that the assistant says?")
 
@@ -241,20 +238,18 @@ EXERCISES: tuple[Exercise, ...] = (
         why="This is how the Llama 2 report measures contamination: by the share of an item's tokens that "
         "were seen in training, so that a shared phrase weighs less than a copied problem.",
     ),
-    Exercise(
-        id="14.4",
-        kind="change",
-        grade=partial(compared, allowed=("args.learning_rate", "args.max_steps", "args.max_length")),
-        solution={"changed": _SETTING, "result": _LOWER_LOSS, "verdict": "improved"},
-        mistakes=(
-            ({"changed": _SETTING, "result": _LOWER_LOSS, "verdict": "worse"}, "does it leave 0 out"),
+    change_exercise(
+        "14.4",
+        allowed=("args.learning_rate", "args.max_steps", "args.max_length"),
+        changed=_SETTING,
+        result=_LOWER_LOSS,
+        why="One change, the same replies, an interval, and a verdict that it supports. Compare it with what "
+        "the training loss did: on few rows the two soon part.",
+        more=(
             (
                 {"changed": f"args.max_steps=48 {_SETTING}", "result": _LOWER_LOSS, "verdict": "improved"},
                 "Change one setting",
             ),
-            ({"changed": "args.seed=1", "result": _LOWER_LOSS, "verdict": "improved"}, "is about"),
         ),
-        why="One change, the same replies, an interval, and a verdict that it supports. Compare it with what "
-        "the training loss did: on few rows the two soon part.",
     ),
 )
