@@ -277,7 +277,10 @@ def _sample_batch(
     from transformers import DynamicCache
 
     device = next(policy.parameters()).device
-    batch = token_batch(prompts, [[pad]] * len(prompts), pad, device)
+    # The completions of a group share their prompt, which is longer than they are: it is read once for all.
+    different = {tuple(ids): place for place, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    prompt_of = torch.tensor([different[tuple(ids)] for ids in prompts], device=device)
+    batch = token_batch(list(different), [[pad]] * len(different), pad, device)
     inputs, mask = batch.prompts, batch.prompt_mask
     stops = torch.tensor(list(stop_ids), device=device)
     tokens = torch.full((len(prompts), max_new_tokens), pad, device=device)
@@ -298,12 +301,18 @@ def _sample_batch(
                 logits_to_keep=1,
                 output_hidden_states=value_head is not None,
             )
-            distribution = (outputs.logits[:, -1].float() / temperature).log_softmax(-1)
+            logits = outputs.logits[:, -1]
+            state = outputs.hidden_states[-1][:, -1] if value_head is not None else None
+            if step == 0:
+                cache.batch_select_indices(prompt_of)
+                mask, positions, logits = mask[prompt_of], positions[prompt_of], logits[prompt_of]
+                state = state[prompt_of] if state is not None else None
+            distribution = (logits.float() / temperature).log_softmax(-1)
             inputs = _draw(distribution.exp(), generator)
             tokens[running, step] = inputs.squeeze(1)
             log_probs[running, step] = distribution.gather(1, inputs).squeeze(1)
-            if value_head is not None:
-                values[running, step] = value_head(outputs.hidden_states[-1][:, -1]).squeeze(1).float()
+            if state is not None:
+                values[running, step] = value_head(state).squeeze(1).float()
             positions, mask = positions[:, -1:] + 1, torch.cat([mask, torch.ones_like(inputs)], 1)
             ended = torch.isin(inputs.squeeze(1), stops)
             if ended.any():

@@ -119,6 +119,29 @@ def test_log_probs_and_values_are_those_of_a_forward_pass_over_the_row(policy: A
         torch.testing.assert_close(torch.tensor(completion.values), values.detach(), atol=1e-4, rtol=0)
 
 
+def test_repeated_prompts_are_read_once_and_continued_apart(policy: Any, head: Any) -> None:
+    lengths = []
+
+    def note(module: Any, args: tuple, kwargs: dict) -> None:
+        lengths.append(tuple(kwargs["input_ids"].shape))
+
+    handle = policy.register_forward_pre_hook(note, with_kwargs=True)
+    repeated = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[2], PROMPTS[0]]
+    sampled = sample(policy, repeated, value_head=head)
+    handle.remove()
+    assert lengths[0] == (2, len(PROMPTS[2]))
+    assert len({tuple(completion.ids) for completion in sampled}) == len(repeated)
+    for prompt, completion in zip(repeated, sampled, strict=True):
+        ids = torch.tensor([prompt + completion.ids])
+        with torch.no_grad():
+            outputs = policy(ids, output_hidden_states=True)
+            values = head(outputs.hidden_states[-1])[0, len(prompt) - 1 : -1, 0]
+        log_probs = outputs.logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        expected = log_probs.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
+        assert completion.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert completion.values == pytest.approx(values.tolist(), abs=1e-4)
+
+
 def test_without_a_value_head_there_are_no_values(policy: Any) -> None:
     assert all(completion.values == [] for completion in sample(policy))
 
