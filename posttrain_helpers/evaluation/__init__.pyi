@@ -7,6 +7,5 @@ from .judges.by_score import reward_model_judge as reward_model_judge
 from .judges.language_model import LanguageModelJudge as LanguageModelJudge
 from .judges.pairs import judge_pairs as judge_pairs
 from .judges.pairs import kappa as kappa
-from .judges.pairs import round_robin as round_robin
 from .runner import evaluate as evaluate
 from .suites.loading import load_suites as load_suites

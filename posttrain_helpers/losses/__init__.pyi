@@ -1,5 +1,3 @@
-from .advantages import leave_one_out_advantages as leave_one_out_advantages
-from .advantages import masked_mean as masked_mean
 from .advantages import masked_whiten as masked_whiten
 from .kl import k1_estimate as k1_estimate
 from .kl import k3_estimate as k3_estimate

@@ -23,21 +23,6 @@ STD_EPSILON = 1e-4
 LARGEST_KL_ERROR = 0.2
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over all tokens, each with the same weight.
-
-    Args:
-        values: one number per token, shape (B, T).
-        mask: 1 on the tokens that count, else 0, shape (B, T).
-
-    Returns:
-        A scalar.
-    """
-    chosen = values[mask.bool()]
-    assert chosen.numel(), f"the mask of shape {tuple(mask.shape)} is 0 everywhere"
-    return chosen.mean()
-
-
 def masked_whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
     """Scale the tokens of a batch to variance 1, and shift them to mean 0.
 
@@ -171,24 +156,6 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
     elif scale == "batch":
         advantages = advantages / (rewards.float().std() + STD_EPSILON)
     return advantages.flatten()
-
-
-def leave_one_out_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return the advantages of RLOO: each reward minus the mean of the others in its group.
-
-    Source: Kool et al. 2019; Ahmadian et al. 2024. The baseline does not contain the reward itself, so it is
-    unbiased. It is the difference to the group's mean, times group_size / (group_size - 1).
-
-    Args:
-        rewards: one reward per completion, the completions of a prompt beside each other, shape (B,).
-        group_size: completions of each prompt.
-
-    Returns:
-        Advantages, shape (B,); exactly 0 in a group whose rewards are all equal.
-    """
-    groups = _groups(rewards, group_size)
-    others = (groups.sum(-1, keepdim=True) - groups) / (group_size - 1)
-    return (groups - others).flatten()
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n: int) -> float:

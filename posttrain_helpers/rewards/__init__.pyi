@@ -2,7 +2,6 @@ from .functions import reward_functions as reward_functions
 from .reward_model import as_reward_function as as_reward_function
 from .reward_model import check_scored_token as check_scored_token
 from .reward_model import score_replies as score_replies
-from .reward_model import scored_token as scored_token
 from .verifiers import boxed_format as boxed_format
 from .verifiers import equations_right as equations_right
 from .verifiers import exact_answer as exact_answer

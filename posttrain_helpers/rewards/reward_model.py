@@ -106,25 +106,6 @@ def as_reward_function(
     return reward
 
 
-def scored_token(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Messages, reply: Reply
-) -> tuple[int, str]:
-    """Return the position (from 0) and the text of the token whose score a reply gets.
-
-    Args:
-        model: a reward model.
-        tokenizer: its tokenizer.
-        prompt: messages.
-        reply: a text or messages.
-
-    Raises:
-        CourseError: a model without score head or padding token.
-    """
-    ids = _encode(tokenizer, prompt, reply)
-    position = _scored_position(ids, _padding(model))
-    return position, tokenizer.decode([ids[position]])
-
-
 def check_scored_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that model and tokenizer agree on the last token of a conversation as the one to score.
 

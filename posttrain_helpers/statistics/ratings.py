@@ -90,33 +90,6 @@ def bradley_terry(matches: Iterable[Match], *, resamples: int = 500, seed: int =
     return Ranking(*({labels[i]: float(values[i]) for i in order} for values in (ratings, low, high)))
 
 
-def elo(matches: Iterable[Match], *, k: float = 32.0) -> dict[str, float]:
-    """Return the ratings after one pass over the matches, each of which moves two ratings; all start at 1000.
-
-    The winner takes k * (1 - the win rate that the ratings expected) from the loser, so the last rows count
-    most: another order of the same rows gives other ratings. Chess players change over time; models do not.
-
-    Args:
-        matches: rows as in `bradley_terry`, in the order in which they are played.
-        k: points at stake in one match; usual values are 4 to 32.
-
-    Returns:
-        The rating of every label, best first.
-
-    Raises:
-        CourseError: when a row is no match, or there are no rows.
-
-    Source: Elo (1978), The Rating of Chessplayers, Past and Present.
-    """
-    ratings: dict[str, float] = {}
-    for first, second, outcome, *_ in _checked(matches):
-        one, other = ratings.setdefault(first, CENTRE), ratings.setdefault(second, CENTRE)
-        expected = 1 / (1 + 10 ** ((other - one) / 400))
-        stake = k * (outcome - expected)
-        ratings[first], ratings[second] = one + stake, other - stake
-    return dict(sorted(ratings.items(), key=lambda item: -item[1]))
-
-
 def _checked(matches: Iterable[Match]) -> list[Match]:
     rows = [tuple(row) for row in matches]
     if not rows:

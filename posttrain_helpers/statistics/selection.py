@@ -42,20 +42,6 @@ def best_of_n(proxies: Sequence[float], values: Sequence[float], n: int) -> floa
     return expected
 
 
-def best_of_n_kl(n: int) -> float:
-    """Return log n - (n - 1) / n: the KL divergence of best-of-n from the policy that draws, in nats.
-
-    It is exact in the limit where no reply is ever drawn twice, and an upper bound otherwise; a policy that
-    has few different replies to a prompt is left by much less.
-
-    Args:
-        n: replies that are drawn, at least 1.
-
-    Source: Beirami et al. (2024), arXiv:2401.01879, section 3.
-    """
-    return math.log(n) - (n - 1) / n
-
-
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return 1 - C(n - c, k) / C(n, k), the unbiased estimate of the chance that one of `k` samples is right.
 

@@ -18,8 +18,6 @@ from posttrain_helpers.losses.advantages import (
     explained_variance,
     generalized_advantages,
     group_advantages,
-    leave_one_out_advantages,
-    masked_mean,
     masked_whiten,
     shaped_rewards,
 )
@@ -51,11 +49,6 @@ def slow_advantages(
 
 
 class TestMasked:
-    def test_mean_counts_every_token_once(self) -> None:
-        values = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0]])
-        # Not the mean of the means of the rows, which is 6.
-        assert masked_mean(values, torch.tensor([[1, 1, 1], [1, 0, 0]])).item() == 4.0
-
     def test_whitening(self) -> None:
         values = numbers(0) * 3 + 7
         whitened = masked_whiten(values, MASK)
@@ -67,7 +60,7 @@ class TestMasked:
     def test_whitening_may_keep_the_mean(self) -> None:
         values = numbers(0) * 3 + 7
         kept = masked_whiten(values, MASK, shift_mean=False)
-        assert masked_mean(kept, MASK).item() == close(masked_mean(values, MASK).item())
+        assert kept[MASK.bool()].mean().item() == close(values[MASK.bool()].mean().item())
         assert (kept[MASK == 0] == 0).all()
 
     def test_whitening_by_hand(self) -> None:
@@ -77,10 +70,6 @@ class TestMasked:
 
     def test_equal_values_whiten_to_zero(self) -> None:
         assert masked_whiten(torch.full((2, 3), 5.0), torch.ones(2, 3)).abs().max() == 0
-
-    def test_empty_mask(self) -> None:
-        with pytest.raises(AssertionError, match=r"mask of shape \(3, 5\) is 0 everywhere"):
-            masked_mean(numbers(0), torch.zeros_like(MASK))
 
     def test_one_value_has_no_variance(self) -> None:
         mask = torch.tensor([[1, 0], [0, 0]])
@@ -173,7 +162,6 @@ class TestGeneralizedAdvantages:
 
 
 FUNCTIONS_OF_TOKENS: dict[str, Callable[..., Any]] = {
-    "mean": lambda a, b, mask: masked_mean(a, mask),
     "whiten": lambda a, b, mask: masked_whiten(a, mask),
     "whiten, mean kept": lambda a, b, mask: masked_whiten(a, mask, shift_mean=False),
     "k1": lambda a, b, mask: shaped_rewards(torch.ones(3).double(), a, b, mask, 0.1),
@@ -214,15 +202,6 @@ class TestGroups:
     def test_no_scale_by_hand(self) -> None:
         assert group_advantages(self.REWARDS, 4, "none").tolist() == [0, -1, -1, 2, 0, 0, 0, 0]
 
-    def test_leave_one_out_by_hand(self) -> None:
-        advantages = leave_one_out_advantages(torch.tensor([1.0, 0.0, 0.0, 3.0]), 4)
-        assert advantages.tolist() == close([1 - 1, -4 / 3, -4 / 3, 3 - 1 / 3])
-
-    def test_leave_one_out_is_the_group_mean_stretched(self) -> None:
-        rewards = numbers(3, (12,)).float()
-        stretched = group_advantages(rewards, 4, "none") * 4 / 3
-        torch.testing.assert_close(leave_one_out_advantages(rewards, 4), stretched)
-
     @pytest.mark.parametrize("scale", ["group", "batch", "none"])
     def test_each_group_sums_to_zero(self, scale: str) -> None:
         advantages = group_advantages(numbers(3, (12,)), 3, scale)
@@ -235,7 +214,6 @@ class TestGroups:
         for reward in (0.0, 0.1, 0.7, 1 / 3, 2.3, -4.7):
             rewards = torch.full((2 * size,), reward)
             assert (group_advantages(rewards, size, scale) == 0).all()
-            assert (leave_one_out_advantages(rewards, size) == 0).all()
 
     def test_a_constant_group_beside_another(self) -> None:
         advantages = group_advantages(self.REWARDS, 4)
@@ -245,18 +223,15 @@ class TestGroups:
     def test_whole_numbers(self) -> None:
         rewards = torch.tensor([1, 0, 0, 1])
         assert group_advantages(rewards, 2, "none").tolist() == [0.5, -0.5, -0.5, 0.5]
-        assert leave_one_out_advantages(rewards, 2).tolist() == [1, -1, -1, 1]
 
-    @pytest.mark.parametrize("function", [group_advantages, leave_one_out_advantages])
-    def test_no_whole_number_of_groups(self, function: Callable[..., torch.Tensor]) -> None:
+    def test_no_whole_number_of_groups(self) -> None:
         with pytest.raises(AssertionError, match="8 rewards make no groups of 3"):
-            function(self.REWARDS, 3)
+            group_advantages(self.REWARDS, 3)
 
-    @pytest.mark.parametrize("function", [group_advantages, leave_one_out_advantages])
     @pytest.mark.parametrize("size", [1, 0])
-    def test_too_small_groups(self, function: Callable[..., torch.Tensor], size: int) -> None:
+    def test_too_small_groups(self, size: int) -> None:
         with pytest.raises(AssertionError, match=f"group_size is {size}"):
-            function(self.REWARDS, size)
+            group_advantages(self.REWARDS, size)
 
     def test_unknown_scale(self) -> None:
         with pytest.raises(AssertionError, match="not 'std'"):
@@ -302,12 +277,6 @@ class TestGroupsOfTRL:
             GRPOTrainer, GRPOConfig, random_model_dir, tmp_path, scale_rewards=scale
         )
         torch.testing.assert_close(group_advantages(torch.tensor(self.REWARDS), 4, scale), expected)
-
-    def test_rloo(self, random_model_dir: Path, tmp_path: Path) -> None:
-        from trl import RLOOConfig, RLOOTrainer
-
-        expected = self.trl_advantages(RLOOTrainer, RLOOConfig, random_model_dir, tmp_path)
-        torch.testing.assert_close(leave_one_out_advantages(torch.tensor(self.REWARDS), 4), expected)
 
 
 class TestAdaptiveKlCoef:
@@ -356,8 +325,8 @@ class TestSignOfTheDivergence:
         scores = torch.zeros(8)
         rewards, kl = shaped_rewards(scores, log_probs[tokens], REF_LOG_PROBS[tokens], mask, kl_coef=0.1)
         assert kl.min() < 0  # single tokens may be
-        assert masked_mean(kl, mask) > 0
-        assert masked_mean(rewards, mask) < 0
+        assert kl.mean() > 0
+        assert rewards.mean() < 0
 
 
 class TestWhereTheDivergenceBelongs:

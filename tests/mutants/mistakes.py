@@ -321,9 +321,6 @@ BRADLEY_TERRY = Group(
             "bradley_terry", "a share of the wins is counted as ties", "wins + virtual / 2", "wins + virtual"
         ),
         Mistake(
-            "elo", "the loser takes the points", "one + stake, other - stake", "one - stake, other + stake"
-        ),
-        Mistake(
             "_wins_by_prompt",
             "wins and losses are swapped",
             "[outcome, 1 - outcome]",
@@ -351,7 +348,6 @@ BEST_OF_N = Group(
         Mistake(
             "best_of_n", "the worst is chosen", "in sorted(by_proxy):", "in sorted(by_proxy, reverse=True):"
         ),
-        Mistake("best_of_n_kl", "log n alone", "math.log(n) - (n - 1) / n", "math.log(n)"),
         Mistake(
             "pass_at_k",
             "with replacement",
@@ -538,7 +534,6 @@ ADVANTAGES = Group(
     "posttrain_helpers.losses.advantages",
     ("tests/losses/test_advantages.py",),
     (
-        Mistake("masked_mean", "padding counts", "values[mask.bool()]", "values.flatten()"),
         Mistake("masked_whiten", "the mean is lost", "whitened = whitened + mean", "whitened = whitened"),
         Mistake(
             "masked_whiten", "padding is whitened, too", "whitened.masked_fill(~mask.bool(), 0)", "whitened"
@@ -599,12 +594,6 @@ ADVANTAGES = Group(
             "the spread of the group means",
             "rewards.float().std()",
             "groups.mean(-1).std()",
-        ),
-        Mistake(
-            "leave_one_out_advantages",
-            "with itself",
-            "(groups.sum(-1, keepdim=True) - groups) / (group_size - 1)",
-            "groups.mean(-1, keepdim=True)",
         ),
         Mistake("adaptive_kl_coef", "the wrong direction", "kl / target - 1", "1 - kl / target"),
         Mistake(

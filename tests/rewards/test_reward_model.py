@@ -12,7 +12,6 @@ from posttrain_helpers.rewards.reward_model import (
     as_reward_function,
     check_scored_token,
     score_replies,
-    scored_token,
 )
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
@@ -117,10 +116,9 @@ def test_scoring_at_the_end_token_gives_another_number(pair) -> None:
 def test_the_scored_token_is_the_newline_behind_the_end_token(pair) -> None:
     model, tokenizer = pair
     ids = ids_of(tokenizer, PROMPTS[0], REPLIES[0])
-    position, text = scored_token(model, tokenizer, PROMPTS[0], REPLIES[0])
-    assert (position, text) == (len(ids) - 1, "\n")
+    assert tokenizer.decode(ids[-1:]) == "\n"
     score = score_replies(model, tokenizer, PROMPTS[:1], REPLIES[:1])[0]
-    assert float(score_at_every_token(model, ids)[position]) == pytest.approx(score, abs=CLOSE)
+    assert float(score_at_every_token(model, ids)[-1]) == pytest.approx(score, abs=CLOSE)
 
 
 def test_an_adapter_is_part_of_what_scores(random_model_dir: Path) -> None:
@@ -161,7 +159,6 @@ def test_a_language_model_has_no_score(random_model_dir: Path) -> None:
     model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
     for call in (
         lambda: score_replies(model, tokenizer, PROMPTS, REPLIES),
-        lambda: scored_token(model, tokenizer, PROMPTS[0], REPLIES[0]),
         lambda: check_scored_token(model, tokenizer),
     ):
         with pytest.raises(CourseError, match="Qwen3ForCausalLM has no score head"):
@@ -248,7 +245,6 @@ def test_a_padding_token_inside_the_text_is_text(pair) -> None:
     reply = f"The capital{tokenizer.pad_token} of France is Paris."
     ids = ids_of(tokenizer, PROMPTS[0], reply)
     assert tokenizer.pad_token_id in ids
-    assert scored_token(model, tokenizer, PROMPTS[0], reply) == (len(ids) - 1, "\n")
     score = score_replies(model, tokenizer, PROMPTS[:1], [reply])[0]
     assert score == pytest.approx(float(score_at_every_token(model, ids)[-1]), abs=CLOSE)
 
@@ -258,7 +254,6 @@ def test_a_conversation_that_ends_with_the_padding_token(pair) -> None:
     tokenizer.chat_template = tokenizer.chat_template.rstrip() + "{{ '" + tokenizer.pad_token + "' }}"
     ids = ids_of(tokenizer, PROMPTS[0], REPLIES[0])
     assert ids[-1] == tokenizer.pad_token_id
-    assert scored_token(model, tokenizer, PROMPTS[0], REPLIES[0])[0] == len(ids) - 2
     for call in (
         lambda: check_scored_token(model, tokenizer),
         lambda: score_replies(model, tokenizer, PROMPTS, REPLIES),

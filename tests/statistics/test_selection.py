@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import numpy as np
 import pytest
 
-from posttrain_helpers.statistics.selection import best_of_n, best_of_n_kl, pass_at_k
+from posttrain_helpers.statistics.selection import best_of_n, pass_at_k
 
 
 def by_enumeration(proxies: list[float], values: list[float], n: int) -> float:
@@ -48,27 +47,6 @@ def test_one_reply_is_the_mean_and_all_replies_are_the_best() -> None:
 def test_counts_that_do_not_fit_are_refused(proxies: list[float], values: list[float], n: int) -> None:
     with pytest.raises(AssertionError, match=r"1 proxies, but 2 values|needs at least"):
         best_of_n(proxies, values, n)
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 16])
-def test_the_divergence_of_many_different_replies(n: int) -> None:
-    """With K equally likely replies ranked 1..K the best of n has a known distribution."""
-    ranks = np.arange(1, 20_001) / 20_000
-    probabilities = np.diff(np.concatenate([[0.0], ranks**n]))
-    divergence = float(np.sum(probabilities * np.log(probabilities * len(ranks))))
-    assert best_of_n_kl(n) == pytest.approx(divergence, abs=2e-3)
-
-
-@pytest.mark.parametrize("n", [2, 4, 16])
-def test_the_divergence_is_a_bound_that_more_different_replies_come_near(n: int) -> None:
-    """Equally likely replies, the last the best one: the best of n is the k-th with ranks**n."""
-    divergences = []
-    for replies in (2, 8, 64, 1024):
-        chosen = np.diff((np.arange(replies + 1) / replies) ** n)
-        divergences.append(float(np.sum(chosen * np.log(chosen * replies))))
-    assert divergences == sorted(divergences)
-    assert divergences[0] > 0
-    assert best_of_n_kl(n) - 0.01 < divergences[-1] < best_of_n_kl(n)
 
 
 def test_pass_at_k_is_the_mean_over_all_subsets() -> None:

@@ -9,9 +9,8 @@ both orders are asked; either way the lean does not favour one model, and it can
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.comparison.scores import check_choice
@@ -106,40 +105,6 @@ def kappa(first: Judgements, second: Judgements) -> Kappa:
             "judge the same items."
         )
     return cohen_kappa(list(one.values()), [other[identifier] for identifier in one])
-
-
-def round_robin(
-    judge: Judge,
-    items: Sequence[Item],
-    replies: Mapping[str, Sequence[Reply]],
-    *,
-    seed: int = 0,
-) -> list[tuple[str, str, float, str]]:
-    """Compare every model with every other one.
-
-    Args:
-        judge: see `judges`.
-        items: N items.
-        replies: for each label the N replies of that model.
-        seed: as for `judge_pairs`.
-
-    Returns:
-        Rows for `bradley_terry`: first label, second label, outcome for the first (1, 0.5 or 0), item id.
-
-    Raises:
-        CourseError: fewer than two models, or as `judge_pairs`.
-    """
-    if len(replies) < 2:
-        raise CourseError(
-            f"a round robin needs at least two models, but {len(replies)} were given; add the replies of "
-            "another one."
-        )
-    rows = []
-    for left, right in itertools.combinations(replies, 2):
-        labels = (left, right)
-        judged = judge_pairs(judge, items, replies[left], replies[right], labels=labels, seed=seed)
-        rows += judged.comparisons()
-    return rows
 
 
 def _flips(order: Order, key: str) -> tuple[bool, ...]:

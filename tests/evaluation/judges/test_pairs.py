@@ -12,9 +12,8 @@ from scipy.stats import binomtest, kstest
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges.by_score import Choice, ScoreJudge
 from posttrain_helpers.evaluation.judges.judgements import COLUMNS, Judgement, Judgements
-from posttrain_helpers.evaluation.judges.pairs import judge_pairs, kappa, round_robin
+from posttrain_helpers.evaluation.judges.pairs import judge_pairs, kappa
 from posttrain_helpers.statistics.intervals import tango_interval, wilson_interval
-from posttrain_helpers.statistics.ratings import bradley_terry
 from posttrain_helpers.statistics.wins import win_rate
 
 N = 200
@@ -284,35 +283,3 @@ class TestKappa:
             kappa(one, replace(one, left="right", right="left"))
         with pytest.raises(CourseError, match="1 items were judged by one of the two judges only"):
             kappa(one, replace(one, rows=one.rows[1:]))
-
-
-class TestRoundRobin:
-    def test_every_pair_meets_on_every_item(self) -> None:
-        rows = round_robin(LONGER, ITEMS, REPLIES)
-        assert Counter((left, right) for left, right, *_ in rows) == {
-            ("short", "long"): N,
-            ("short", "mixed"): N,
-            ("long", "mixed"): N,
-        }
-        assert {row[2] for row in rows if "short" in row[:2]} == {0.0}
-        assert [row[3] for row in rows[:N]] == [item["id"] for item in ITEMS]
-
-    def test_the_rows_are_what_bradley_terry_takes(self) -> None:
-        ranking = bradley_terry(round_robin(LONGER, ITEMS, REPLIES), resamples=20)
-        assert list(ranking.ratings) == ["long", "mixed", "short"]
-
-    def test_every_pair_has_coins_of_its_own(self) -> None:
-        same = {label: ["x"] * N for label in "abc"}
-        rows = round_robin(Always(1.0), ITEMS, same)
-        coins = [[row[2] for row in rows if row[:2] == pair] for pair in (("a", "b"), ("a", "c"))]
-        assert coins[0] != coins[1]
-        assert rows == round_robin(Always(1.0), ITEMS, same)
-        assert rows != round_robin(Always(1.0), ITEMS, same, seed=1)
-
-    def test_one_model_is_refused(self) -> None:
-        with pytest.raises(CourseError, match="at least two models, but 1 were given"):
-            round_robin(LONGER, ITEMS, {"short": ["a"] * N})
-
-    def test_missing_replies_are_refused(self) -> None:
-        with pytest.raises(CourseError, match="two replies for each item"):
-            round_robin(LONGER, ITEMS, {"short": ["a"] * N, "long": ["aaa"]})
