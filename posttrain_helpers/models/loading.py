@@ -1,7 +1,7 @@
 """Load a model and its tokenizer from a directory or the Hub, repaired to chat, be trained and be saved.
 
 A model has one of two heads: a language head writes text, a score head gives each text one number, which
-makes it a reward model. Only safetensors are read and no code of a model repository runs.
+makes it a reward model. Only safetensors and GGUF are read and no code of a model repository runs.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.fetched import FETCHABLE
 from posttrain_helpers.environment.paths import read_json
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import display_path
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models.fetch import at_hand
+from posttrain_helpers.models.gguf import SUFFIX, dequantized_directory, is_gguf_file
 from posttrain_helpers.models.hub import hub_snapshot
 from posttrain_helpers.models.manifest import base_of_adapter, location
 from posttrain_helpers.models.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
@@ -42,7 +45,7 @@ def load_repaired(
     """Load what stands in a directory or on the Hub, repaired, in evaluation mode; no stage is built.
 
     Args:
-        place: a directory, or a Hub id.
+        place: a directory, a GGUF file, or a Hub id.
         device: where the weights go, "cpu" or "cuda".
         dtype, revision, lora, quantization, head, default_chat_template: as for
             `stage_loading.load_model_and_tokenizer`.
@@ -108,12 +111,23 @@ def has_score_head(model: PreTrainedModel) -> bool:
 
 
 def model_directory(resolved: str, revision: str | None, profile: Profile) -> Path:
-    """Return the directory of what `resolve_model` returned; a Hub id is downloaded if need be."""
+    """Return the directory of what `resolve_model` returned.
+
+    A GGUF file is dequantized into one. A Hub id is downloaded if need be, but for a model that `fetch` gets
+    in one of two ways, which differ: there the reader chooses.
+    """
     path = Path(resolved).expanduser()
     if path.is_dir():
         return path
+    if is_gguf_file(path):
+        return dequantized_directory(path)
     if path.exists():
-        raise CourseError(f"{path} is a file; give the directory that holds config.json and the weights.")
+        raise CourseError(
+            f"{path} is a file; give the directory that holds config.json and the weights, or a file that "
+            f"ends with {SUFFIX}."
+        )
+    if resolved in FETCHABLE and revision is None:
+        return at_hand(resolved)
     looks_like_path = path.is_absolute() or resolved.startswith((".", "~")) or resolved.count("/") > 1
     if looks_like_path or "\\" in resolved:
         raise CourseError(

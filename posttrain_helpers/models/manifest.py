@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from posttrain_helpers.environment.fetched import FETCHABLE, fetched_directory
 from posttrain_helpers.environment.paths import output_root, read_json
 from posttrain_helpers.environment.profiles import READY_MADE, Profile, get_profile
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models.gguf import is_gguf_file
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
 
 BASE = "base"
@@ -75,8 +77,9 @@ def base_of_adapter(directory: Path, profile: str | Profile | None = None) -> st
     manifest = read_manifest(directory)
     profile = get_profile(profile)
     name, identity = manifest["model"], manifest["parent_identity"]
-    place = Path(location(name, profile))
-    if not place.is_dir() or model_identity(str(place)) == identity:
+    place = location(name, profile)
+    known = Path(place).exists() or place in FETCHABLE
+    if not known or model_identity(place) == identity:
         return name
     for other in saved_stages(profile):
         if model_identity(str(stage_path(other, profile))) == identity:
@@ -91,9 +94,11 @@ def model_identity(model: str) -> str:
     """Return what changes when a model changes: the identity of its weights, or the Hub id itself.
 
     Args:
-        model: a directory, as `resolve_model` returns it, or a Hub id.
+        model: a directory, as `resolve_model` returns it, a GGUF file, or a Hub id.
     """
-    directory = Path(model)
+    if is_gguf_file(model):
+        return weights_identity({"": sha256(Path(model).expanduser())})
+    directory = fetched_directory(model) or Path(model)
     if not directory.is_dir():
         return model
     if (directory / MANIFEST).is_file():

@@ -14,7 +14,7 @@ from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.environment.training_watch import uncounted_training
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.hub import hub_snapshot
+from posttrain_helpers.models.loading import model_directory
 from posttrain_helpers.models.manifest import (
     BASE,
     MANIFEST,
@@ -51,8 +51,7 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
     """
     profile = get_profile(profile)
     if (model := profile.model_named(name)) is not None:
-        directory = Path(model)
-        return directory if directory.is_dir() else hub_snapshot(model, revision=profile.revision_of(model))
+        return model_directory(model, None, profile)
     target = stage_path(name, profile)
     recipes = stage_recipes()
     if name not in recipes:

@@ -35,8 +35,8 @@ def load_model_and_tokenizer(
 
     Args:
         name_or_path: "base" or another ready-made model of the profile ("instruct", "ready_made_sft"), the
-            name of a stage (built if it is missing), a directory, or a Hub id. A directory with a LoRA
-            adapter loads the base model and the adapter.
+            name of a stage (built if it is missing), a directory, a GGUF file, or a Hub id. A directory with
+            a LoRA adapter loads the base model and the adapter.
         use_gpu: False keeps the model on the CPU. True uses the GPU that the profile wants, if there is one.
         dtype: of the weights; None takes the profile's.
         revision: commit, branch or tag of a Hub id; None takes the one that the profile pins for it, if any.

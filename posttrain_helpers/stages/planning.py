@@ -14,7 +14,7 @@ from posttrain_helpers.environment.profiles import get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory.estimate import MemoryEstimate, estimate_memory, measure_model
 from posttrain_helpers.models.loading import model_directory
-from posttrain_helpers.models.manifest import BASE, stage_path
+from posttrain_helpers.models.manifest import BASE, STAGE_NAME, stage_path
 from posttrain_helpers.models.weights import loading_errors
 from posttrain_helpers.recipes import load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
@@ -106,7 +106,7 @@ def _architecture(name: str, profile: str) -> Path:
         directory = stage_path(recipe.stage, profile)
         if not (directory / "config.json").is_file():  # a model of the same shape, unless the stage is there
             return _architecture(recipe.model, profile)
-    elif "/" not in name and stage_path(name, profile).is_dir():
+    elif STAGE_NAME.fullmatch(name) and stage_path(name, profile).is_dir():
         directory = stage_path(name, profile)
     else:
         directory = model_directory(name, None, known)

@@ -102,7 +102,6 @@ def test_a_network_that_does_not_answer_is_noticed_within_seconds(
         ("base", "qwen3", "Qwen/Qwen3-0.6B-Base"),
         ("instruct", "qwen3", "Qwen/Qwen3-0.6B"),
         ("ready_made_sft", "qwen3", "banghua/Qwen3-0.6B-SFT"),
-        ("base", "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
         ("openai-community/gpt2", "tiny", "openai-community/gpt2"),
     ],
 )
