@@ -142,7 +142,6 @@ PROFILES = {
             licence="Apache-2.0",
             download="93 MB from the Python package index, once",
             revision=_REVISIONS["HuggingFaceTB/SmolLM2-135M-Instruct"],
-            chat_template="chatml",
         ),
         Profile(
             name="qwen3",
