@@ -93,9 +93,9 @@ base_model: {model}
 # {name}, from the Python package index
 
 The weights of [{model}](https://huggingface.co/{model}),
-quantized to {quantization} (about four bits a weight) by others and dequantized to float32 here. **They are not
-identical to the publisher's**: what the quantization rounded away stays lost, so results differ somewhat from
-those of the original.
+quantized to {quantization} (about four bits a weight) by others and dequantized to float32 here. **They are
+not identical to the publisher's**: what the quantization rounded away stays lost, so results differ somewhat
+from those of the original.
 
 | | |
 |---|---|
