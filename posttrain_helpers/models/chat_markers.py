@@ -1,80 +1,82 @@
 """Generation markers for chat templates that have none, so that SFT can tell replies from questions.
 
-TRL trains replies only where `{% generation %}` markers say which tokens they are, or where it knows the very
-template. Most published models have neither. Here the template is asked itself: what it renders up to a reply
-with the generation prompt, and what it renders with the reply, differ by the reply and its end token.
+TRL trains replies only where `{% generation %}` markers say which tokens they are, and most published models
+have none. Here the template is asked itself: what it renders up to a reply with the generation prompt, and
+what it renders with the reply, differ by the reply and its end token.
 """
 
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
+
+from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Whatever the inner template renders comes out unchanged. A conversation in which a reply is rendered
-# differently once more turns follow has no marks, so that it is left out of the training and counted.
+# Whatever the inner template renders comes out unchanged. A reply has marks where the conversation holds it
+# as it was asked for and written: behind the text that prompts the model, and unchanged by later turns. Any
+# other one (its thoughts are left out, say) is read as context, like a question. A reply without thoughts
+# follows the prompt that asks for none, as `generate` prompts; most templates have one prompt for both.
 _WRAPPER = """\
-{%- macro rendered(messages, add_generation_prompt) %}<template>{% endmacro -%}
-{%- set whole = rendered(messages, add_generation_prompt) -%}
-{%- set text = namespace(done='', markable=true) -%}
+{%- macro rendered(messages, add_generation_prompt, enable_thinking) +%}<template>{%+ endmacro -%}
+{%- set whole = rendered(messages, add_generation_prompt, enable_thinking) -%}
+{%- set text = namespace(done=0) -%}
+{%- if not add_generation_prompt -%}
 {%- for message in messages -%}
-{%- if message['role'] == 'assistant' and text.markable -%}
-{%- if loop.first -%}{%- set text.markable = false -%}{%- else -%}
-{%- set before = rendered(messages[:loop.index0], true) -%}
-{%- set after = rendered(messages[:loop.index], false) -%}
-{%- if before.startswith(text.done) and after.startswith(before) and whole.startswith(after) -%}
-{%- set text.done = after -%}
-{%- else -%}{%- set text.markable = false -%}{%- endif -%}
+{%- if message['role'] == 'assistant' and not loop.first -%}
+{%- set after = rendered(messages[:loop.index], false, enable_thinking) -%}
+{%- set before = rendered(messages[:loop.index0], true, false) -%}
+{%- if not after.startswith(before) -%}
+{%- set before = rendered(messages[:loop.index0], true, enable_thinking) -%}
 {%- endif -%}
-{%- endif -%}
-{%- endfor -%}
-{%- set text.done = '' -%}
-{%- if text.markable -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'assistant' -%}
-{%- set before = rendered(messages[:loop.index0], true) -%}
-{%- set after = rendered(messages[:loop.index], false) -%}
+{%- if before|length >= text.done and after.startswith(before) and whole.startswith(after) -%}
 {%- set parts = after[before|length:].rpartition(<end>) -%}
-{{- before[text.done|length:] -}}
+{{- before[text.done:] -}}
 {%- generation -%}{{- parts[0] + parts[1] if parts[1] else parts[2] -}}{%- endgeneration -%}
 {{- parts[2] if parts[1] else '' -}}
-{%- set text.done = after -%}
+{%- set text.done = after|length -%}
+{%- endif -%}
 {%- endif -%}
 {%- endfor -%}
 {%- endif -%}
-{{- whole[text.done|length:] -}}"""
+{{- whole[text.done:] -}}"""
+_SYSTEM = {"role": "system", "content": "xsystemx"}
 _QUESTION = {"role": "user", "content": "xquestionx"}
 _REPLY = {"role": "assistant", "content": "xreplyx"}
-_PROBES = ([_QUESTION], [_QUESTION, _REPLY], [_QUESTION, _REPLY, _QUESTION, _REPLY])
+_ONE_TURN = [_QUESTION, _REPLY]
+_TWO_TURNS = [*_ONE_TURN, *_ONE_TURN]
 
 
 def needs_markers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Say whether neither markers nor TRL's knowledge of templates tell replies from questions."""
-    if not isinstance(tokenizer.chat_template, str):
-        return False
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+    """Say whether the chat template has no markers that tell replies from questions."""
+    from trl.chat_template_utils import has_generation_markers
 
-    if has_generation_markers(tokenizer.chat_template):
-        return False
-    try:
-        get_training_chat_template(processing_class=tokenizer)
-    except ValueError:
-        return True
-    return False
+    return bool(tokenizer.chat_template) and not has_generation_markers(tokenizer.chat_template)
 
 
-def mark_replies(tokenizer: PreTrainedTokenizerBase) -> bool:
+def mark_replies(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Give the tokenizer's chat template markers if it needs them and can have them.
 
+    Args:
+        tokenizer: its chat template may be changed; its end token is the one that ends a reply.
+
     Returns:
-        Whether the template was changed.
+        One sentence about the change, or why there cannot be any; None where none is needed.
     """
-    template = marked_template(tokenizer) if needs_markers(tokenizer) else None
-    if template is not None:
-        tokenizer.chat_template = template
-    return template is not None
+    if not needs_markers(tokenizer):
+        return None
+    template = marked_template(tokenizer)
+    if template is None:
+        return f"SFT cannot train its replies: {_why_unmarkable(tokenizer)}"
+    tokenizer.chat_template = template
+    sentence = "its chat template marks replies now, for SFT; what it renders stays the same"
+    # Without a system turn the template may keep earlier replies that it changes with one.
+    if all(_replies_marked(tokenizer, template, talk) != 1 for talk in (_TWO_TURNS, [_SYSTEM, *_TWO_TURNS])):
+        return sentence
+    return f"{sentence}, and an earlier reply that it changes once more turns follow is not trained"
 
 
 def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -84,32 +86,90 @@ def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         tokenizer: its end token is the one that ends a reply.
 
     Returns:
-        A template that renders the same; None where that does not work.
+        A template that renders the same; None where it cannot find the replies.
     """
-    original = tokenizer.chat_template
     marked = _WRAPPER.replace("<end>", json.dumps(tokenizer.eos_token, ensure_ascii=False))
-    marked = marked.replace("<template>", original.removesuffix("\n"))
-    return marked if all(_same_with_marks(tokenizer, marked, probe) for probe in _PROBES) else None
+    marked = marked.replace("<template>", tokenizer.chat_template.removesuffix("\n"))
+    same = all(
+        _rendered(tokenizer, None, talk, prompt) == _rendered(tokenizer, marked, talk, prompt)
+        for talk in ([_QUESTION], _ONE_TURN, _TWO_TURNS)
+        for prompt in (True, False)
+    )
+    # None where the template refuses the talk: some take a single turn only.
+    marks = [_replies_marked(tokenizer, marked, talk) for talk in (_ONE_TURN, _TWO_TURNS)]
+    return marked if same and marks[0] == 1 and marks[1] != 0 else None
 
 
-def _same_with_marks(tokenizer: PreTrainedTokenizerBase, marked: str, messages: list[dict[str, Any]]) -> bool:
+def check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the chat template tells replies from questions.
+
+    Raises:
+        CourseError: it has no markers; the sentence says why it could not be given any.
+    """
+    if needs_markers(tokenizer):
+        raise CourseError(
+            f"the replies of the data cannot be told from the questions: {_why_unmarkable(tokenizer)}; set "
+            "tokenizer.chat_template to a template with {% generation %} markers, as "
+            "models.chatml.chat_template() returns one."
+        )
+
+
+def check_openings(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that in what the chat template renders a reply follows the text that prompts the model.
+
+    Raises:
+        CourseError: it does not, so that a reply would be learned in a place where it is never asked for.
+    """
+    prompt, whole = _asked_and_written(tokenizer)
+    if prompt is None or whole is None or not whole.startswith(prompt):
+        raise CourseError(
+            f"replies would be trained in a place where none is asked for: {_why_unmarkable(tokenizer)}; set "
+            "tokenizer.chat_template to a template that renders both alike, as models.chatml.chat_template() "
+            "returns one."
+        )
+
+
+def _why_unmarkable(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a clause that says why the replies in what a chat template renders cannot be told."""
+    prompt, whole = _asked_and_written(tokenizer)
+    if prompt is None or whole is None:
+        return "the chat template cannot render a question and a reply"
+    if whole.startswith(prompt):
+        return "the chat template changes the text of a reply"
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)))
+    asked, written = prompt[common:], whole[common:]
+    return f"the chat template asks for a reply with {asked!r} and, in its place, renders one as {written!r}"
+
+
+def _asked_and_written(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str | None]:
+    """Return the text that prompts the model with a question, and the text of that question and a reply."""
+    return _rendered(tokenizer, None, [_QUESTION], True), _rendered(tokenizer, None, _ONE_TURN, False)
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, messages: list[dict[str, Any]], prompt: bool
+) -> str | None:
+    """Return what a template makes of messages; None where it refuses them."""
     from jinja2 import TemplateError
 
-    for prompt in (True, False):
-        options = {"tokenize": False, "add_generation_prompt": prompt}
-        try:
-            texts = [
-                tokenizer.apply_chat_template(messages, chat_template=template, **options)
-                for template in (tokenizer.chat_template, marked)
-            ]
-        except TemplateError:
-            return False
-        if texts[0] != texts[1]:
-            return False
+    try:
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=prompt
+        )
+    except TemplateError:
+        return None
+
+
+def _replies_marked(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, Any]]
+) -> int | None:
+    """Return how many replies the marks of a template find, 0 if there are marks on anything else."""
+    if _rendered(tokenizer, template, messages, False) is None:
+        return None
     encoded = tokenizer.apply_chat_template(
-        messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+        messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
     )
-    trained = [
-        id_ for id_, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask
-    ]
-    return tokenizer.decode(trained).count(_REPLY["content"]) == messages.count(_REPLY)
+    marks = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+    said = tokenizer.decode([token for token, mask in marks if mask])
+    other = any(message["content"] in said for message in (_SYSTEM, _QUESTION))
+    return 0 if other else said.count(_REPLY["content"])

@@ -112,15 +112,25 @@ def repair_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokeni
 def _repair_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[str]:
     from posttrain_helpers.models.chatml import TURN_END, TURN_START, chat_template
 
+    changes = []
+    if isinstance(tokenizer.chat_template, dict):
+        names = list(tokenizer.chat_template)
+        if "default" not in names:
+            raise CourseError(
+                f"the tokenizer has {len(names)} chat templates ({', '.join(names)}), but none is named "
+                "'default'; keep one of them in chat_template.jinja."
+            )
+        tokenizer.chat_template = tokenizer.chat_template["default"]
+        changes.append(f"of its chat templates ({', '.join(names)}) it keeps 'default'")
     if tokenizer.chat_template and (template is None or tokenizer.chat_template == chat_template()):
-        return []
+        return changes
     had_one = bool(tokenizer.chat_template)
     tokenizer.chat_template = chat_template()
     new = [token for token in (TURN_START, TURN_END) if token not in tokenizer.get_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
     reason = "the profile replaces its chat template by" if had_one else "it had no chat template and has"
     added = f" (new tokens: {', '.join(new)})" if new else ""
-    return [f"{reason} plain ChatML with generation markers{added}"]
+    return [*changes, f"{reason} plain ChatML with generation markers{added}"]
 
 
 def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -138,8 +148,8 @@ def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _mark_replies(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    sentence = "its chat template marks replies now, for SFT; what it renders stays the same"
-    return [sentence] if mark_replies(tokenizer) else []
+    sentence = mark_replies(tokenizer)
+    return [sentence] if sentence else []
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models.chat_markers import check_markers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,9 +64,12 @@ def check_supervision(trainer: Trainer) -> None:
         trainer: an SFT trainer; its training set has `labels`, -100 where a token is not trained.
 
     Raises:
-        CourseError: no row is left, a row has no supervised token, or the end token is never supervised.
+        CourseError: the chat template cannot mark replies, no row is left, a row has no supervised token, or
+            the end token is never supervised.
     """
     dataset, tokenizer, args = trainer.train_dataset, trainer.processing_class, trainer.args
+    if args.assistant_only_loss:
+        check_markers(tokenizer)  # TRL puts templates of its own in the place of some, which prompt otherwise
     if len(dataset) == 0:
         raise CourseError(
             f"no row has a supervised token within max_length={args.max_length}: the replies begin later; "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.environment.failures import memory_failure
 from posttrain_helpers.environment.runtime import prepare_trainers
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.chat_markers import mark_replies, needs_markers
+from posttrain_helpers.models.chat_markers import check_markers, check_openings, mark_replies
 from posttrain_helpers.models.loading import has_score_head
 from posttrain_helpers.recipes.methods import (
     METHODS,
@@ -139,6 +139,8 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
     trainer.remove_callback(PrinterCallback)
     name = _method_of(trainer)
     compared = name is not None and METHODS[name].data in ("pairs", "labels")
+    if compared and METHODS[name].head == "language" and _is_conversational(train_dataset):
+        check_openings(trainer.processing_class)
     left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
     if check := _CHECKS.get(name):
         with _refusals_of_the_template():
@@ -193,6 +195,10 @@ def _method_of(trainer: Trainer) -> str | None:
     """Return the name of the method whose trainer this is."""
     names = {base.__name__ for base in type(trainer).__mro__}
     return next((name for name, method in METHODS.items() if method.trainer.split(":")[1] in names), None)
+
+
+def _is_conversational(dataset: Dataset) -> bool:
+    return any(isinstance(dataset[0].get(column), list) for column in ("chosen", "completion"))
 
 
 def _reward_arguments(
@@ -271,6 +277,14 @@ def _refusals_of_the_template() -> Iterator[None]:
             f"the model's chat template refuses a row of the data: {error}; correct the roles of the "
             "messages and their order, or take a model whose template accepts them."
         ) from error
+    except RuntimeError as error:
+        if "no assistant tokens" not in str(error):
+            raise
+        raise CourseError(
+            "a row of the data has no reply that could be trained: the model's chat template changes each of "
+            "them in what follows (it drops thoughts once a question follows, say, or a system text once the "
+            "reply is there), or the reply is the first turn; cut such rows after a reply, or leave them out."
+        ) from error
 
 
 def _missing_package(error: Exception) -> CourseError:
@@ -327,10 +341,4 @@ def _check_template(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             "load_model_and_tokenizer(), which gives it one."
         )
     mark_replies(tokenizer)
-    if needs_markers(tokenizer):
-        raise CourseError(
-            "the chat template has no {% generation %} markers and TRL does not know it, and it renders a "
-            "reply in another way once more turns follow, so assistant_only_loss cannot tell replies from "
-            "questions; add the markers, or set tokenizer.chat_template = "
-            "tinyworld.tokenizer.chat_template()."
-        )
+    check_markers(tokenizer)

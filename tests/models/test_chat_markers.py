@@ -87,9 +87,12 @@ def test_what_is_rendered_stays_the_same(tokenizer: Any, template: str, messages
     ) == tokenizer.apply_chat_template(messages, chat_template=template, **options)
 
 
-def test_a_template_that_forgets_is_left_alone(tokenizer: Any) -> None:
+def test_of_a_template_that_forgets_only_the_last_reply_is_marked(tokenizer: Any) -> None:
     tokenizer.chat_template = FORGETS
-    assert marked_template(tokenizer) is None
+    ids, mask = ids_and_mask(tokenizer, marked_template(tokenizer), CONVERSATIONS[1])
+    trained = [token for token, said in zip(ids, mask, strict=True) if said]
+    assert tokenizer.decode(trained) == "A cow says moo.<|im_end|>"
+    assert "Hello. (old)" in tokenizer.decode(ids)
 
 
 def test_markers_of_its_own_are_enough(tokenizer: Any) -> None:

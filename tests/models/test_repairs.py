@@ -86,6 +86,17 @@ def test_a_profile_may_replace_the_template(pair: tuple) -> None:
     assert repair_tokenizer(tokenizer, model, "chatml") == []
 
 
+def test_of_several_templates_the_default_is_kept(pair: tuple) -> None:
+    model, tokenizer = pair
+    own = tokenizer.chat_template
+    tokenizer.chat_template = {"default": own, "tool_use": FOREIGN_TEMPLATE}
+    assert "(default, tool_use) it keeps 'default'" in repair_tokenizer(tokenizer, model)[0]
+    assert tokenizer.chat_template == own
+    tokenizer.chat_template = {"rag": own, "tool_use": own}
+    with pytest.raises(CourseError, match="2 chat templates"):
+        repair_tokenizer(tokenizer, model)
+
+
 def test_pad_equal_to_end_gets_another_token(pair: tuple) -> None:
     model, tokenizer = pair
     tokenizer.pad_token = tokenizer.eos_token
