@@ -73,10 +73,20 @@ def mark_replies(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return f"SFT cannot train its replies: {_why_unmarkable(tokenizer)}"
     tokenizer.chat_template = template
     sentence = "its chat template marks replies now, for SFT; what it renders stays the same"
-    # Without a system turn the template may keep earlier replies that it changes with one.
-    if all(_replies_marked(tokenizer, template, talk) != 1 for talk in (_TWO_TURNS, [_SYSTEM, *_TWO_TURNS])):
-        return sentence
-    return f"{sentence}, and an earlier reply that it changes once more turns follow is not trained"
+    if changes_replies(tokenizer):
+        sentence += ", and an earlier reply that it changes once more turns follow is not trained"
+    return sentence
+
+
+def changes_replies(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether the markers leave out a reply that the chat template changes once more turns follow.
+
+    Args:
+        tokenizer: its chat template has markers.
+    """
+    # Without a system turn the template may keep what it changes with one.
+    talks = (_TWO_TURNS, [_SYSTEM, *_TWO_TURNS])
+    return any(_replies_marked(tokenizer, tokenizer.chat_template, talk) == 1 for talk in talks)
 
 
 def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.chat_markers import check_markers
+from posttrain_helpers.models.chat_markers import changes_replies, check_markers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,6 +122,36 @@ def lost_in_tokenization(trainer: Trainer, rows_given: int) -> list[str]:
     if cut:
         notes.append(_cut_sentence(cut, rows_given - left_out, "rows", args.max_length))
     return notes
+
+
+def replies_read_only(trainer: Trainer, given: Dataset) -> list[str]:
+    """Count the replies that an SFT trainer reads but does not train, as the chat template changes them.
+
+    Args:
+        trainer: its training set is tokenized, and packed if `args.packing` asks for it.
+        given: the training set before TRL prepared it.
+
+    Returns:
+        One sentence, or none.
+    """
+    args = trainer.args
+    if not (args.assistant_only_loss and "messages" in given.column_names):
+        return []
+    if not changes_replies(trainer.processing_class):
+        return []
+    replies = sum(message["role"] == "assistant" for messages in given["messages"] for message in messages)
+    trained = sum(map(_stretches, trainer.train_dataset["labels"]))
+    if trained >= replies:
+        return []
+    return [
+        f"{replies - trained:,} of {replies:,} replies are read but not trained: the chat template changes "
+        f"them once more turns follow, or they are not within max_length={args.max_length}"
+    ]
+
+
+def _stretches(labels: Sequence[int]) -> int:
+    """Return how many stretches of supervised tokens there are."""
+    return sum(supervised for supervised, _ in groupby(labels, key=lambda label: label != -100))
 
 
 def _full_rows(dataset: Dataset, length: int | None) -> Iterator[list[int]]:

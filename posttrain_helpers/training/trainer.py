@@ -36,6 +36,7 @@ from posttrain_helpers.training.checks import (
     check_supervision,
     leave_out_useless_rows,
     lost_in_tokenization,
+    replies_read_only,
 )
 from posttrain_helpers.training.reward_checks import check_policy
 from posttrain_helpers.training.state import check_weights_are_sound
@@ -147,6 +148,7 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
             check(trainer)
     if name == "sft":
         left_out = lost_in_tokenization(trainer, len(train_dataset))
+        left_out += replies_read_only(trainer, train_dataset)
     if verbose:
         for sentence in left_out:
             print(f"data: {sentence}")

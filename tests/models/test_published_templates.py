@@ -122,7 +122,7 @@ def test_space_around_texts_that_a_template_trims(tokenizer: Any) -> None:
     assert said == [turn["content"] + "<end_of_turn>" for turn in TALK[1::2]]
 
 
-def trainer_for(directory: Path, template: Any, rows: list) -> Any:
+def trainer_for(directory: Path, template: Any, rows: list, verbose: bool = False) -> Any:
     from datasets import Dataset
     from small_trainings import small_recipe
 
@@ -134,7 +134,7 @@ def trainer_for(directory: Path, template: Any, rows: list) -> Any:
         model.resize_token_embeddings(len(tokenizer))
     method = "sft" if "messages" in rows[0] else "dpo"
     return make_trainer(
-        small_recipe(method, max_length=256), model, tokenizer, Dataset.from_list(rows), verbose=False
+        small_recipe(method, max_length=256), model, tokenizer, Dataset.from_list(rows), verbose=verbose
     )
 
 
@@ -174,6 +174,17 @@ def test_a_template_that_trl_replaces_is_refused_as_well(random_model_dir: Path)
     trainer = SFTTrainer(model, args=args, train_dataset=rows, processing_class=tokenizer)
     with pytest.raises(CourseError, match="asks for a reply with '<think>"):
         check_trainer(trainer, rows)
+
+
+def test_replies_that_are_read_only_are_counted(
+    random_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"messages": TALK}] * 3 + [{"messages": TALK[:2]}]
+    trainer_for(random_model_dir, FORMATS["qwen3"], rows, verbose=True)
+    assert "data: 6 of 10 replies are read but not trained" in capsys.readouterr().out
+    trainer_for(random_model_dir, FORMATS["qwen3"], rows[3:], verbose=True)
+    trainer_for(random_model_dir, FORMATS["smollm2"], rows, verbose=True)
+    assert "read but not trained" not in capsys.readouterr().out
 
 
 NO_REPLY = "a row of the data has no reply that could be trained"
