@@ -49,8 +49,10 @@ class Profile:
         base_model: a directory or a Hub id.
         description: one line for readers.
         device: where the base model is at home, "cpu" or "cuda".
-        dtype: of the weights. On a GPU bfloat16 is autocast over float32 weights: a step of 2e-5 would be
-            rounded away in bfloat16 weights.
+        dtype: of the weights, float32 also with `autocast`: a step of 2e-5 would be rounded away in bfloat16
+            weights.
+        autocast: whether matrix products are made in bfloat16 where the device multiplies that fast. The
+            numbers of a lesson then depend on the machine, so a model small enough goes without.
         offline: whether everything that the profile needs is in the repository.
         min_gpu_gb: GPU memory for full fine-tuning in GB, 0 if no GPU is needed.
         licence: of the base model.
@@ -70,6 +72,7 @@ class Profile:
     description: str
     device: str
     dtype: str
+    autocast: bool
     offline: bool
     min_gpu_gb: float
     licence: str
@@ -126,6 +129,7 @@ PROFILES = {
             description="a small Qwen3 of the tiny world, shipped with the course",
             device="cpu",
             dtype="float32",
+            autocast=False,
             offline=True,
             min_gpu_gb=0,
             licence="MIT",
@@ -137,6 +141,7 @@ PROFILES = {
             description="SmolLM2 with 135 million parameters, a published assistant",
             device="cpu",
             dtype="float32",
+            autocast=True,
             offline=False,
             min_gpu_gb=0,
             licence="Apache-2.0",
@@ -149,6 +154,7 @@ PROFILES = {
             description="Qwen3 with 0.6 billion parameters",
             device="cuda",
             dtype="float32",
+            autocast=True,
             offline=False,
             min_gpu_gb=16,
             licence="Apache-2.0",

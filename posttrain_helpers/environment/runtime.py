@@ -27,7 +27,7 @@ from posttrain_helpers.environment.limits import available_cores, memory_limit
 from posttrain_helpers.environment.missing_names import explain_errors
 from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.environment.profiles import PROFILE_VARIABLE, Profile, get_profile
-from posttrain_helpers.environment.speed import matmul_gflops
+from posttrain_helpers.environment.speed import matmul_gflops, multiplies_bfloat16_fast
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, USES, reported_split
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import counted
@@ -50,6 +50,7 @@ class Runtime:
         seed: of Python, NumPy and torch, and the default seed of recipes.
         device: "cpu" or "cuda".
         dtype: of the weights, as a name ("float32").
+        bfloat16: whether trainers autocast matrix products to bfloat16.
         threads: CPU threads of torch.
         versions: library name to version, Python included.
         started: `time.time()` at the call.
@@ -62,16 +63,22 @@ class Runtime:
     device: str
     dtype: str
     threads: int
+    bfloat16: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     split: str = DEFAULT_SPLIT
     matmul_gflops: float | None = None
 
+    @property
+    def precision(self) -> str:
+        """Of the weights, and of the matrix products of a training where these are made in another one."""
+        return f"{self.dtype}, bfloat16 in training" if self.bfloat16 else self.dtype
+
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
         fetched = fetched_directory(self.profile.base_model)
         source = f"in {display_path(fetched)}" if fetched else f"download: {profile.download}"
-        device = f"{_device_name(self.device)} · {self.dtype} · {counted(self.threads, 'CPU thread')}"
+        device = f"{_device_name(self.device)} · {self.precision} · {counted(self.threads, 'CPU thread')}"
         if self.matmul_gflops is not None:
             device += f" · {self.matmul_gflops:,.0f} GFLOP/s (float32 matrix products)"
         if self.device == "cpu" and profile.device == "cuda":
@@ -156,11 +163,8 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
         "seed": runtime.seed,
     }
     if runtime.device == "cpu":
-        return {**defaults, "use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
-    import torch
-
-    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return {**defaults, "bf16": native_bf16, "fp16": not native_bf16}
+        return {**defaults, "use_cpu": True, "bf16": runtime.bfloat16, "dataloader_pin_memory": False}
+    return {**defaults, "bf16": runtime.bfloat16, "fp16": not runtime.bfloat16}
 
 
 def prepare_trainers() -> None:
@@ -207,11 +211,13 @@ def display_path(path: str | Path) -> str:
 
 def _detect(profile: Profile, seed: int, threads: int | None) -> Runtime:
     versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    device = _device(profile)
     return Runtime(
         profile=profile,
         seed=seed,
-        device=_device(profile),
+        device=device,
         dtype=profile.dtype,
+        bfloat16=profile.autocast and multiplies_bfloat16_fast(device),
         threads=threads or _default_threads(),
         versions=versions,
         started=time.time(),

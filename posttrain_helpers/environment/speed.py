@@ -1,15 +1,19 @@
-"""How fast this machine multiplies matrices: the yardstick beside every time that a lesson reports.
+"""How fast this machine multiplies matrices, and in which precision.
 
 Two "cores" may be two threads of one core, and a busy machine is a slow one; seconds of two runs can be
-compared only together with this rate.
+compared only together with the rate: the yardstick beside every time that a lesson reports.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 SIZE = 1024  # rows and columns; large enough to be bound by arithmetic, small enough for a cache
 SECONDS = 0.1
+# Instructions that multiply bfloat16; a CPU without them takes longer over it than over float32.
+_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+_CPU_DESCRIPTION = Path("/proc/cpuinfo")
 
 
 def matmul_gflops(device: str, seconds: float = SECONDS) -> float:
@@ -37,3 +41,23 @@ def matmul_gflops(device: str, seconds: float = SECONDS) -> float:
         multiply()
         products, elapsed = products + 1, time.perf_counter() - started
     return products * 2 * SIZE**3 / elapsed / 1e9
+
+
+def multiplies_bfloat16_fast(device: str) -> bool:
+    """Say whether products of bfloat16 matrices are faster than those of float32 ones.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Returns:
+        What the GPU's generation or the CPU's flags say; False for a CPU that does not list its flags in the
+        way of Linux.
+    """
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not _CPU_DESCRIPTION.is_file():
+        return False
+    flags = _CPU_DESCRIPTION.read_text(encoding="utf-8").split()
+    return any(flag in flags for flag in _BFLOAT16_FLAGS)

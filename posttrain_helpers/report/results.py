@@ -129,6 +129,7 @@ def write_results(
         environment={
             "device": str(runtime.device),
             "dtype": str(runtime.dtype).removeprefix("torch."),
+            "precision": runtime.precision,
             "threads": runtime.threads,
             "platform": f"{platform.system()} {platform.machine()}",
         },

@@ -234,6 +234,25 @@ def test_cpu_defaults_make_a_config_that_trl_accepts(tmp_path: Path) -> None:
     assert config.save_strategy == "no"
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cpu_trains_a_real_model_in_bfloat16_where_it_multiplies_that_fast(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(runtime, "multiplies_bfloat16_fast", lambda device: fast)
+    assert trainer_defaults("smollm2")["bf16"] is fast
+    expected = "float32, bfloat16 in training" if fast else "float32"
+    assert current_runtime("smollm2").precision == expected
+    assert f"CPU · {expected} · " in str(current_runtime("smollm2"))
+
+
+def test_the_numbers_of_the_tiny_profile_are_float32_on_every_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "multiplies_bfloat16_fast", lambda device: True)
+    assert trainer_defaults("tiny")["bf16"] is False
+    assert current_runtime("tiny").precision == "float32"
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_gpu_defaults_use_bfloat16_where_the_gpu_has_it(
     monkeypatch: pytest.MonkeyPatch, native: bool
@@ -247,6 +266,7 @@ def test_gpu_defaults_use_bfloat16_where_the_gpu_has_it(
 
 def test_the_tiny_profile_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert current_runtime("tiny").device == "cpu"
     assert current_runtime("qwen3").device == "cuda"
 

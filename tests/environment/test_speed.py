@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,3 +26,22 @@ def test_no_random_numbers_are_drawn() -> None:
     before = torch.get_rng_state()
     speed.matmul_gflops("cpu", seconds=0.0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("description", "fast"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu avx512f avx512_fp16 bf16\n", False),
+        (None, False),  # no such file, as on macOS and Windows
+    ],
+)
+def test_the_flags_of_the_cpu_say_whether_it_multiplies_bfloat16_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, description: str | None, fast: bool
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if description is not None:
+        path.write_text(description)
+    monkeypatch.setattr(speed, "_CPU_DESCRIPTION", path)
+    assert speed.multiplies_bfloat16_fast("cpu") is fast

@@ -23,6 +23,7 @@ RUNTIME = SimpleNamespace(
     seed=3,
     device="cpu",
     dtype="float32",
+    precision="float32",
     threads=2,
     versions={"torch": "2.13.0", "trl": "1.16.0"},
     started=0.0,
@@ -86,7 +87,7 @@ def test_a_computed_claim_is_read_back_as_it_was(output_root: Path) -> None:
     first, second = read_results("tiny")
     assert (first.lesson, second.lesson) == ("00_meet_the_base_model", LESSON)
     assert second.headline == computed
-    assert second.environment["dtype"] == "float32"
+    assert second.environment["dtype"] == second.environment["precision"] == "float32"
 
 
 def test_numpy_numbers_become_json(output_root: Path) -> None:

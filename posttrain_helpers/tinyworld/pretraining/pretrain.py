@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.paths import atomic_directory, output_root, write_json_atomic
+from posttrain_helpers.environment.speed import multiplies_bfloat16_fast
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.pretraining.corpus import batches, build_tokenizer
 
@@ -127,16 +128,6 @@ def learning_rate_at(step: int, config: PretrainConfig) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def default_precision(device: str) -> str:
-    """Return "bfloat16" where the device multiplies it fast, else "float32"."""
-    import torch
-
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
-
-
 def pretrain(
     config: PretrainConfig,
     target: Path,
@@ -160,7 +151,7 @@ def pretrain(
     import torch
     from torch.nn.functional import cross_entropy
 
-    precision = precision or default_precision(device)
+    precision = precision or ("bfloat16" if multiplies_bfloat16_fast(device) else "float32")
     workplace = target.parent / f"{target.name}.training"
     workplace.mkdir(parents=True, exist_ok=True)
     tokenizer = _stored_tokenizer(config, workplace)
