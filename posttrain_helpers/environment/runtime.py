@@ -168,11 +168,12 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
 
 
 def prepare_trainers() -> None:
-    """Let every trainer of this process skip untrained positions on a CPU and count its steps."""
+    """Let every trainer of this process be quick on a CPU and count its steps."""
     from posttrain_helpers.environment.training_watch import watch_trainings
-    from posttrain_helpers.environment.trl_on_cpu import skip_untrained_positions
+    from posttrain_helpers.environment.trl_on_cpu import attend_in_products, skip_untrained_positions
 
     skip_untrained_positions()
+    attend_in_products()
     watch_trainings()
 
 

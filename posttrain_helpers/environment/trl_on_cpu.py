@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 SHORT_TEXT = 256  # tokens
 
@@ -55,15 +54,25 @@ def skip_untrained_positions() -> bool:
     return True
 
 
-def attend_in_products(model: PreTrainedModel, config: Any) -> None:
-    """Let a model that is to be trained on short texts in bfloat16 on a CPU attend without the fused kernel.
+def attend_in_products() -> None:
+    """Let models that this process trains on short texts in bfloat16 on a CPU go without fused attention.
 
-    Args:
-        model: its attention is changed, for whatever it does afterwards as well; results stay the same to
-            rounding.
-        config: the trainer's arguments, of any method.
+    Call it before a trainer is built; calling it again does nothing. The attention of a model stays changed
+    after its training; what it computes is the same to rounding.
     """
-    lengths = (getattr(config, name, None) for name in ("max_length", "max_completion_length"))
-    longest = max(filter(None, lengths), default=None)
-    if config.use_cpu and config.bf16 and longest is not None and longest <= SHORT_TEXT:
-        model.set_attn_implementation("eager")
+    from transformers import PreTrainedModel, TrainerCallback, trainer
+
+    if any(callback.__name__ == "AttentionInProducts" for callback in trainer.DEFAULT_CALLBACKS):
+        return
+
+    class AttentionInProducts(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            lengths = (getattr(args, name, None) for name in ("max_length", "max_completion_length"))
+            longest = max(filter(None, lengths), default=None)
+            if not (args.use_cpu and args.bf16) or longest is None or longest > SHORT_TEXT:
+                return
+            for part in kwargs["model"].modules():  # the model inside an adapter, or beside a critic
+                if isinstance(part, PreTrainedModel):
+                    part.set_attn_implementation("eager")
+
+    trainer.DEFAULT_CALLBACKS.append(AttentionInProducts)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.failures import memory_failure
 from posttrain_helpers.environment.runtime import prepare_trainers
-from posttrain_helpers.environment.trl_on_cpu import attend_in_products
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.chat_markers import check_markers, check_openings, mark_replies
 from posttrain_helpers.models.loading import has_score_head
@@ -107,7 +106,6 @@ def make_trainer(
     _check_offloading(config)
     check_positions(model, config)
     check_reference_source(model, config)
-    attend_in_products(model, config)
     with _refusals(recipe, method.trainer, "arguments or data"):
         trainer = trainer_class(recipe.method)(
             model=model,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from posttrain_helpers.environment.runtime import prepare_trainers
-from posttrain_helpers.environment.trl_on_cpu import attend_in_products, skip_untrained_positions
+from posttrain_helpers.environment.trl_on_cpu import skip_untrained_positions
 from posttrain_helpers.recipes.methods import config_class
 
 LENGTHS = (5, 9, 12, 20, 7, 30, 14, 6, 25, 11, 8, 16, 10, 28, 13, 22)
@@ -241,29 +240,27 @@ def test_a_config_class_changes_nothing_and_preparing_trainers_does() -> None:
     ("args", "attention"),
     [
         ({"bf16": True, "max_length": 128}, "eager"),
-        ({"bf16": True, "max_completion_length": 40, "max_length": None}, "eager"),
         ({"bf16": True, "max_length": 1024}, "sdpa"),  # a matrix of all pairs of positions would be large
         ({"bf16": True, "max_length": None}, "sdpa"),
         ({"bf16": False, "max_length": 128}, "sdpa"),
-        ({"bf16": True, "max_length": 128, "use_cpu": False}, "sdpa"),
     ],
 )
-def test_short_texts_in_bfloat16_on_a_cpu_are_attended_to_in_products(
-    random_model_dir: Path, args: dict[str, Any], attention: str
+def test_short_texts_in_bfloat16_are_attended_to_in_products(
+    random_model_dir: Path, rows: Dataset, tmp_path: Path, args: dict[str, Any], attention: str
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(random_model_dir)
-    attend_in_products(model, SimpleNamespace(**{"use_cpu": True, **args}))
-    assert model.config._attn_implementation == attention
+    prepare_trainers()
+    trainer = new_trainer(random_model_dir, rows, tmp_path, max_steps=1, **args)
+    trainer.train()
+    assert trainer.model.config._attn_implementation == attention
 
 
 def test_attention_in_products_gives_the_same_loss_and_gradients(
     random_model_dir: Path, rows: Dataset, tmp_path: Path
 ) -> None:
-    trainer = new_trainer(random_model_dir, rows, tmp_path, bf16=True, max_length=128)
+    trainer = new_trainer(random_model_dir, rows, tmp_path, bf16=True)
     batch = trainer.data_collator(list(rows))
     loss, gradients = loss_and_gradients(trainer, batch)
-    attend_in_products(trainer.model, trainer.args)
-    assert trainer.model.config._attn_implementation == "eager"
+    trainer.model.set_attn_implementation("eager")
     other_loss, other_gradients = loss_and_gradients(trainer, batch)
     assert other_loss == pytest.approx(loss, rel=1e-3)
     assert torch.nn.functional.cosine_similarity(gradients, other_gradients, dim=0) > 0.999
