@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +50,7 @@ class Runtime:
         seed: of Python, NumPy and torch, and the default seed of recipes.
         device: "cpu" or "cuda".
         dtype: of the weights, as a name ("float32").
-        bfloat16: whether trainers autocast matrix products to bfloat16.
+        bfloat16: whether trainers, and samplers on a CPU, autocast matrix products to bfloat16.
         threads: CPU threads of torch.
         versions: library name to version, Python included.
         started: `time.time()` at the call.
@@ -71,8 +71,8 @@ class Runtime:
 
     @property
     def precision(self) -> str:
-        """Of the weights, and of the matrix products of a training where these are made in another one."""
-        return f"{self.dtype}, bfloat16 in training" if self.bfloat16 else self.dtype
+        """Of the weights, and of matrix products where these are made in another one."""
+        return f"{self.dtype}, bfloat16 in training and sampling" if self.bfloat16 else self.dtype
 
     def __str__(self) -> str:
         profile, model = self.profile, display_path(self.profile.base_model)
@@ -165,6 +165,20 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
     if runtime.device == "cpu":
         return {**defaults, "use_cpu": True, "bf16": runtime.bfloat16, "dataloader_pin_memory": False}
     return {**defaults, "bf16": runtime.bfloat16, "fp16": not runtime.bfloat16}
+
+
+def sampling_precision() -> AbstractContextManager:
+    """Return the context in which a model samples: its matrix products have the precision of a training.
+
+    On a CPU with fast bfloat16 products SmolLM2 samples in three quarters of the time. Greedy replies are
+    made without it, as 2 of 64 verdicts changed.
+    """
+    import torch
+
+    runtime = current_runtime()
+    if runtime.device == "cpu" and runtime.bfloat16:
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
 
 
 def prepare_trainers() -> None:

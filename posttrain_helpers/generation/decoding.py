@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.progress_bars import ProgressBar
+from posttrain_helpers.environment.runtime import sampling_precision
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def generate(
     size = min(batch_size, len(rows))
     generations: list[Generation] = []
     progress = ProgressBar(len(rows), "prompt" if num_return_sequences == 1 else "sample")
-    with evaluation_mode(model), _private_random_state(_device(model), seed), progress:
+    precision = sampling_precision() if temperature > 0 else nullcontext()
+    with evaluation_mode(model), _private_random_state(_device(model), seed), precision, progress:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             filled = [batch[i % len(batch)] for i in range(size)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.runtime import sampling_precision
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import (
     Prompt,
@@ -194,16 +195,17 @@ def sample_texts(
     """
     import torch
 
-    drawn = sample_completions(
-        model,
-        [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        stop_ids=stop_token_ids(model, tokenizer),
-        pad=tokenizer.pad_token_id,
-        generator=torch.Generator(model.device).manual_seed(seed),
-        batch_size=batch_size,
-    )
+    with sampling_precision():
+        drawn = sample_completions(
+            model,
+            [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            stop_ids=stop_token_ids(model, tokenizer),
+            pad=tokenizer.pad_token_id,
+            generator=torch.Generator(model.device).manual_seed(seed),
+            batch_size=batch_size,
+        )
     texts = tokenizer.batch_decode([completion.ids for completion in drawn], skip_special_tokens=True)
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 

@@ -240,7 +240,7 @@ def test_a_cpu_trains_a_real_model_in_bfloat16_where_it_multiplies_that_fast(
 ) -> None:
     monkeypatch.setattr(runtime, "multiplies_bfloat16_fast", lambda device: fast)
     assert trainer_defaults("smollm2")["bf16"] is fast
-    expected = "float32, bfloat16 in training" if fast else "float32"
+    expected = "float32, bfloat16 in training and sampling" if fast else "float32"
     assert current_runtime("smollm2").precision == expected
     assert f"CPU · {expected} · " in str(current_runtime("smollm2"))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from posttrain_helpers.environment import runtime
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import encode_prompts, generate, stop_token_ids
 
@@ -360,3 +361,18 @@ def test_a_reward_model_cannot_write(random_model_dir: Path, tokenizer) -> None:
     for model in (reward, get_peft_model(reward, LoraConfig(task_type="SEQ_CLS", r=2))):
         with pytest.raises(CourseError, match="has a score head and cannot write text"):
             generate(model, tokenizer, [CHAT])
+
+
+@pytest.mark.parametrize(
+    ("profile", "temperature", "expected"),
+    [("smollm2", 1.0, True), ("smollm2", 0.0, False), ("tiny", 1.0, False)],
+)
+def test_only_samples_of_a_real_model_are_made_in_bfloat16(
+    model, tokenizer, monkeypatch: pytest.MonkeyPatch, profile: str, temperature: float, expected: bool
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_PROFILE", profile)
+    monkeypatch.setattr(runtime, "multiplies_bfloat16_fast", lambda device: True)
+    autocast = []
+    model.register_forward_pre_hook(lambda *_: autocast.append(torch.is_autocast_enabled("cpu")))
+    generate(model, tokenizer, PROMPTS, max_new_tokens=3, temperature=temperature)
+    assert set(autocast) == {expected}
