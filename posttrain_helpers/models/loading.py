@@ -262,11 +262,6 @@ def _load_adapter(
 
     settings = read_json(directory / "adapter_config.json", _AGAIN)
     found = head_of(directory)
-    if head == "reward" and found == "language":
-        raise CourseError(
-            f"{directory} is the adapter of a language model and cannot get a score head; merge it "
-            "(merge_and_unload), save the model, and load that with head='reward'."
-        )
     # A stage knows its parent by name, which holds on every machine; the adapter knows a path, which may not.
     base = base_of_adapter(directory, profile) or settings.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
@@ -293,7 +288,19 @@ def _load_adapter(
             f"the adapter {directory} does not fit its base model {display_path(base)}: "
             f"{_first_sentence(error)}"
         ) from error
+    if head == "reward" and found == "language":
+        return _with_score_head(_merged(adapted)), tokenizer
     return adapted, tokenizer
+
+
+def _with_score_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with the body of a language model and a fresh score head, all of it to be trained."""
+    from transformers import AutoModelForSequenceClassification
+
+    model.config.num_labels = 1
+    scoring = AutoModelForSequenceClassification.from_config(model.config, dtype=model.dtype)
+    setattr(scoring, scoring.base_model_prefix, model.base_model)
+    return scoring.to(model.device).requires_grad_(True)
 
 
 def _holds_score_head(adapter: Path) -> bool:

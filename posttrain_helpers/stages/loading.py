@@ -44,7 +44,8 @@ def load_model_and_tokenizer(
             merged into its weights before.
         quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
         head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
-            fresh score head in place of its language head, drawn from torch's random state.
+            fresh score head in place of its language head, drawn from torch's random state; an adapter of it
+            is merged before.
         profile: what "base" and stage names refer to; None takes the profile in use.
         default_chat_template: give a model that has no chat template plain ChatML; False refuses it.
         verbose: print one line about the model and one for each repair.
