@@ -30,6 +30,7 @@ _FILE_REFUSALS = {
     errno.ENAMETOOLONG: "its name is too long",
     errno.ELOOP: "it is a link that leads to itself",
     errno.EIO: "the disk fails",
+    errno.EFBIG: "a file of this size is not allowed there",
     errno.EMFILE: "too many files are open",
 }
 # Rust libraries (safetensors, tokenizers) and torch give the reason in their text only.

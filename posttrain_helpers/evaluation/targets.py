@@ -46,7 +46,7 @@ def finished_models(profile: str | Profile | None = None) -> list[str]:
 
 def label_of(source: str | Path) -> str:
     """Return the label of a model that was given none: its name, in characters that a file name may have."""
-    name = Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else str(source)
+    name = Path(source).expanduser().resolve().name if Path(source).expanduser().exists() else str(source)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 

@@ -79,6 +79,11 @@ def test_a_full_disk_is_known_from_the_words_of_a_library_too(output_root: Path,
     assert re.match("what this command writes .*: the disk is full; make room", machine_failure(error))
 
 
+def test_a_limit_on_the_size_of_files_is_known_too(output_root: Path) -> None:
+    error = Exception("Error while serializing: I/O error: File too large (os error 27)")
+    assert "a file of this size is not allowed there" in machine_failure(error)
+
+
 def test_a_working_directory_that_is_gone_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,20 @@ def test_it_can_be_the_base_model_of_a_profile(file: Path, monkeypatch: pytest.M
     assert model.config.model_type == "llama"
 
 
+def test_a_recipe_can_be_planned_with_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.stages.planning import plan_recipe
+
+    monkeypatch.chdir(file.parent)
+    assert "GB" in plan_recipe(load_recipe("sft", "tiny", {"model": file.name})).sentence()
+
+
+def test_its_label_on_the_board_is_its_name(file: Path) -> None:
+    from posttrain_helpers.evaluation.targets import label_of
+
+    assert label_of(file) == "small.gguf"
+
+
 def test_an_adapter_stands_on_it(file: Path, tmp_path: Path) -> None:
     model, _ = load_model_and_tokenizer(file, lora={"r": 2}, verbose=False)
     model.save_pretrained(tmp_path / "adapter")
