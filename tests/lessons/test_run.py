@@ -27,8 +27,8 @@ from types import SimpleNamespace
 from posttrain_helpers.report.results import write_results
 
 profile = SimpleNamespace(name=PROFILE)
-runtime = SimpleNamespace(profile=profile, seed=SEED, device="cpu", dtype="float32", threads=1, versions={},
-                          started=time.time(), matmul_gflops=100.0)
+runtime = SimpleNamespace(profile=profile, seed=SEED, device="cpu", dtype="float32", precision="float32",
+                          threads=1, versions={}, started=time.time(), matmul_gflops=100.0)
 claim = dict(name="answers", metric="exact_match", n=10, before=0.1, after=0.9, difference=0.8,
              low=0.5, high=0.9, p=0.01, expected="improved", verdict="improved")
 write_results(LESSON, runtime, [claim])

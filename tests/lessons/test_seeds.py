@@ -33,9 +33,8 @@ from posttrain_helpers.report.results import write_results
 from posttrain_helpers.statistics import Bound, Claim
 
 profile = SimpleNamespace(name=PROFILE)
-runtime = SimpleNamespace(profile=profile, seed=SEED, device="cpu", dtype="float32", threads=1,
-                          versions={"torch": "2.13.0"}, started=time.time(),
-                          matmul_gflops=100.0)
+runtime = SimpleNamespace(profile=profile, seed=SEED, device="cpu", dtype="float32", precision="float32",
+                          threads=1, versions={"torch": "2.13.0"}, started=time.time(), matmul_gflops=100.0)
 verdict = "improved" if SEED <= 8 else "no_difference_shown"
 claim = Claim("learns", "exact_match", 10, 0.0, SEED / 10, SEED / 10, -1.0, 1.0, 0.01, "improved", verdict)
 write_results(LESSON, runtime, [claim], bounds=[Bound("small", SEED / 100, at_most=0.05)])
