@@ -80,7 +80,7 @@ def test_the_reference_model_is_the_sft_model_and_not_the_bare_base(method: str)
         with pytest.raises(AssertionError):
             assert_equal_logits(model, loaded("base"), ids)
     rows, _ = load_data(recipe, verbose=False, tokenizer=tokenizer)
-    rewards = [length] if METHODS[method].rewards else None
+    rewards = [length] if METHODS[recipe.method].rewards else None
     trainer = make_trainer(recipe, model, tokenizer, rows, verbose=False, reward_funcs=rewards)
     train(trainer)
     # Before the first step the policy is the SFT model, so that it is nowhere away from its reference.
