@@ -53,6 +53,8 @@ class Profile:
             weights.
         autocast: whether matrix products are made in bfloat16 where the device multiplies that fast. The
             numbers of a lesson then depend on the machine, so a model small enough goes without.
+        whole_batches: whether replies to train on are sampled in batches that wait for their last reply, as
+            the recorded numbers of the profile were; a reply that leaves its batch when it ends costs less.
         offline: whether everything that the profile needs is in the repository.
         min_gpu_gb: GPU memory for full fine-tuning in GB, 0 if no GPU is needed.
         licence: of the base model.
@@ -73,6 +75,7 @@ class Profile:
     device: str
     dtype: str
     autocast: bool
+    whole_batches: bool
     offline: bool
     min_gpu_gb: float
     licence: str
@@ -130,6 +133,7 @@ PROFILES = {
             device="cpu",
             dtype="float32",
             autocast=False,
+            whole_batches=True,
             offline=True,
             min_gpu_gb=0,
             licence="MIT",
@@ -142,6 +146,7 @@ PROFILES = {
             device="cpu",
             dtype="float32",
             autocast=True,
+            whole_batches=False,
             offline=False,
             min_gpu_gb=0,
             licence="Apache-2.0",
@@ -155,6 +160,7 @@ PROFILES = {
             device="cuda",
             dtype="float32",
             autocast=True,
+            whole_batches=False,
             offline=False,
             min_gpu_gb=16,
             licence="Apache-2.0",

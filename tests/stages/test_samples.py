@@ -9,7 +9,9 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import decoding as generation
+from posttrain_helpers.generation import rollouts
 from posttrain_helpers.generation.decoding import Generation
+from posttrain_helpers.generation.rollouts import SampledTokens
 from posttrain_helpers.stages.samples import Sample, sample_replies
 
 PROMPTS = [
@@ -236,3 +238,23 @@ def test_a_failed_sampling_leaves_no_file(sample, calls, monkeypatch: pytest.Mon
             sample()
     assert sample.files() == []
     assert len(sample()) == 3
+
+
+def test_replies_to_train_a_real_model_on_leave_their_batch_when_they_end(
+    sample, calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+
+    def complete(policy: Any, prompts: list[list[int]], **settings: Any) -> list[SampledTokens]:
+        asked.extend(prompts)
+        stop = settings["stop_ids"][0]
+        return [SampledTokens([20 + number, stop if number % 2 else 21], [], []) for number in range(6)]
+
+    monkeypatch.setattr(rollouts, "sample_completions", complete)
+    drawn = sample(profile="smollm2")
+    assert not calls  # `generate` waits for the last reply of a batch
+    assert [asked[n] == asked[n + 1] for n in range(5)] == [True, False, True, False, True]
+    assert [[reply.stopped for reply in group] for group in drawn] == [[False, True]] * 3
+    assert len({reply.text for group in drawn for reply in group}) == 6
+    sample(profile="tiny")
+    assert calls
