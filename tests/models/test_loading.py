@@ -122,6 +122,7 @@ def test_a_gpu_that_is_too_small(model_dir: Path, monkeypatch: pytest.MonkeyPatc
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(PreTrainedModel, "to", refuse)
     with pytest.raises(CourseError, match=r"too little free memory for the 0\.0 GB.*use_gpu=False"):
         load_model_and_tokenizer(model_dir, profile="qwen3", verbose=False)
@@ -506,9 +507,18 @@ def test_the_adapter_of_a_reward_model_without_score_head(reward_adapter_dir: tu
         load_model_and_tokenizer(reward_adapter_dir[0])
 
 
-def test_the_adapter_of_a_language_model_gets_no_score_head(adapter_dir: Path) -> None:
-    with pytest.raises(CourseError, match=r"adapter of a language model .* merge it"):
-        load_model_and_tokenizer(adapter_dir, head="reward")
+def test_the_adapter_of_a_language_model_is_merged_below_a_score_head(
+    adapter_dir: Path, tmp_path: Path
+) -> None:
+    adapted, tokenizer = load_model_and_tokenizer(adapter_dir, verbose=False)
+    scoring, _ = load_model_and_tokenizer(adapter_dir, head="reward", verbose=False)
+    assert not hasattr(scoring, "peft_config")
+    assert all(parameter.requires_grad for parameter in scoring.parameters())
+    ids = torch.tensor([tokenizer("A cow says moo.")["input_ids"]])
+    with torch.no_grad():
+        expected = adapted.get_base_model().model(ids).last_hidden_state
+        torch.testing.assert_close(scoring.model(ids).last_hidden_state, expected, atol=1e-4, rtol=0)
+        assert scoring(ids).logits.shape == (1, 1)
 
 
 def test_lora_settings_of_a_language_model_do_not_fit_a_reward_model(model_dir: Path) -> None:
