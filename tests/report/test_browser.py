@@ -203,7 +203,7 @@ def test_the_checks_can_fail(report_page: Path, tmp_path: Path) -> None:
             "7 tables instead of 6",
             "the drawing 'flat' is empty",
             "1 headings skip a level",
-            "the picture '01 Supervised fine tuning: loss curve' is not shown",
+            "the picture 'a picture' is not shown",
             "of p.pale in the light theme",
             "of p.pale in the dark theme",
             "script error: Uncaught Error: on purpose",
