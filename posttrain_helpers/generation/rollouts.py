@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.environment.runtime import sampling_precision
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import (
+    Generation,
     Prompt,
     encode_prompts,
     evaluation_mode,
@@ -164,17 +165,17 @@ def sample_completions(
     return completions
 
 
-def sample_texts(
+def sample_groups(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[Prompt],
+    prompts: Sequence[Prompt],
     *,
     samples: int,
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 256,
-) -> list[list[str]]:
+) -> list[list[Generation]]:
     """Sample several replies to each prompt as GRPO does, from the whole distribution.
 
     Args:
@@ -188,26 +189,49 @@ def sample_texts(
         batch_size: the most rows at a time.
 
     Returns:
-        For each prompt the texts of its replies, without special tokens.
+        For each prompt its replies.
 
     Raises:
         CourseError: what `sample_completions` raises.
     """
     import torch
 
+    stop_ids = stop_token_ids(model, tokenizer)
     with sampling_precision():
-        drawn = sample_completions(
+        completions = sample_completions(
             model,
             [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            stop_ids=stop_token_ids(model, tokenizer),
+            stop_ids=stop_ids,
             pad=tokenizer.pad_token_id,
             generator=torch.Generator(model.device).manual_seed(seed),
             batch_size=batch_size,
         )
-    texts = tokenizer.batch_decode([completion.ids for completion in drawn], skip_special_tokens=True)
-    return [texts[start : start + samples] for start in range(0, len(texts), samples)]
+    texts = tokenizer.batch_decode([done.ids for done in completions], skip_special_tokens=True)
+    drawn = [
+        Generation(text, tuple(done.ids), "stop" if done.ids[-1] in stop_ids else "length")
+        for text, done in zip(texts, completions, strict=True)
+    ]
+    return [drawn[start : start + samples] for start in range(0, len(drawn), samples)]
+
+
+def sample_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **options: Any
+) -> list[list[str]]:
+    """Return only the texts of what `sample_groups` samples, without special tokens.
+
+    Args:
+        model, tokenizer, prompts, **options: as for `sample_groups`.
+
+    Returns:
+        For each prompt the texts of its replies.
+
+    Raises:
+        CourseError: what `sample_completions` raises.
+    """
+    groups = sample_groups(model, tokenizer, prompts, **options)
+    return [[reply.text for reply in group] for group in groups]
 
 
 def sample_rewards(
@@ -223,7 +247,7 @@ def sample_rewards(
         model, tokenizer: as for `sample_texts`.
         items: N items with a "prompt" and the columns that the reward reads, such as "answer".
         reward: a reward function as TRL takes it, called with the replies of one item.
-        **options: `samples`, `max_new_tokens` and the others of `sample_texts`.
+        **options: `samples`, `max_new_tokens` and the others of `sample_groups`.
 
     Returns:
         For each item the texts of its replies, and their rewards.

@@ -20,7 +20,7 @@ from posttrain_helpers.errors import CourseError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from posttrain_helpers.generation.decoding import Prompt
+    from posttrain_helpers.generation.decoding import Generation, Prompt
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def sample_replies(
         CourseError: one string instead of a list, fewer than one sample, or temperature 0; what loading and
             generating raise.
     """
+    from posttrain_helpers.generation.rollouts import sample_groups
     from posttrain_helpers.models.manifest import model_identity
     from posttrain_helpers.stages.build import resolve_model
     from posttrain_helpers.stages.loading import load_model_and_tokenizer
@@ -92,68 +93,34 @@ def sample_replies(
     if kept is not None:
         return kept
     model, tokenizer = load_model_and_tokenizer(place, profile=profile, verbose=False)
-    drawn = (_in_whole_batches if profile.whole_batches else _in_shrinking_batches)(
-        model, tokenizer, prompts, settings
-    )
+    options = {key: value for key, value in settings.items() if key != "weights"}
+    draw = _in_whole_batches if profile.whole_batches else sample_groups
+    drawn = [
+        [Sample(reply.text, reply.stop_reason == "stop") for reply in group]
+        for group in draw(model, tokenizer, prompts, **options)
+    ]
     rows = [[asdict(sample) for sample in group] for group in drawn]
     write_json_atomic(path, {"policy": policy, **settings, "replies": rows})
     return drawn
-
-
-def _in_shrinking_batches(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    settings: dict[str, Any],
-) -> list[list[Sample]]:
-    """Sample so that a reply leaves its batch when it ends: long ones do not keep the others waiting."""
-    import torch
-
-    from posttrain_helpers.environment.runtime import sampling_precision
-    from posttrain_helpers.generation.decoding import encode_prompts, stop_token_ids
-    from posttrain_helpers.generation.rollouts import sample_completions
-
-    samples, stops = settings["samples"], stop_token_ids(model, tokenizer)
-    with sampling_precision():
-        completions = sample_completions(
-            model,
-            [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
-            max_new_tokens=settings["max_new_tokens"],
-            temperature=settings["temperature"],
-            stop_ids=stops,
-            pad=tokenizer.pad_token_id,
-            generator=torch.Generator(model.device).manual_seed(settings["seed"]),
-            batch_size=settings["batch_size"],
-        )
-    texts = tokenizer.batch_decode([done.ids for done in completions], skip_special_tokens=True)
-    drawn = [Sample(text, done.ids[-1] in stops) for text, done in zip(texts, completions, strict=True)]
-    return [drawn[start : start + samples] for start in range(0, len(drawn), samples)]
 
 
 def _in_whole_batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    settings: dict[str, Any],
-) -> list[list[Sample]]:
+    samples: int,
+    **options: Any,
+) -> list[list[Generation]]:
     from posttrain_helpers.generation.decoding import generate
 
     # Prompts of similar length share a batch: less padding, and replies that end at about the same time.
     order = sorted(range(len(prompts)), key=lambda index: len(str(prompts[index])))
     replies = generate(
-        model,
-        tokenizer,
-        [prompts[index] for index in order],
-        max_new_tokens=settings["max_new_tokens"],
-        temperature=settings["temperature"],
-        seed=settings["seed"],
-        batch_size=settings["batch_size"],
-        num_return_sequences=settings["samples"],
+        model, tokenizer, [prompts[index] for index in order], num_return_sequences=samples, **options
     )
-    drawn: list[list[Sample]] = [[] for _ in prompts]
+    drawn: list[list[Generation]] = [[] for _ in prompts]
     for index, group in zip(order, replies, strict=True):
-        group = group if isinstance(group, list) else [group]
-        drawn[index] = [Sample(reply.text, reply.stop_reason == "stop") for reply in group]
+        drawn[index] = group if isinstance(group, list) else [group]
     return drawn
 
 
