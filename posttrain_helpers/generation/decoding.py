@@ -7,6 +7,7 @@ model's own sampling settings are overruled, so that two models always decode al
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,12 +20,15 @@ from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]
 
 # Many shipped generation configs set these, and `generate` takes over whatever is left unset.
 _NEUTRAL_DECODING = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+# So many tokens at the start of all prompts, as a template's own system turn has, are worth a forward pass of
+# their own; the few that open a user's turn are not.
+_LONG_OPENING = 16
 # transformers keeps 50 tokens when `top_k` is unset; a policy gradient or a KL needs the full distribution.
 _FULL_DISTRIBUTION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
 
@@ -58,7 +62,8 @@ def generate(
     """Complete prompts in left-padded batches of one constant size.
 
     The model is in eval mode while it generates and gets its previous mode back. The random state of the
-    caller stays as it is. What takes more than a few seconds shows a progress bar, which vanishes at the end.
+    caller stays as it is. A long opening that all prompts share, such as a system turn, is read only once.
+    What takes more than a few seconds shows a progress bar, which vanishes at the end.
 
     Args:
         model: a causal language model, or a PEFT model around one.
@@ -91,14 +96,18 @@ def generate(
 
     rows = [ids for ids in encoded for _ in range(num_return_sequences)]
     size = min(batch_size, len(rows))
+    opening = _shared_opening(encoded) if size > 1 else []
     generations: list[Generation] = []
     progress = ProgressBar(len(rows), "prompt" if num_return_sequences == 1 else "sample")
-    precision = sampling_precision() if temperature > 0 else nullcontext()
+    precision = sampling_precision(model) if temperature > 0 else nullcontext()
     with evaluation_mode(model), _private_random_state(_device(model), seed), precision, progress:
+        read = _read_opening(model, opening) if opening else None
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
             filled = [batch[i % len(batch)] for i in range(size)]
-            completed = _generate_batch(model, tokenizer, filled, max_new_tokens, float(temperature))
+            completed = _generate_batch(
+                model, tokenizer, filled, max_new_tokens, float(temperature), opening, read
+            )
             generations += completed[: len(batch)]
             progress.update(len(batch))
     if num_return_sequences == 1:
@@ -253,17 +262,52 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return sorted((ids | {tokenizer.eos_token_id}) - {None})
 
 
+def _shared_opening(encoded: list[list[int]]) -> list[int]:
+    """Return the tokens that all prompts begin with, if they are many; each prompt keeps one of its own."""
+    first, *others = {tuple(ids) for ids in encoded}
+    length = len(first) - 1
+    for ids in others:
+        length = min(length, len(ids) - 1)
+        length = next((place for place in range(length) if ids[place] != first[place]), length)
+    return list(first[:length]) if length >= _LONG_OPENING else []
+
+
+def _read_opening(model: PreTrainedModel, opening: list[int]) -> Cache:
+    """Return the key-value cache of one row that holds the opening."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config.get_text_config())
+    with torch.no_grad():
+        model(input_ids=torch.tensor([opening], device=_device(model)), past_key_values=cache, use_cache=True)
+    return cache
+
+
 def _generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch: list[list[int]],
     max_new_tokens: int,
     temperature: float,
+    opening: list[int],
+    read: Cache | None,
 ) -> list[Generation]:
+    import torch
     from transformers import GenerationConfig
 
     stop_ids = stop_token_ids(model, tokenizer)
-    padded = left_padded(batch, tokenizer.pad_token_id)
+    # The padding of a row stands between the shared opening and the rest.
+    padded = left_padded([ids[len(opening) :] for ids in batch], tokenizer.pad_token_id)
+    inputs: dict[str, Any] = dict(padded)
+    if read is not None:
+        first = torch.tensor([opening] * len(batch))
+        inputs["input_ids"] = torch.cat([first, padded["input_ids"]], 1)
+        inputs["attention_mask"] = torch.cat([torch.ones_like(first), padded["attention_mask"]], 1)
+        inputs["past_key_values"] = copy.deepcopy(read)
+        inputs["past_key_values"].batch_repeat_interleave(len(batch))
+    inputs = {
+        name: value.to(_device(model)) if torch.is_tensor(value) else value for name, value in inputs.items()
+    }
     sampling = (
         {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
         if temperature > 0
@@ -272,7 +316,7 @@ def _generate_batch(
     # `generate` turns gradients off itself. inference_mode is no faster, and what a module keeps from a first
     # forward in it (8-bit layers keep tensors) cannot be trained with afterwards.
     sequences = model.generate(
-        **{name: tensor.to(_device(model)) for name, tensor in padded.items()},
+        **inputs,
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
             use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
@@ -284,7 +328,7 @@ def _generate_batch(
         ),
     )
     generations = []
-    for tokens in sequences[:, padded["input_ids"].shape[1] :].tolist():
+    for tokens in sequences[:, inputs["input_ids"].shape[1] :].tolist():
         # Cut at the first stop token and nowhere else: a model may write the padding token in mid-text.
         end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         length = len(tokens) if end is None else end + 1

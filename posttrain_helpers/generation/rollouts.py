@@ -197,7 +197,7 @@ def sample_groups(
     import torch
 
     stop_ids = stop_token_ids(model, tokenizer)
-    with sampling_precision():
+    with sampling_precision(model):
         completions = sample_completions(
             model,
             [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
@@ -274,14 +274,15 @@ def grpo_rollouts(prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]
     tokenizer, args = trainer.processing_class, trainer.args
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     prompt_ids = encode_prompts(tokenizer, prompts)
-    sampled = sample_completions(
-        policy,
-        prompt_ids,
-        max_new_tokens=args.max_completion_length,
-        temperature=args.temperature,
-        stop_ids=stop_token_ids(policy, tokenizer),
-        pad=tokenizer.pad_token_id,
-    )
+    with sampling_precision(policy):
+        sampled = sample_completions(
+            policy,
+            prompt_ids,
+            max_new_tokens=args.max_completion_length,
+            temperature=args.temperature,
+            stop_ids=stop_token_ids(policy, tokenizer),
+            pad=tokenizer.pad_token_id,
+        )
     return {
         "prompt_ids": prompt_ids,
         "completion_ids": [completion.ids for completion in sampled],

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain_helpers.environment import runtime
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.generation import decoding
 from posttrain_helpers.generation.decoding import encode_prompts, generate, stop_token_ids
 
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
@@ -176,6 +177,39 @@ def test_batches_have_one_shape_that_does_not_depend_on_the_model(model, tokeniz
     shapes.clear()
     generate(model, tokenizer, PROMPTS, max_new_tokens=4, batch_size=32)
     assert [shape[0] for shape in shapes] == [5]  # few prompts are not blown up to a full batch
+
+
+def test_an_opening_that_all_prompts_share_is_read_once_and_changes_nothing(
+    model, tokenizer, monkeypatch
+) -> None:
+    system = {"role": "system", "content": "A cow says moo. An owl can fly. Be brief and be polite."}
+    questions = ["What says a cow?", "What is the capital of France, please?", "What says an owl?"]
+    prompts = [[system, {"role": "user", "content": question}] for question in questions * 3]
+    read = []
+
+    def counted(module, args, kwargs) -> None:
+        read.append(kwargs["input_ids"].numel())
+
+    model.register_forward_pre_hook(counted, with_kwargs=True)
+    together = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=4)
+    in_one_go = sum(read)
+    alone = [generate(model, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts]
+    assert together == alone
+    assert len({reply.token_ids for reply in together}) > 1
+
+    monkeypatch.setattr(decoding, "_LONG_OPENING", 10_000)
+    read.clear()
+    assert generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=4) == together
+    encoded = encode_prompts(tokenizer, prompts[:3])
+    opening = next(place for place, column in enumerate(zip(*encoded, strict=False)) if len({*column}) > 1)
+    assert sum(read) - in_one_go == 12 * opening - opening  # three batches of four rows
+
+
+def test_equal_prompts_and_one_that_begins_another_share_all_but_their_last_token(model, tokenizer) -> None:
+    long = "A cow says moo. An owl can fly. 3 + 4 = 7. What is the capital of France? The capital of France"
+    prompts = [long, long, f"{long} is Paris."]
+    replies = generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=3)
+    assert replies == [generate(model, tokenizer, [prompt], max_new_tokens=6)[0] for prompt in prompts]
 
 
 def test_progress_counts_every_sequence_once(model, tokenizer, monkeypatch) -> None:
@@ -372,7 +406,29 @@ def test_only_samples_of_a_real_model_are_made_in_bfloat16(
 ) -> None:
     monkeypatch.setenv("POSTTRAIN_PROFILE", profile)
     monkeypatch.setattr(runtime, "multiplies_bfloat16_fast", lambda device: True)
+    model.lm_head.weight.requires_grad_(False)
     autocast = []
     model.register_forward_pre_hook(lambda *_: autocast.append(torch.is_autocast_enabled("cpu")))
     generate(model, tokenizer, PROMPTS, max_new_tokens=3, temperature=temperature)
     assert set(autocast) == {expected}
+    assert not torch.is_autocast_enabled("cpu")
+    assert [weight.requires_grad for weight in model.parameters()].count(False) == 1
+    assert not model.lm_head.weight.requires_grad
+
+
+def test_the_weights_of_a_frozen_model_are_cast_once_and_those_of_a_trained_one_anew(
+    model, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "smollm2")
+    monkeypatch.setattr(runtime, "multiplies_bfloat16_fast", lambda device: True)
+    casts = {}
+    for wants_gradients in (True, False):
+        model.requires_grad_(wants_gradients)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            before = generate(model, tokenizer, PROMPTS, max_new_tokens=12, temperature=1.0)
+        (copies,) = (event for event in profile.key_averages() if event.key == "aten::_to_copy")
+        casts[wants_gradients] = copies.count
+    assert casts[False] == casts[True]  # autocast keeps the cast weights of the latter
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=12, temperature=1.0) != before
