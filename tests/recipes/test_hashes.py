@@ -20,7 +20,7 @@ HASHES = {
         "smollm2": "c6d6e32255c7d407",
         "qwen3": "7be51de2ca06fde6",
     },
-    "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "1f26e31f29b11047", "qwen3": "5232a6d9a8d2db61"},
+    "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "1e6a8927886276d3", "qwen3": "5232a6d9a8d2db61"},
     "grpo_gsm8k": {"tiny": "1ce8c53a067a43e3", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
     "grpo_reward_model": {
         "tiny": "0c51f5b5bb36a494",
