@@ -265,7 +265,8 @@ def _verdict(claim: Claim) -> str:
 
 def _machine(run: LessonResults) -> str:
     found = run.environment
-    parts = [str(found[key]) for key in ("device", "dtype") if key in found]
+    precision = "precision" if "precision" in found else "dtype"
+    parts = [str(found[key]) for key in ("device", precision) if key in found]
     if "threads" in found:
         parts.append(counted(int(found["threads"]), "thread"))
     if run.matmul_gflops is not None:

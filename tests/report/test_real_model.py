@@ -75,6 +75,7 @@ def test_both_models_stand_side_by_side(output_root: Path) -> None:
         seconds=600.0,
         training_seconds=420.0,
         peak_cpu_mb=2048.0,
+        environment={"device": "cpu", "dtype": "float32", "precision": "float32, bfloat16 in training"},
     )
     text = page()
     assert "| held-out entities answered | 0.161 → 0.934, improved | 0.161 → 0.400, improved |" in text
@@ -82,7 +83,10 @@ def test_both_models_stand_side_by_side(output_root: Path) -> None:
     assert cells(text, "items") == ["196", "320"]
     assert cells(text, "time") == ["48 s, training 0.0 s", "10 min 0 s, training 7 min 0 s"]
     assert cells(text, "peak memory") == ["912 MB", "2,048 MB"]
-    assert cells(text, "machine") == ["cpu, 2 threads, 155 GFLOP/s", "cpu"]
+    assert cells(text, "machine") == [
+        "cpu, 2 threads, 155 GFLOP/s",
+        "cpu, float32, bfloat16 in training",
+    ]
     assert cells(text, "run") == ["seed 0, 2026-01-02"] * 2
     assert cells(text, "held on seeds") == ["one run only"] * 2
     assert cells(text, "polite")[0] == "not measured"
