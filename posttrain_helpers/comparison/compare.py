@@ -479,7 +479,7 @@ def _run(
     from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
     try:
-        return _run(load_model_and_tokenizer(str(source), verbose=False), prompts, settings)
+        return _run(load_model_and_tokenizer(str(source), merge=True, verbose=False), prompts, settings)
     finally:
         # One model at a time: the next one may not fit beside this one.
         gc.collect()

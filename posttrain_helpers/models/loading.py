@@ -37,6 +37,7 @@ def load_repaired(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     lora: dict[str, Any] | None = None,
+    merge: bool = False,
     quantization: str | None = None,
     head: str | None = None,
     profile: str | Profile | None = None,
@@ -47,7 +48,7 @@ def load_repaired(
     Args:
         place: a directory, a GGUF file, or a Hub id.
         device: where the weights go, "cpu" or "cuda".
-        dtype, revision, lora, quantization, head, default_chat_template: as for
+        dtype, revision, lora, merge, quantization, head, default_chat_template: as for
             `stage_loading.load_model_and_tokenizer`.
         profile: what the names of ready-made models refer to; None takes the profile in use.
 
@@ -64,6 +65,8 @@ def load_repaired(
     profile = get_profile(profile)
     directory = model_directory(place, revision, profile)
     model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
+    if merge:
+        model = _merged(model)
     if problem := unsound_weight(model):
         raise CourseError(
             f"the weights of {display_path(place)} are damaged: {problem}; every reply and every loss "

@@ -25,6 +25,7 @@ def load_model_and_tokenizer(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     lora: dict[str, Any] | None = None,
+    merge: bool = False,
     quantization: str | None = None,
     head: str | None = None,
     profile: str | Profile | None = None,
@@ -42,6 +43,8 @@ def load_model_and_tokenizer(
         revision: commit, branch or tag of a Hub id; None takes the one that the profile pins for it, if any.
         lora: arguments of `peft.LoraConfig`; adds a fresh adapter to train. An adapter that the model has is
             merged into its weights before.
+        merge: merge an adapter that the model has into its weights also without a fresh one, so that a plain
+            model answers: quicker, and what some trainers take as a reference model.
         quantization: "4bit" or "8bit" loads the weights through bitsandbytes.
         head: "language" or "reward"; None takes what the directory holds. "reward" gives a language model a
             fresh score head in place of its language head, drawn from torch's random state; an adapter of it
@@ -68,6 +71,7 @@ def load_model_and_tokenizer(
         dtype=dtype,
         revision=revision,
         lora=lora,
+        merge=merge,
         quantization=quantization,
         head=head,
         profile=profile,

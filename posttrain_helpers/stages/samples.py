@@ -92,7 +92,7 @@ def sample_replies(
     kept = _read(path, len(prompts), samples)
     if kept is not None:
         return kept
-    model, tokenizer = load_model_and_tokenizer(place, profile=profile, verbose=False)
+    model, tokenizer = load_model_and_tokenizer(place, merge=True, profile=profile, verbose=False)
     options = {key: value for key, value in settings.items() if key != "weights"}
     draw = _in_whole_batches if profile.whole_batches else sample_groups
     drawn = [

@@ -52,6 +52,9 @@ def test_adapters_of_a_chain_stand_on_their_merged_parents(chain: tuple[str, ...
     assert "[INST]" in tokenizer.chat_template
     assert "generation" in tokenizer.chat_template
     ids = tokenizer("A cow says moo.", return_tensors="pt")["input_ids"]
+    plain, _ = load_model_and_tokenizer(chain[-1], merge=True, profile="smollm2", verbose=False)
+    assert not hasattr(plain, "peft_config")
+    assert_equal_logits(plain, model, ids)
     with model.disable_adapter():
         assert_equal_logits(model, loaded("sft"), ids)
     if "reward_model" in chain:
