@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 def token_kl(policy_logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
     """Return the exact KL(policy || reference) of next-token distributions.
 
+    With the arguments swapped it is KL(reference || policy).
+
     Args:
         policy_logits: scores of every vocabulary entry, shape (..., V).
         reference_logits: the same from the reference model.
@@ -20,9 +22,16 @@ def token_kl(policy_logits: torch.Tensor, reference_logits: torch.Tensor) -> tor
     """
     from torch.nn.functional import kl_div
 
-    policy, reference = policy_logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)
+    policy, reference = _log_probs(policy_logits), _log_probs(reference_logits)
     # kl_div takes the second distribution first; log_target: both are given as log-probabilities.
     return kl_div(reference, policy, log_target=True, reduction="none").sum(-1)
+
+
+def _log_probs(logits: torch.Tensor) -> torch.Tensor:
+    """Return log-probabilities in float32 at least: the KL is a small difference of large numbers."""
+    import torch
+
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def k1_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tensor:

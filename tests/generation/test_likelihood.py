@@ -216,6 +216,11 @@ class TestTokenKL:
         assert torch.allclose(token_kl(policy + 5, reference - 3), token_kl(policy, reference), atol=1e-5)
         assert torch.allclose(token_kl(policy, policy + 1), torch.zeros(2, 3), atol=1e-5)
 
+    def test_double_precision_stays_and_its_gradient_is_that_of_finite_differences(self) -> None:
+        policy, reference = (logits.double().requires_grad_() for logits in two_distributions())
+        assert token_kl(policy, reference).dtype == torch.float64
+        assert torch.autograd.gradcheck(token_kl, (policy, reference))
+
     def test_a_token_that_the_policy_never_writes_adds_nothing(self) -> None:
         policy, reference = torch.tensor([0.0, 0.0, -1e4]), torch.tensor([0.0, 0.0, 0.0])
         assert token_kl(policy, reference).item() == pytest.approx(np.log(3 / 2), abs=1e-5)
