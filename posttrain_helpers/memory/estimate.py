@@ -12,7 +12,8 @@ estimate adds up what is held. For P parameters of which T train, of b bytes eac
   Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models", section 4.1); with
   checkpointing one hidden state (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost");
 - logits: the vocabulary for each token. Of a small model they are most of it. TRL makes them in tiles of 4096
-  tokens and 32768 words (`trl.kernels.chunked_logprob`), ORPO, CPO and PPO all at once;
+  tokens and 32768 words (`trl.kernels.chunked_logprob`), ORPO, CPO and PPO all at once, and a KL term
+  `KL_LOGITS` of each of two models at a time;
 - generation cache: a key and a value for each token, layer and key-value head.
 """
 
@@ -48,6 +49,8 @@ _TILES = {"cuda": 1.0, "cpu": 8.25}
 # All logits at once: they, their log-probabilities and the gradients of both; while a token is drawn, logits,
 # log-probabilities, probabilities and their running sum.
 _WHOLE_LOGITS = 4
+# Of two models logits, log-probabilities and probabilities, and the gradients of the policy's.
+KL_LOGITS, _KL_COPIES = 2**24, 8.25
 # Memory that is free and not given back, as a share, and what a run needs besides tensors: on a GPU a CUDA
 # context, on a CPU the trainer and its data.
 _FRAGMENTATION = 0.03
@@ -62,17 +65,20 @@ class MethodNeeds:
         rows: sequences in a batch for each row of `per_device_train_batch_size`.
         reference: "always", "if beta" (the weight of the KL divergence is not 0) or "never".
         logits: "tiles", "whole" or "none" (a reward model).
+        kl: whether a KL divergence over the whole vocabulary is trained.
         samples: whether it samples its own replies.
     """
 
     rows: int = 1
     reference: str = "never"
     logits: str = "tiles"
+    kl: bool = False
     samples: bool = False
 
 
 NEEDS = {
     "sft": MethodNeeds(),
+    "kl_sft": MethodNeeds(reference="always", kl=True),
     "reward": MethodNeeds(rows=2, logits="none"),
     "dpo": MethodNeeds(rows=2, reference="always"),
     "kto": MethodNeeds(reference="always"),
@@ -326,6 +332,9 @@ def _logits(needs: MethodNeeds, config: PreTrainedConfig, tokens: int, compute: 
         return _WHOLE_LOGITS * tokens * config.vocab_size * FLOAT32_BYTES
     words = _TILE_WORDS if device == "cuda" else min(_TILE_WORDS, config.vocab_size)
     tiles = int(_TILES[device] * min(tokens, _TILE_TOKENS) * words * compute)
+    if needs.kl:  # after the loss of TRL, and more than its tiles
+        held = min(tokens * config.vocab_size, KL_LOGITS)
+        tiles = max(tiles, int(_KL_COPIES * held * FLOAT32_BYTES))
     # The scored hidden states are copied, and their gradient is summed up in float32.
     return tiles + tokens * config.hidden_size * (compute + FLOAT32_BYTES)
 

@@ -13,6 +13,7 @@ from typing import Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import closest
 
+_CONVERSATIONS = (("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels"))
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 
 
@@ -47,7 +48,12 @@ METHODS: dict[str, Method] = {
     "sft": Method(
         config="trl:SFTConfig",
         trainer="trl:SFTTrainer",
-        columns=(("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels")),
+        columns=_CONVERSATIONS,
+    ),
+    "kl_sft": Method(
+        config="posttrain_helpers.training.regularized_sft_config:RegularizedSFTConfig",
+        trainer="posttrain_helpers.training.regularized_sft:RegularizedSFTTrainer",
+        columns=_CONVERSATIONS,
     ),
     "reward": Method(
         config="trl:RewardConfig",

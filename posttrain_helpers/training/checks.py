@@ -57,6 +57,19 @@ def check_positions(model: PreTrainedModel, args: Any) -> None:
             )
 
 
+def check_unpatched(model: PreTrainedModel) -> None:
+    """Check that a model can be copied: the forward of one that TRL has trained is bound to the original.
+
+    Raises:
+        CourseError: another trainer has replaced its forward.
+    """
+    if "forward" in vars(model):
+        raise CourseError(
+            "the model's forward was replaced by another trainer, and a copy of it would go on running the "
+            "original's weights; save the model as a stage and load it from there."
+        )
+
+
 def check_supervision(trainer: Trainer) -> None:
     """Check that the labels of the training set supervise replies and their end token.
 

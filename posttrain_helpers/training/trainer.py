@@ -56,6 +56,7 @@ _ASKS_FOR_A_PACKAGE = re.compile(r"pip install|to be installed|[Pp]lease install
 # What the finished trainer of a method must pass: it raises where it would train on the wrong thing.
 _CHECKS: dict[str, Callable[[Trainer], None]] = {
     "sft": check_supervision,
+    "kl_sft": check_supervision,
     "reward": check_scored_tokens,
     "dpo": check_reference,
     "kto": check_preferences,
@@ -146,7 +147,7 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
     if check := _CHECKS.get(name):
         with _refusals_of_the_template():
             check(trainer)
-    if name == "sft":
+    if _CHECKS.get(name) is check_supervision:
         left_out = lost_in_tokenization(trainer, len(train_dataset))
         left_out += replies_read_only(trainer, train_dataset)
     if verbose:
@@ -195,8 +196,9 @@ def train(trainer: Trainer) -> dict[str, float]:
 
 def _method_of(trainer: Trainer) -> str | None:
     """Return the name of the method whose trainer this is."""
-    names = {base.__name__ for base in type(trainer).__mro__}
-    return next((name for name, method in METHODS.items() if method.trainer.split(":")[1] in names), None)
+    methods = {method.trainer.split(":")[1]: name for name, method in METHODS.items()}
+    # From the class itself upwards: a trainer of the course's own may build on one of TRL's.
+    return next((methods[base.__name__] for base in type(trainer).__mro__ if base.__name__ in methods), None)
 
 
 def _is_conversational(dataset: Dataset) -> bool:

@@ -220,6 +220,12 @@ def test_what_methods_hold() -> None:
     separate = estimate("ppo", num_mini_batches=1, rollout_batch_size=8, value_model="reward_model")
     assert separate.moments["the update"]["critic"] == 4 * sft["weights"]  # and gradients, and two averages
     assert separate.total > shared.total
+    near_base = at_peak(estimate("kl_sft"))
+    assert near_base["reference"] == near_base["weights"]
+    assert near_base["logits"] == sft["logits"]  # TRL's tiles are as large
+    half = {"bf16": True, "per_device_train_batch_size": 256}
+    more = at_peak(estimate("kl_sft", **half))["logits"] - at_peak(estimate(**half))["logits"]
+    assert more == int(8.25 * 2**24 * 4) - int(8.25 * 4096 * 1000 * 2)
     assert set(NEEDS) == set(METHODS)
 
 

@@ -361,6 +361,7 @@ def test_registry_of_preference_methods() -> None:
     assert config_class("rloo") is trl.RLOOConfig
     assert {name: method.data for name, method in METHODS.items()} == {
         "sft": "conversations",
+        "kl_sft": "conversations",
         "reward": "pairs",
         "dpo": "pairs",
         "kto": "labels",

@@ -45,6 +45,7 @@ from posttrain_helpers.rewards.functions import load_reward_model
 from posttrain_helpers.rewards.guard import guarded
 from posttrain_helpers.rewards.reward_model import as_reward_function
 from posttrain_helpers.rewards.scoring import RewardFunction
+from posttrain_helpers.training.checks import check_unpatched
 from posttrain_helpers.training.ppo.actor_critic import ActorCritic
 from posttrain_helpers.training.ppo.config import PPOConfig
 from posttrain_helpers.training.ppo.metrics import PPOMetrics
@@ -106,7 +107,7 @@ class PPOTrainer(Trainer):
         args = PPOConfig("trainer_output") if args is None else copy.copy(args)
         if processing_class is None or train_dataset is None:
             raise CourseError("PPOTrainer needs processing_class (the tokenizer) and train_dataset.")
-        _check_unpatched(model)
+        check_unpatched(model)
         if peft_config is not None:
             from peft import get_peft_model
 
@@ -344,14 +345,6 @@ class PPOTrainer(Trainer):
 
 def _is_policy(name: str) -> bool:
     return name.startswith("policy.")
-
-
-def _check_unpatched(model: PreTrainedModel) -> None:
-    if "forward" in vars(model):
-        raise CourseError(
-            "the model's forward was replaced by another trainer, and a copy of it would go on running the "
-            "original's weights; save the model as a stage and load it from there."
-        )
 
 
 def _disable_dropout(models: Sequence[torch.nn.Module | None]) -> None:
