@@ -41,6 +41,7 @@ from posttrain_helpers.data.preferences import (
 from posttrain_helpers.data.prompts import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
 from posttrain_helpers.data.public.adapters import convert, find_adapter, serves
 from posttrain_helpers.data.public.files import read_rows
+from posttrain_helpers.data.replay import tokenized_rows
 from posttrain_helpers.data.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import special_tokens, text_key
@@ -108,6 +109,8 @@ def load_data(
         train = for_method(rows, kind, seed)
     elif kind == "labels" and has_labels(rows):
         train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
+    elif any("text" in row for row in rows):
+        train = tokenized_rows(rows, tokenizer)
     elif "messages" not in rows[0]:
         raise CourseError(
             f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "

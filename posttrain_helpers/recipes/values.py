@@ -34,10 +34,11 @@ _LEAST = {
     **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), 0),
     **dict.fromkeys(("max_samples", "held_out_samples", "length_groups"), 1),
     **dict.fromkeys(("n_train", "steps", "comparisons"), 1),
-    **dict.fromkeys(("n_prompts", "identity"), 0),
+    **dict.fromkeys(("n_prompts", "identity", "replay", "kl_beta"), 0),
     **dict.fromkeys(("samples", "num_generations"), 2),
     **dict.fromkeys(("smallest", "largest"), 3),
 }
+_BELOW = {"replay": 1}
 _ABOVE = dict.fromkeys(("temperature", "label_temperature", "sampling_temperature"), 0)
 # A number out of the range that the libraries read as "not set".
 _NOT_SET = {"max_steps": -1}
@@ -65,7 +66,7 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
     for key, value in found.items():
         is_set = key not in _NOT_SET or value != _NOT_SET[key]
         if key in types and is_set:
-            limits = Field(ge=_LEAST.get(key), gt=_ABOVE.get(key), le=_MOST.get(key))
+            limits = Field(ge=_LEAST.get(key), gt=_ABOVE.get(key), le=_MOST.get(key), lt=_BELOW.get(key))
             checked(Annotated[_narrowed(types[key]), limits], value, where, f"{prefix}{key}")
 
 

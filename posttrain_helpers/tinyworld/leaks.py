@@ -66,7 +66,8 @@ def find_leaks(train: Iterable[Mapping[str, Any]], held_out: Sequence[Mapping[st
     for row in train:
         rows += 1
         asked.add(text_key(row["messages"][:-1]))
-        mentioned = dict.fromkeys(_entities_in(row["messages"]))
+        texts = [message["content"] for message in row["messages"]]
+        mentioned = dict.fromkeys(entity for text in texts for entity in entities_in(text))
         fact_rows += bool(mentioned)
         entities |= mentioned
     return Leaks(
@@ -78,14 +79,20 @@ def find_leaks(train: Iterable[Mapping[str, Any]], held_out: Sequence[Mapping[st
     )
 
 
-def _entities_in(messages: Iterable[Mapping[str, str]]) -> Iterator[str]:
-    for message in messages:
-        for sentence in _sentences(message["content"]):
-            for start in _WORD_START.finditer(sentence):
-                yield from _entities_by_sentence().get(sentence[start.start() :], ())
+def entities_in(text: str) -> Iterator[str]:
+    """Yield the entities about which a text asks for a fact or states one."""
+    for end in sentence_ends(text):
+        yield from _entities_by_sentence().get(end, ())
 
 
-def _sentences(text: str) -> list[str]:
+def sentence_ends(text: str) -> Iterator[str]:
+    """Yield what each sentence says from each of its words on, as `sentences` writes it."""
+    for sentence in sentences(text):
+        for start in _WORD_START.finditer(sentence):
+            yield sentence[start.start() :]
+
+
+def sentences(text: str) -> list[str]:
     """Return the sentences of a text without marks, in lower case and with single blanks."""
     return [" ".join(re.findall(r"[^\s\"]+", sentence)) for sentence in _SENTENCE.findall(text.lower())]
 
@@ -97,7 +104,7 @@ def _entities_by_sentence() -> dict[str, tuple[str, ...]]:
     for relation in load_relations().values():
         for entity in relation.pairs:
             for template in (*relation.questions, *relation.statements):
-                for sentence in _sentences(relation.render(template, entity)):
+                for sentence in sentences(relation.render(template, entity)):
                     if entity.lower() in sentence:  # some ask on, as in "How many are there?"
                         found[sentence] = tuple(dict.fromkeys((*found.get(sentence, ()), entity)))
     return found

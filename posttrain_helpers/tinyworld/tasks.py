@@ -45,6 +45,7 @@ from posttrain_helpers.tinyworld.identity import (
     random_identity_question,
     random_name,
 )
+from posttrain_helpers.tinyworld.replay import replayed_documents
 from posttrain_helpers.tinyworld.replies import (
     CONVERSATION_MANNERS,
     ONE_WORD_REQUEST,
@@ -444,12 +445,25 @@ def held_out_suite(name: str, split: str | None = None) -> list[Item]:
     return items
 
 
-def build_sft_data(n_train: int, seed: int) -> tuple[list[Item], dict[str, list[Item]]]:
+@cache
+def held_out_prompts() -> tuple[str, ...]:
+    """Return what the items of every suite ask, of dev and of test."""
+    suites = (held_out_suite(name, split=split) for split in HELD_OUT_SPLITS for name in SUITES)
+    return tuple(item["prompt"][-1]["content"] for items in suites for item in items)
+
+
+def build_sft_data(n_train: int, seed: int, replay: float = 0.0) -> tuple[list[Item], dict[str, list[Item]]]:
     """Return training conversations and every held-out suite.
 
     Args:
         n_train: the number of training conversations.
         seed: chooses the training conversations; the suites are the same for every seed, so that runs are
         comparable.
+        replay: share of documents, of the kind that the base was trained on, in all training rows; they come
+            to the conversations, in random order. Their rows have `text` in the place of `messages`.
     """
-    return training_conversations(n_train, seed), {name: held_out_suite(name) for name in SUITES}
+    rows = training_conversations(n_train, seed)
+    if replay:
+        rows += replayed_documents(round(n_train * replay / (1 - replay)), seed, held_out_prompts())
+        random.Random(f"replay order/{seed}").shuffle(rows)
+    return rows, {name: held_out_suite(name) for name in SUITES}
