@@ -29,6 +29,7 @@ HASHES = {
     },
     "ipo": {"tiny": "ccfe93af29560434", "smollm2": "a91210c250ec0f19", "qwen3": "5df7370e9b98c504"},
     "judge": {"tiny": "5c3de33ba35d443c", "smollm2": "a010fddd110d7b85", "qwen3": "9f3759eeaa352b32"},
+    "kl_sft": {"tiny": "d4431617f9ff641d", "smollm2": "483faeddee529e26", "qwen3": "0b0ca33f9d5cd8a9"},
     "kto": {"tiny": "61a4c0ba3af21d83", "smollm2": "91e384bbb81e18a1", "qwen3": "8558a8b7e1c3461b"},
     "kto_mix": {"tiny": "8877ea164d83d6a7", "smollm2": "7a4434c730df8de7", "qwen3": "7341741daca03e1b"},
     "orpo": {"tiny": "c1b37d12c002785e", "smollm2": "547413b1ce73861c", "qwen3": "9ffe1592845a5594"},
@@ -38,6 +39,7 @@ HASHES = {
         "smollm2": "589494acfecc76de",
         "qwen3": "1647bf3f6c625c4b",
     },
+    "replay_sft": {"tiny": "470d93f9fb248f17", "smollm2": "f71021525de07238", "qwen3": "1ee85db7c09de17f"},
     "reward": {"tiny": "be52d3ecfadf2949", "smollm2": "6d1dda0c1467067c", "qwen3": "5765dfd798cea654"},
     "reward_hh": {"tiny": "295fac0f6db67838", "smollm2": "e3fccdf617239d13", "qwen3": "b5011c857d42f8c6"},
     "reward_ultrafeedback": {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,38 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
 def test_a_wrong_setting_of_the_sampling_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(CourseError, match=sentence):
         load_recipe("grpo", "tiny", [override])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "sentence"),
+    [
+        ("sft", "data.replay=1", r"data\.replay must be below 1, but it is 1"),
+        ("sft", "data.replay=-0.2", r"data\.replay must be at least 0, but it is -0\.2"),
+        ("sft", "data.replay=much", r"data\.replay must be a number, but it is 'much'"),
+        ("grpo", "data.replay=0.2", r"the key data\.replay does not exist"),
+        ("kl_sft", "args.kl_beta=-1", r"args\.kl_beta must be at least 0, but it is -1"),
+        ("kl_sft", "args.kl_direction=1", r"args\.kl_direction must be text, but it is 1"),
+        ("sft", "args.kl_beta=0.1", r"the key args\.kl_beta does not exist"),
+    ],
+)
+def test_a_wrong_setting_of_the_cures_is_one_sentence(recipe: str, override: str, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_recipe(recipe, "tiny", [override])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_cures_learn_from_the_conversations_of_sft(profile: str) -> None:
+    sft, near_base, replay = (load_recipe(name, profile) for name in ("sft", "kl_sft", "replay_sft"))
+    assert near_base.data == sft.data == {key: replay.data[key] for key in sft.data}
+    batch = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+    assert difference(near_base.own_args, sft.own_args) - batch == {"kl_beta", "kl_direction"}
+    rows = [math.prod(recipe.own_args[key] for key in batch) for recipe in (sft, near_base, replay)]
+    assert rows == [16, 16, 16]
+    changed = {"assistant_only_loss", "max_length"}  # rows with labels, and longer ones
+    assert difference(replay.own_args, sft.own_args) - {"max_steps"} == changed
+    if "max_steps" in sft.own_args:
+        conversations = (1 - replay.data["replay"]) * replay.own_args["max_steps"]
+        assert conversations == sft.own_args["max_steps"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_steps", -1), ("warmup_steps", 0.1), ("weight_decay", 0)])
