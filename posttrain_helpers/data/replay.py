@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.chat_markers import check_markers, mark_replies
+from posttrain_helpers.models.chatml import END_OF_DOCUMENT
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
-# What Qwen, SmolLM2 and the model of the tiny world were trained with between documents.
-END_OF_DOCUMENT = "<|endoftext|>"
 
 
 def tokenized_rows(rows: list[Row], tokenizer: PreTrainedTokenizerBase | None) -> Dataset:

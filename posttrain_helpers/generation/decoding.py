@@ -298,16 +298,13 @@ def _generate_batch(
     stop_ids = stop_token_ids(model, tokenizer)
     # The padding of a row stands between the shared opening and the rest.
     padded = left_padded([ids[len(opening) :] for ids in batch], tokenizer.pad_token_id)
-    inputs: dict[str, Any] = dict(padded)
+    cache = {}
     if read is not None:
         first = torch.tensor([opening] * len(batch))
-        inputs["input_ids"] = torch.cat([first, padded["input_ids"]], 1)
-        inputs["attention_mask"] = torch.cat([torch.ones_like(first), padded["attention_mask"]], 1)
-        inputs["past_key_values"] = copy.deepcopy(read)
-        inputs["past_key_values"].batch_repeat_interleave(len(batch))
-    inputs = {
-        name: value.to(_device(model)) if torch.is_tensor(value) else value for name, value in inputs.items()
-    }
+        before = {"input_ids": first, "attention_mask": torch.ones_like(first)}
+        padded = {name: torch.cat([before[name], rest], 1) for name, rest in padded.items()}
+        cache["past_key_values"] = copy.deepcopy(read)
+        cache["past_key_values"].batch_repeat_interleave(len(batch))
     sampling = (
         {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
         if temperature > 0
@@ -316,7 +313,8 @@ def _generate_batch(
     # `generate` turns gradients off itself. inference_mode is no faster, and what a module keeps from a first
     # forward in it (8-bit layers keep tensors) cannot be trained with afterwards.
     sequences = model.generate(
-        **inputs,
+        **{name: tensor.to(_device(model)) for name, tensor in padded.items()},
+        **cache,
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
             use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
@@ -328,7 +326,7 @@ def _generate_batch(
         ),
     )
     generations = []
-    for tokens in sequences[:, inputs["input_ids"].shape[1] :].tolist():
+    for tokens in sequences[:, padded["input_ids"].shape[1] :].tolist():
         # Cut at the first stop token and nowhere else: a model may write the padding token in mid-text.
         end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         length = len(tokens) if end is None else end + 1

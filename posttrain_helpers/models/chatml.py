@@ -6,6 +6,8 @@ from pathlib import Path
 
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
+# What Qwen, SmolLM2 and the model of the tiny world were trained with between documents.
+END_OF_DOCUMENT = "<|endoftext|>"
 
 
 def chat_template() -> str:

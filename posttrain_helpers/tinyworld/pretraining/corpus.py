@@ -41,8 +41,8 @@ def shard(tokenizer: PreTrainedTokenizerFast, seed: int, index: int, tokens: int
     """
     import numpy as np
 
+    from posttrain_helpers.models.chatml import END_OF_DOCUMENT
     from posttrain_helpers.tinyworld.documents import documents
-    from posttrain_helpers.tinyworld.pretraining.tokenizer import END_OF_DOCUMENT
 
     tokens = tokens or SHARD_TOKENS
     stream = documents(f"{seed}/{index}")

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.models.chatml import TURN_END, TURN_START, chat_template
+from posttrain_helpers.models.chatml import END_OF_DOCUMENT, TURN_END, TURN_START, chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-END_OF_DOCUMENT = "<|endoftext|>"
 ROLES = ("system", "user", "assistant")
 # Qwen's splitting rule, shortened: a word with its leading space, ONE digit, punctuation, white space.
 SPLIT_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
