@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("output_root")
 HASHES = {
     "dpo": {"tiny": "4bfbc52bf1a89ae9", "smollm2": "e1715329904806ba", "qwen3": "327453a2e7a8b45e"},
     "dpo_dl": {"tiny": "6d599f41a7c69644", "smollm2": "936c0d73510e15d2", "qwen3": "d8d69b073380d697"},
-    "dpo_identity": {"tiny": "94d3a9ce623716ba", "smollm2": "b25341c91ff48aa2", "qwen3": "99f02c4866af251c"},
+    "dpo_identity": {"tiny": "94d3a9ce623716ba", "smollm2": "769da28ea4e71943", "qwen3": "99f02c4866af251c"},
     "dpo_ultrafeedback": {
         "tiny": "201524260acdd1ff",
         "smollm2": "c6d6e32255c7d407",
@@ -47,7 +47,7 @@ HASHES = {
         "smollm2": "045e1a32921f8b25",
         "qwen3": "57d42b9c8c801a91",
     },
-    "rloo": {"tiny": "aff3ad040ceb2f45", "smollm2": "3fec447bfa0ae574", "qwen3": "23ee848ebcd705bd"},
+    "rloo": {"tiny": "aff3ad040ceb2f45", "smollm2": "9e03065db7a6c4e7", "qwen3": "23ee848ebcd705bd"},
     "sft": {"tiny": "c632645bd1e33195", "smollm2": "cbf5a29a05e25106", "qwen3": "9d6b41a0267de2a0"},
     "sft_chosen": {"tiny": "2635d89095795c4f", "smollm2": "851cda990e0383d2", "qwen3": "349a2cf02d4b7ec0"},
     "sft_dl": {"tiny": "63c4a7499fe10fec", "smollm2": "5891338fe4d62973", "qwen3": "5b1cbf3af702f935"},
