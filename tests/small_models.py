@@ -123,6 +123,7 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
         "args.logging_steps=1",
         "args.per_device_train_batch_size=2",
         "sft.data.n_train=64",
+        "templates.data.n_train=64",
         # What the recipes of other methods take over with `same_as` is that of `dpo`.
         "dpo.data.n_prompts=40",
         "dpo_identity.data.identity=24",

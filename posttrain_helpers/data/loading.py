@@ -111,6 +111,8 @@ def load_data(
         train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
     elif any("text" in row for row in rows):
         train = tokenized_rows(rows, tokenizer)
+    elif kind == "conversations" and "completion" in rows[0]:
+        train = Dataset.from_list(rows)  # rendered already
     elif "messages" not in rows[0]:
         raise CourseError(
             f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "

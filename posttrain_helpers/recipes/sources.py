@@ -27,7 +27,7 @@ _SAMPLED = {
 }
 # The sources that the tiny world makes itself.
 BUILT_IN: dict[str, dict[str, Any]] = {
-    "tinyworld/sft": {"n_train": int, "replay": float},
+    "tinyworld/sft": {"n_train": int, "replay": float, "formats": list[str] | None},
     "tinyworld/preferences": {**_SAMPLED, "identity": int},
     "tinyworld/judgements": {**_SAMPLED, "comparisons": int, "position_bias": float},
     "tinyworld/prompts": {"n_prompts": int},

@@ -38,6 +38,7 @@ from posttrain_helpers.tinyworld.arithmetic import (
     word_problem,
 )
 from posttrain_helpers.tinyworld.facts import Relation, load_relations, split_of
+from posttrain_helpers.tinyworld.formats import in_formats
 from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
     held_out_identity_questions,
@@ -452,7 +453,9 @@ def held_out_prompts() -> tuple[str, ...]:
     return tuple(item["prompt"][-1]["content"] for items in suites for item in items)
 
 
-def build_sft_data(n_train: int, seed: int, replay: float = 0.0) -> tuple[list[Item], dict[str, list[Item]]]:
+def build_sft_data(
+    n_train: int, seed: int, replay: float = 0.0, formats: list[str] | None = None
+) -> tuple[list[Item], dict[str, list[Item]]]:
     """Return training conversations and every held-out suite.
 
     Args:
@@ -461,8 +464,19 @@ def build_sft_data(n_train: int, seed: int, replay: float = 0.0) -> tuple[list[I
         comparable.
         replay: share of documents, of the kind that the base was trained on, in all training rows; they come
             to the conversations, in random order. Their rows have `text` in the place of `messages`.
+        formats: names of instruction formats (see `formats`), which the conversations take in turn. Rows then
+            have `prompt` and `completion` in the place of `messages`; there is no replay beside them.
     """
     rows = training_conversations(n_train, seed)
+    if formats and replay:
+        from posttrain_helpers.errors import CourseError
+
+        raise CourseError(
+            "data.formats writes conversations as prompts and completions and data.replay adds documents, "
+            "which no trainer takes together; set one of the two."
+        )
+    if formats:
+        rows = in_formats(rows, formats)
     if replay:
         rows += replayed_documents(round(n_train * replay / (1 - replay)), seed, held_out_prompts())
         random.Random(f"replay order/{seed}").shuffle(rows)

@@ -588,7 +588,7 @@ def test_the_keys_of_each_source() -> None:
         "largest",
         "smallest",
     }
-    assert data_types("tinyworld/sft").keys() == {*common, "n_train", "replay", "held_out"}
+    assert data_types("tinyworld/sft").keys() == {*common, "n_train", "replay", "formats", "held_out"}
     assert data_types("tinyworld/preferences").keys() == {*common, "held_out", *PREFERENCE_SETTINGS}
     public = {"max_samples", "held_out_samples", "answer_format", "split", "subset", "revision"}
     public |= {"adapter", "columns", "system_prompt"}

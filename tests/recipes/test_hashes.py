@@ -53,6 +53,7 @@ HASHES = {
     "sft_dl": {"tiny": "63c4a7499fe10fec", "smollm2": "5891338fe4d62973", "qwen3": "5b1cbf3af702f935"},
     "sft_ultrachat": {"tiny": "99e2573b3dc5f27b", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
     "simpo": {"tiny": "d523c070bbd892e7", "smollm2": "fdff9ab79518dda5", "qwen3": "93f02f12f14b45f1"},
+    "templates": {"tiny": "a8c81979c23d0b97", "smollm2": "936b4b8ae1fc7ca0", "qwen3": "9a5bb5759009854d"},
 }
 
 
