@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from posttrain_helpers.tinyworld import formats
+
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
@@ -58,6 +60,14 @@ def test_masked_loss_is_pytorchs_cross_entropy_of_the_next_supervised_token():
     labels[:, :3] = -100
     expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     assert masked_loss(logits, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_the_formats_of_lesson_02_are_those_that_the_recipe_trains():
+    shown = function_of("02_instruction_templates.ipynb", "render")
+    assert body_of(shown) == body_of(ast.parse(inspect.getsource(formats.render)).body[0])
+    cells = nbformat.read(NOTEBOOKS / "02_instruction_templates.ipynb", as_version=4).cells
+    (cell,) = (cell for cell in cells if cell.source.startswith("FORMATS = {"))
+    assert ast.literal_eval(ast.parse(cell.source).body[0].value) == formats.FORMATS
 
 
 # What a lesson shows in full and the package offers, by notebook and module.

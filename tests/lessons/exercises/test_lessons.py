@@ -15,6 +15,7 @@ import torch
 from posttrain_helpers.lessons.exercises import all_exercises, check
 from posttrain_helpers.lessons.exercises.exercise import NOT_ANSWERED, Exercise
 from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
+from posttrain_helpers.lessons.exercises.lesson_02 import completion_labels, pack
 from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import explained_variance as variance_explained
@@ -78,6 +79,12 @@ def padded_as(kind: Any) -> Any:
     return lambda rows, pad_id: {key: kind(map(kind, rows)) for key, rows in pad_rows(rows, pad_id).items()}
 
 
+def packed_with_its_first_label(rows: Any) -> dict[str, list[int]]:
+    """Keep the first label of the whole row, which nothing predicts."""
+    row = pack(rows)
+    return {**row, "labels": [rows[0]["labels"][0], *row["labels"][1:]]}
+
+
 @pytest.mark.parametrize(
     ("number", "answer"),
     [
@@ -85,6 +92,10 @@ def padded_as(kind: Any) -> Any:
         ("01.1", {"Reply", " end token "}),
         ("01.3", padded_as(tuple)),
         ("01.3", lambda rows, pad_id: {k: torch.tensor(v) for k, v in pad_rows(rows, pad_id).items()}),
+        ("02.1", np.array([0.0, 0.0, 1.0])),
+        ("02.2", lambda *ids: torch.tensor(completion_labels(*ids))),
+        ("02.3", lambda rows: {key: torch.tensor(values) for key, values in pack(rows).items()}),
+        ("02.3", packed_with_its_first_label),
         ("05.3", 86),
         ("06.1", np.array(["Falls", "falls "])),
         ("06.2", lambda *arguments: np.array(batch_metrics(*arguments))),
