@@ -9,3 +9,4 @@ from .judges.pairs import judge_pairs as judge_pairs
 from .judges.pairs import kappa as kappa
 from .runner import evaluate as evaluate
 from .suites.loading import load_suites as load_suites
+from .suites.loading import retention_documents as retention_documents

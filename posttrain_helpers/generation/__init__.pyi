@@ -8,6 +8,7 @@ from .likelihood import completion_log_probs as completion_log_probs
 from .likelihood import encode_completions as encode_completions
 from .likelihood import kl_to_reference as kl_to_reference
 from .likelihood import mean_log_probs as mean_log_probs
+from .likelihood import text_losses as text_losses
 from .rollouts import sample_completions as sample_completions
 from .rollouts import sample_rewards as sample_rewards
 from .rollouts import sample_texts as sample_texts

@@ -29,7 +29,7 @@ HASHES = {
     },
     "ipo": {"tiny": "ccfe93af29560434", "smollm2": "a91210c250ec0f19", "qwen3": "5df7370e9b98c504"},
     "judge": {"tiny": "5c3de33ba35d443c", "smollm2": "a010fddd110d7b85", "qwen3": "9f3759eeaa352b32"},
-    "kl_sft": {"tiny": "d4431617f9ff641d", "smollm2": "483faeddee529e26", "qwen3": "0b0ca33f9d5cd8a9"},
+    "kl_sft": {"tiny": "c21324b4a33dcc08", "smollm2": "8b00254894636330", "qwen3": "bb3dd993fe3684aa"},
     "kto": {"tiny": "61a4c0ba3af21d83", "smollm2": "91e384bbb81e18a1", "qwen3": "8558a8b7e1c3461b"},
     "kto_mix": {"tiny": "8877ea164d83d6a7", "smollm2": "7a4434c730df8de7", "qwen3": "7341741daca03e1b"},
     "orpo": {"tiny": "c1b37d12c002785e", "smollm2": "547413b1ce73861c", "qwen3": "9ffe1592845a5594"},

@@ -9,6 +9,7 @@ The tiny world has suites of its own; the English ones suit any model; a file of
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -103,6 +104,34 @@ def retention_texts(profile: str | Profile | None = None, n: int = 100) -> list[
         )
         return list(islice(short, n))
     return list(islice(_notebook_prose(), n))
+
+
+def retention_documents(profile: str | Profile | None = None, n: int = 16) -> dict[str, list[str]]:
+    """Return texts as `retention_texts` does, by their kind, and without chat debris.
+
+    How the base model goes on in chats is what fine-tuning is to change, so it is no skill to be kept.
+
+    Args:
+        profile: None takes the profile in use.
+        n: of texts of each kind.
+
+    Returns:
+        For each kind, such as "story" and "fact list", its texts; for other profiles than `tiny` three times
+        as many of one kind, "prose".
+    """
+    if get_profile(profile).name != "tiny":
+        return {"prose": retention_texts(profile, 3 * n)}
+    from posttrain_helpers.environment.splits import reported_split, split_seed
+    from posttrain_helpers.tinyworld.documents import DOCUMENT_SHARES, chat_debris
+
+    found = {}
+    for kind in DOCUMENT_SHARES:
+        if kind is not chat_debris:
+            name = kind.__name__.replace("_", " ")
+            rng = random.Random(f"{split_seed('evaluation', reported_split())}/{name}")
+            drawn = iter(lambda kind=kind, rng=rng: kind(rng), None)
+            found[name] = list(islice((text for text in drawn if len(text.split()) <= _DOCUMENT_WORDS), n))
+    return found
 
 
 def _notebook_prose() -> Iterator[str]:

@@ -11,7 +11,12 @@ import pytest
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.suites import loading as suites_module
-from posttrain_helpers.evaluation.suites.loading import load_suites, retention_texts, suite_names
+from posttrain_helpers.evaluation.suites.loading import (
+    load_suites,
+    retention_documents,
+    retention_texts,
+    suite_names,
+)
 from posttrain_helpers.evaluation.suites.suite import Suite, check_suites
 from posttrain_helpers.metrics import lenient_match
 from posttrain_helpers.tinyworld.tasks import held_out_suite, training_conversations
@@ -155,6 +160,25 @@ def test_tiny_texts_are_documents_with_a_seed_of_their_own() -> None:
     assert len(texts) == 30 == len(set(texts))
     assert texts == retention_texts("tiny", n=40)[:30]
     assert all(2 <= len(text.split()) <= 64 for text in texts)
+
+
+def test_documents_come_by_kind_and_without_chats(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {}
+    for split in HELD_OUT_SPLITS:
+        monkeypatch.setenv(SPLIT_VARIABLE, split)
+        made[split] = retention_documents("tiny", n=12)
+    found = made["dev"]
+    assert {"story", "fact list", "sums"} < set(found)
+    assert "chat debris" not in found
+    assert {len(texts) for texts in found.values()} == {12}
+    assert not any("<|im_start|>" in text for texts in found.values() for text in texts)
+    assert set(found["portrait"]).isdisjoint(made["test"]["portrait"])
+    monkeypatch.setenv(SPLIT_VARIABLE, "dev")
+    assert retention_documents("tiny", n=20)["story"][:12] == found["story"]
+
+
+def test_other_profiles_have_one_kind_of_documents() -> None:
+    assert retention_documents("qwen3", n=3) == {"prose": retention_texts("qwen3", n=9)}
 
 
 def test_dev_and_test_have_suites_and_texts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
