@@ -29,6 +29,7 @@ from posttrain_helpers.environment.splits import (
     reported_split,
     split_seed,
 )
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.arithmetic import (
     SUM_QUESTIONS,
     Sum,
@@ -436,8 +437,6 @@ def held_out_suite(name: str, split: str | None = None) -> list[Item]:
         CourseError: if there is no such suite.
     """
     if name not in _SUITE:
-        from posttrain_helpers.errors import CourseError
-
         raise CourseError(f"No held-out suite is called {name!r}; choose from {', '.join(SUITES)}.")
     chosen = reported_split(split)
     rng = random.Random(split_seed(f"{name}/0", chosen))
@@ -469,8 +468,6 @@ def build_sft_data(
     """
     rows = training_conversations(n_train, seed)
     if formats and replay:
-        from posttrain_helpers.errors import CourseError
-
         raise CourseError(
             "data.formats writes conversations as prompts and completions and data.replay adds documents, "
             "which no trainer takes together; set one of the two."

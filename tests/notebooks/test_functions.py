@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax
 
+from posttrain_helpers.losses.kl import token_kl
 from posttrain_helpers.tinyworld import formats
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -60,6 +61,16 @@ def test_masked_loss_is_pytorchs_cross_entropy_of_the_next_supervised_token():
     labels[:, :3] = -100
     expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     assert masked_loss(logits, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_kl_term_is_the_divergence_where_a_trained_token_is_predicted(direction: str):
+    kl_term = executed("04_why_sft_fails.ipynb", "kl_term", log_softmax=log_softmax)
+    policy, base = torch.randn(2, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[-100, 3, 4, -100, -100], [-100, -100, 1, 2, 6]])
+    pair = (base, policy) if direction == "forward" else (policy, base)
+    expected = token_kl(*pair)[:, :-1][labels[:, 1:] != -100].mean()
+    assert kl_term(policy, base, labels, direction).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_the_formats_of_lesson_02_are_those_that_the_recipe_trains():

@@ -124,13 +124,16 @@ def retention_documents(profile: str | Profile | None = None, n: int = 16) -> di
     from posttrain_helpers.environment.splits import reported_split, split_seed
     from posttrain_helpers.tinyworld.documents import DOCUMENT_SHARES, chat_debris
 
-    found = {}
+    found: dict[str, list[str]] = {}
     for kind in DOCUMENT_SHARES:
-        if kind is not chat_debris:
-            name = kind.__name__.replace("_", " ")
-            rng = random.Random(f"{split_seed('evaluation', reported_split())}/{name}")
-            drawn = iter(lambda kind=kind, rng=rng: kind(rng), None)
-            found[name] = list(islice((text for text in drawn if len(text.split()) <= _DOCUMENT_WORDS), n))
+        if kind is chat_debris:
+            continue
+        name = kind.__name__.replace("_", " ")
+        rng, texts = random.Random(f"{split_seed('evaluation', reported_split())}/{name}"), []
+        while len(texts) < n:
+            if len((text := kind(rng)).split()) <= _DOCUMENT_WORDS:
+                texts.append(text)
+        found[name] = texts
     return found
 
 

@@ -168,9 +168,7 @@ def grade_kl_term(answer: Any) -> None:
     value = number(call(answer, *_batch()))
     if is_close(value, number(kl_term(*_batch())), 1e-4):
         return
-    for mistake, hint in hints:
-        if is_close(value, number(mistake(*_batch())), 1e-4):
-            raise NotYet(hint)
+    name_mistake(hints, value, *_batch(), same=lambda a, b: is_close(a, number(b), 1e-4))
     raise NotYet(
         f"Your function returns {value:.4f} for a batch whose term is {number(kl_term(*_batch())):.4f}. Take "
         "the mean over the positions that predict a trained token, and over no others."
