@@ -355,9 +355,7 @@ def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.M
 
 def test_a_module_to_save_that_is_not_there(model_dir: Path) -> None:
     lora = {"r": 2, "target_modules": "all-linear", "modules_to_save": ["embed_token"]}
-    with pytest.raises(
-        CourseError, match=r"names 'embed_token', .* did you mean 'embed_tokens'\? correct"
-    ):
+    with pytest.raises(CourseError, match=r"names 'embed_token', .* did you mean 'embed_tokens'\? correct"):
         load_model_and_tokenizer(model_dir, lora=lora, verbose=False)
 
 
