@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("output_root")
 # A recipe whose settings change gets another line here. A change of the code that reads recipes changes none:
 # it would make every stage that a reader has trained out of date.
 HASHES = {
-    "dpo": {"tiny": "4bfbc52bf1a89ae9", "smollm2": "e1715329904806ba", "qwen3": "327453a2e7a8b45e"},
+    "dpo": {"tiny": "4bfbc52bf1a89ae9", "smollm2": "bf6b1e56e91f07cd", "qwen3": "327453a2e7a8b45e"},
     "dpo_dl": {"tiny": "6d599f41a7c69644", "smollm2": "936c0d73510e15d2", "qwen3": "d8d69b073380d697"},
     "dpo_identity": {"tiny": "94d3a9ce623716ba", "smollm2": "769da28ea4e71943", "qwen3": "99f02c4866af251c"},
     "dpo_ultrafeedback": {
@@ -30,7 +30,7 @@ HASHES = {
     "ipo": {"tiny": "ccfe93af29560434", "smollm2": "a91210c250ec0f19", "qwen3": "5df7370e9b98c504"},
     "judge": {"tiny": "5c3de33ba35d443c", "smollm2": "a010fddd110d7b85", "qwen3": "9f3759eeaa352b32"},
     "kl_sft": {"tiny": "c21324b4a33dcc08", "smollm2": "8b00254894636330", "qwen3": "bb3dd993fe3684aa"},
-    "kto": {"tiny": "61a4c0ba3af21d83", "smollm2": "91e384bbb81e18a1", "qwen3": "8558a8b7e1c3461b"},
+    "kto": {"tiny": "61a4c0ba3af21d83", "smollm2": "dd9f447224bfa49b", "qwen3": "8558a8b7e1c3461b"},
     "kto_mix": {"tiny": "8877ea164d83d6a7", "smollm2": "7a4434c730df8de7", "qwen3": "7341741daca03e1b"},
     "orpo": {"tiny": "c1b37d12c002785e", "smollm2": "547413b1ce73861c", "qwen3": "9ffe1592845a5594"},
     "ppo": {"tiny": "671ea3f0174ec156", "smollm2": "e9bc953d864dbe83", "qwen3": "3221965c0efa76f8"},
