@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -140,6 +141,26 @@ def test_resolving_names(base_dir: Path, built: Path) -> None:
     assert resolve_model("gpt2") == "gpt2"
     assert resolve_model(str(base_dir)) == str(base_dir)
     assert load_stage("base") == base_dir
+
+
+def test_adapters_are_built_beside_weights_of_32_and_of_4_bits(course: dict) -> None:
+    pytest.importorskip("bitsandbytes")
+    for name, quantization in {"lora": None, "qlora": "4bit"}.items():
+        settings = json.loads((load_stage(name) / MANIFEST).read_text(encoding="utf-8"))["settings"]
+        assert settings["quantization"] == quantization
+        model, _ = load_model_and_tokenizer(name, quantization=quantization, verbose=False)
+        assert set(model.peft_config["default"].target_modules) == {"gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.usefixtures("course")
+def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "bitsandbytes" else found(name, *more)
+    )
+    with pytest.raises(CourseError, match="needs bitsandbytes; run `pip install bitsandbytes`"):
+        load_stage("qlora")
+    assert not stage_path("qlora").exists()
 
 
 def test_building_a_recipe_of_ones_own(
