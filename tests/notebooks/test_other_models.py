@@ -24,6 +24,7 @@ LESSONS = {
     "00_meet_the_base_model": [],
     "01_supervised_fine_tuning": ["sft"],
     "02_instruction_templates": ["templates"],
+    "03_lora_and_qlora": [],
     "04_why_sft_fails": [],
     "05_reward_modelling": ["reward_model"],
     "06_direct_preference_optimization": ["dpo"],
@@ -39,6 +40,7 @@ SAVED_RECIPES = {"reward_model": "reward"}
 # These take minutes each even so.
 ON_REQUEST = (
     "02_instruction_templates",
+    "03_lora_and_qlora",
     "04_why_sft_fails",
     "08_ppo",
     "09_reward_hacking",
