@@ -42,7 +42,7 @@ PUBLIC = {
 # As in Qwen3: the vocabulary is padded, so that there are more rows of embeddings than tokens.
 _PADDING = 256
 _SIZES = {
-    "hidden_size": 32,
+    "hidden_size": 64,  # bitsandbytes stores rows of 64 weights
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
