@@ -23,19 +23,29 @@ sys.modules.pop("sitecustomize", None)  # the environment may have one of its ow
 import pytest  # noqa: E402
 import sitecustomize  # noqa: E402, F401  blocks this process
 
+# Notebooks that two workers take side by side, in this order. The first trains the stages that others need;
+# the second begins with lessons that need few of them. Lesson 12, which builds all that are missing, is last.
+FIRST_WORKER = ("01", "05", "06", "07", "04", "03", "02")
+SECOND_WORKER = ("14", "00", "10", "08", "09", "13", "12")
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every notebook as slow, and say what one worker keeps together.
+    """Mark every notebook as slow, put the notebooks in order, and say what one worker keeps together."""
+    lessons = [*FIRST_WORKER, *SECOND_WORKER]
 
-    That is a file; and of the notebooks, which take up one another's stages, those up to lesson 07 and those
-    after it.
-    """
+    def place(item: pytest.Item) -> int:
+        if item.path.suffix != ".ipynb":
+            return -1  # before the notebooks, in the order of the files
+        number = item.path.stem[:2]
+        return lessons.index(number) if number in lessons else len(lessons)
+
+    items.sort(key=place)
     for item in items:
-        is_notebook = item.path.suffix == ".ipynb"
-        if is_notebook:
+        group = str(item.path)
+        if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.slow)
-        group = f"notebooks {item.path.stem >= '08'}" if is_notebook else str(item.path)
+            group = f"notebooks {place(item) >= len(FIRST_WORKER)}"
         item.add_marker(pytest.mark.xdist_group(group))
 
 

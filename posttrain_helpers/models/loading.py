@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HEADS = ("language", "reward")
 _SCORE_WEIGHT = "score.weight"
+_BLOCK = 64  # weights that share a scale in NF4
 _AGAIN = "save or download the model again"
 
 
@@ -224,6 +225,8 @@ def _load_model(
             f"the weights in {directory} lack {len(missing)} parameters of a {type(model).__name__} (the "
             f"first is {missing[0]}), which would be random; save the model again, or check config.json."
         )
+    if quantization == "4bit" and device == "cpu":
+        _check_block_size(model, directory)
     try:
         return model if quantization else model.to(device)
     except torch.cuda.OutOfMemoryError as error:
@@ -365,6 +368,18 @@ def _quantization_config(quantization: str) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
+
+
+def _check_block_size(model: PreTrainedModel, directory: Path) -> None:
+    """Refuse rows that are no whole number of blocks: on a CPU bitsandbytes reads them wrongly, in silence."""
+    from bitsandbytes.nn import Linear4bit
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear4bit) and layer.in_features % _BLOCK:
+            raise CourseError(
+                f"on a CPU bitsandbytes reads 4-bit weights wrongly unless a row holds a multiple of {_BLOCK}, "
+                f"but {name} of {directory} has rows of {layer.in_features}; load it without quantization."
+            )
 
 
 def _first_sentence(error: Exception) -> str:

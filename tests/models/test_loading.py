@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_qwen3
+from transformers import AutoTokenizer
 
 from posttrain_helpers.environment import profiles
 from posttrain_helpers.errors import CourseError
@@ -348,6 +351,19 @@ def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.M
         load_model_and_tokenizer(model_dir, quantization="4bit")
     with pytest.raises(CourseError, match="'4bit' or '8bit', but it is '2bit'"):
         load_model_and_tokenizer(model_dir, quantization="2bit")
+
+
+@pytest.mark.parametrize(("width", "refused"), [(64, False), (96, True)])
+def test_rows_that_bitsandbytes_reads_wrongly_on_a_cpu(
+    random_model_dir: Path, tmp_path: Path, width: int, refused: bool
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    small_qwen3(tokenizer, hidden_size=width, intermediate_size=64).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    refusal = pytest.raises(CourseError, match=f"rows of {width}; load it without quantization")
+    with refusal if refused else nullcontext():
+        load_model_and_tokenizer(tmp_path, use_gpu=False, quantization="4bit", verbose=False)
 
 
 # --- reward models ---
