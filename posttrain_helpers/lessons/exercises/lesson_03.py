@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     choice,
+    compared,
     name_mistake,
     number,
 )
-from posttrain_helpers.statistics.paired_tests import paired_binary
+from posttrain_helpers.recipes.loading import load_recipe
+from posttrain_helpers.statistics.paired_tests import paired_binary, paired_numeric
 
 if TYPE_CHECKING:
     import torch
@@ -130,14 +133,28 @@ def over_root(weight: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: flo
     return weight + alpha / A.shape[0] ** 0.5 * B @ A
 
 
+def doubled(weight: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Take a scale that is right for one layer."""
+    return weight + 2 * B @ A
+
+
+def over_three(weight: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Take a rank that is right for one layer."""
+    return weight + alpha / 3 * B @ A
+
+
 @cache
-def _layer() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-    """Return a weight of five outputs and seven inputs, matrices of rank 3, and alpha."""
+def _layers() -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor, float], ...]:
+    """Return two layers, each as weight, A, B and alpha: no constant is the scale of both."""
     import torch
 
     generator = torch.Generator().manual_seed(3)
-    weight, down, up = (torch.randn(size, generator=generator) for size in ((5, 7), (3, 7), (5, 3)))
-    return weight, down, up, 6.0
+    layers = []
+    for outputs, inputs, r, alpha in ((5, 7, 3, 6.0), (6, 4, 2, 5.0)):
+        sizes = ((outputs, inputs), (r, inputs), (outputs, r))
+        weight, down, up = (torch.randn(size, generator=generator) for size in sizes)
+        layers.append((weight, down, up, alpha))
+    return tuple(layers)
 
 
 def _same(found: Any, expected: torch.Tensor) -> bool:
@@ -160,14 +177,17 @@ def grade_merge(answer: Any) -> None:
         (undivided, "alpha is there, but nothing divides it."),
         (over_root, "The root of the rank is the scale of rsLoRA; this adapter was trained without it."),
     )
-    found = call(answer, *_layer())
-    if _same(found, merged(*_layer())):
-        return
-    name_mistake(hints, found, *_layer(), same=_same)
-    raise NotYet(
-        "For a weight of 5 outputs and 7 inputs and a rank of 3 your function does not return what the layer "
-        "with its adapter computes; compare the two outputs for one input."
-    )
+    for layer in _layers():
+        found = call(answer, *layer)
+        if _same(found, merged(*layer)):
+            continue
+        name_mistake(hints, found, *layer, same=_same)
+        weight, down, _, alpha = layer
+        raise NotYet(
+            f"For a weight of {weight.shape[0]} outputs and {weight.shape[1]} inputs, a rank of {len(down)} "
+            f"and alpha {alpha:g} your function does not return what the layer with its adapter computes; "
+            "compare the two outputs for one input."
+        )
 
 
 # --- 03.4: one changed setting
@@ -180,7 +200,37 @@ SETTINGS = (
     "lora.lora_dropout",
     "args.learning_rate",
 )
-_LOST = paired_binary([True] * 90 + [False] * 10, [True] * 70 + [False] * 30)
+_DEFAULTS = {"lora.use_dora": "False", "lora.lora_dropout": 0.0}  # what peft takes, where a recipe is silent
+_RIGHT = [True] * 90 + [False] * 10
+_LOST = paired_binary(_RIGHT, [True] * 70 + [False] * 30)
+_FROM_THE_BASE = paired_binary([True] * 10 + [False] * 90, _RIGHT)
+_LOSSES = paired_numeric([1.0, 2.0] * 50, [1.5, 2.25] * 50, higher_is_better=False)
+
+
+def grade_change(answer: Any) -> None:
+    """Take one change, as in every lesson, if it is one and its right answers stand beside the recipe's."""
+    result = compared(answer, SETTINGS)
+    setting, value = (part.strip() for part in answer["changed"].split("="))
+    section, key = setting.split(".")
+    recipe = load_recipe("lora")
+    own = {"lora": recipe.lora, "args": recipe.args}[section].get(key, _DEFAULTS.get(setting))
+    if _plain(value) == _plain(own):
+        raise NotYet(f"{setting}={value} is the recipe's own value; choose another.")
+    if result.kind == "numeric":
+        raise NotYet("The question is about right answers: the result is that of `accuracy`.")
+    if result.before < result.after / 2:
+        raise NotYet(
+            f"Your comparison begins at {result.before:.0%}, as the base model does; compare with the "
+            "recipe's adapter, `LORA`."
+        )
+
+
+def _plain(value: Any) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value).replace(" ", "").replace('"', "'").lower()
+
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
@@ -221,15 +271,28 @@ EXERCISES: tuple[Exercise, ...] = (
             (unscaled, "does not occur any more"),
             (undivided, "nothing divides it"),
             (over_root, "rsLoRA"),
+            (doubled, "a rank of 2 and alpha 5"),
+            (over_three, "a rank of 2 and alpha 5"),
         ),
         "Nothing fails with the wrong scale: the merged model is the base with a weaker or stronger dose of "
         "the update. So compare logits after every merge.",
     ),
-    change_exercise(
-        "03.4",
-        SETTINGS,
-        "lora.r=1",
-        _LOST,
-        "One change, the same questions, an interval, and a verdict that follows from it.",
+    replace(
+        change_exercise(
+            "03.4",
+            SETTINGS,
+            "lora.r=1",
+            _LOST,
+            "One change, the same questions, an interval, and a verdict that follows from it.",
+            (
+                (
+                    {"changed": "lora.use_dora=False", "result": _LOST, "verdict": "worse"},
+                    "the recipe's own value",
+                ),
+                ({"changed": "lora.r=1", "result": _LOSSES, "verdict": "worse"}, "about right answers"),
+                ({"changed": "lora.r=1", "result": _FROM_THE_BASE, "verdict": "improved"}, "begins at 10%"),
+            ),
+        ),
+        grade=grade_change,
     ),
 )
