@@ -20,6 +20,7 @@ from posttrain_helpers.models.hub import hub_snapshot
 from posttrain_helpers.models.manifest import base_of_adapter, location
 from posttrain_helpers.models.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.models.weights import check_weights, loading_errors, unsound_weight, weight_files
+from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
     import torch
@@ -323,6 +324,13 @@ def _with_lora(model: PreTrainedModel, lora: dict[str, Any]) -> PreTrainedModel:
     from peft import LoraConfig, get_peft_model
 
     model = _merged(model)
+    names = [name for name, _ in model.named_modules()]
+    for wanted in lora.get("modules_to_save") or []:  # peft passes over a name that it does not find
+        if not any(name.endswith(wanted) for name in names):
+            raise CourseError(
+                f"lora.modules_to_save names {wanted!r}, which {type(model).__name__} does not have; "
+                f"{closest(wanted, {name.rpartition('.')[2] for name in names if name})}correct or remove it."
+            )
     try:
         # "SEQ_CLS" trains and saves the score head beside the adapter.
         task = "SEQ_CLS" if has_score_head(model) else "CAUSAL_LM"
@@ -371,14 +379,14 @@ def _quantization_config(quantization: str) -> Any:
 
 
 def _check_block_size(model: PreTrainedModel, directory: Path) -> None:
-    """Refuse rows that are no whole number of blocks: on a CPU bitsandbytes reads them wrongly, in silence."""
+    """Refuse rows that are no whole number of blocks: on a CPU bitsandbytes reads such rows wrongly."""
     from bitsandbytes.nn import Linear4bit
 
     for name, layer in model.named_modules():
         if isinstance(layer, Linear4bit) and layer.in_features % _BLOCK:
             raise CourseError(
-                f"on a CPU bitsandbytes reads 4-bit weights wrongly unless a row holds a multiple of {_BLOCK}, "
-                f"but {name} of {directory} has rows of {layer.in_features}; load it without quantization."
+                f"on a CPU bitsandbytes reads 4-bit rows wrongly unless they hold a multiple of {_BLOCK}: "
+                f"{name} of {directory} has rows of {layer.in_features}; load it without quantization."
             )
 
 

@@ -43,6 +43,11 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
         raise CourseError(
             f"{where}: quantization must be 4bit, 8bit or null, but it is {settings['quantization']!r}."
         )
+    if settings.get("quantization") and not settings["lora"]:
+        raise CourseError(
+            f"{where}: quantized weights do not train, and there is no adapter that would; set lora.r=8, or "
+            "quantization to null."
+        )
     values = {key: settings[key] for key in VALUE_TYPES if settings.get(key) is not None}
     check_values(values, VALUE_TYPES, "", where)
     types = data_types(settings["data"].get("source"))

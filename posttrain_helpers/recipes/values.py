@@ -28,7 +28,7 @@ _ALSO_TAKEN = {
 _LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
-    **dict.fromkeys(("max_steps", "num_iterations", "r"), 1),
+    **dict.fromkeys(("max_steps", "num_iterations", "r", "lora_alpha"), 1),
     **dict.fromkeys(("learning_rate", "num_train_epochs", "seed", "data_seed"), 0),
     **dict.fromkeys(("weight_decay", "warmup_steps", "max_grad_norm", "beta", "lora_dropout"), 0),
     **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), 0),
@@ -38,7 +38,7 @@ _LEAST = {
     **dict.fromkeys(("samples", "num_generations"), 2),
     **dict.fromkeys(("smallest", "largest"), 3),
 }
-_BELOW = {"replay": 1}
+_BELOW = {"replay": 1, "lora_dropout": 1}
 _ABOVE = dict.fromkeys(("temperature", "label_temperature", "sampling_temperature"), 0)
 # A number out of the range that the libraries read as "not set".
 _NOT_SET = {"max_steps": -1}

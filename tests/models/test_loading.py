@@ -353,6 +353,12 @@ def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.M
         load_model_and_tokenizer(model_dir, quantization="2bit")
 
 
+def test_a_module_to_save_that_is_not_there(model_dir: Path) -> None:
+    lora = {"r": 2, "target_modules": "all-linear", "modules_to_save": ["embed_token"]}
+    with pytest.raises(CourseError, match=r"names 'embed_token', .* did you mean 'embed_tokens'\? correct"):
+        load_model_and_tokenizer(model_dir, lora=lora, verbose=False)
+
+
 @pytest.mark.parametrize(("width", "refused"), [(64, False), (96, True)])
 def test_rows_that_bitsandbytes_reads_wrongly_on_a_cpu(
     random_model_dir: Path, tmp_path: Path, width: int, refused: bool

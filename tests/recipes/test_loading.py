@@ -113,9 +113,9 @@ def test_hash_changes_with_every_setting_and_only_then(write) -> None:
         "model=x/y",
         "seed=1",
         "lora.r=4",
-        "quantization=4bit",
+        "lora.r=4 quantization=4bit",
     )
-    hashes = {load_recipe("sft", "tiny", [change]).hash for change in changes}
+    hashes = {load_recipe("sft", "tiny", change.split()).hash for change in changes}
     assert len(hashes | {recipe.hash}) == len(changes) + 1
     assert load_recipe("sft", "qwen3").hash != recipe.hash
 
@@ -166,6 +166,9 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
         ("args.max_grad_norm=-1", "args.max_grad_norm must be at least 0, but it is -1"),
         ("args.logging_steps=-10", "args.logging_steps must be at least 0, but it is -10"),
         ("lora.r=0", "lora.r must be at least 1, but it is 0"),
+        ("lora.lora_alpha=0", "lora.lora_alpha must be at least 1, but it is 0"),
+        ("lora.lora_dropout=1", "lora.lora_dropout must be below 1, but it is 1"),
+        ("quantization=4bit", "quantized weights do not train, .* set lora.r=8, or quantization to null"),
         ("args.packing=maybe", "args.packing must be true or false, but it is 'maybe'"),
         ("args.eos_token=7", "args.eos_token must be text or null, but it is 7"),
         ("args.model_init_kwargs=[a]", "args.model_init_kwargs must be keys and values or text or null"),
