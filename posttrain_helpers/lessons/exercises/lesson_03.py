@@ -138,11 +138,6 @@ def doubled(weight: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: float
     return weight + 2 * B @ A
 
 
-def over_three(weight: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Take a rank that is right for one layer."""
-    return weight + alpha / 3 * B @ A
-
-
 @cache
 def _layers() -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor, float], ...]:
     """Return two layers, each as weight, A, B and alpha: no constant is the scale of both."""
@@ -272,7 +267,6 @@ EXERCISES: tuple[Exercise, ...] = (
             (undivided, "nothing divides it"),
             (over_root, "rsLoRA"),
             (doubled, "a rank of 2 and alpha 5"),
-            (over_three, "a rank of 2 and alpha 5"),
         ),
         "Nothing fails with the wrong scale: the merged model is the base with a weaker or stronger dose of "
         "the update. So compare logits after every merge.",
