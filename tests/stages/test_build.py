@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_models import small_qwen3
+from transformers import AutoTokenizer
 
 from posttrain_helpers.data import loading as data
 from posttrain_helpers.environment import profiles
@@ -143,8 +145,11 @@ def test_resolving_names(base_dir: Path, built: Path) -> None:
     assert load_stage("base") == base_dir
 
 
-def test_adapters_are_built_beside_weights_of_32_and_of_4_bits(course: dict) -> None:
+@pytest.mark.usefixtures("course")
+def test_adapters_are_built_beside_weights_of_32_and_of_4_bits(base_dir: Path) -> None:
     pytest.importorskip("bitsandbytes")
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    small_qwen3(tokenizer, hidden_size=64, max_position_embeddings=256).save_pretrained(base_dir)
     for name, quantization in {"lora": None, "qlora": "4bit"}.items():
         settings = json.loads((load_stage(name) / MANIFEST).read_text(encoding="utf-8"))["settings"]
         assert settings["quantization"] == quantization
