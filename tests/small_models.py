@@ -39,6 +39,7 @@ PUBLIC = {
     "dpo_ultrafeedback": "ultrafeedback",
     "grpo_gsm8k": "gsm8k",
 }
+_WIDTH = 64  # of the models that run lessons: bitsandbytes reads rows of 64 weights
 # As in Qwen3: the vocabulary is padded, so that there are more rows of embeddings than tokens.
 _PADDING = 256
 _SIZES = {
@@ -90,9 +91,8 @@ def write_qwen3(directory: Path, tokenizer_directory: Path | None = None) -> Pat
     else:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory, local_files_only=True)
     rows = -(-len(tokenizer) // _PADDING) * _PADDING
-    return _written(
-        directory, tokenizer, lambda: small_qwen3(tokenizer, vocab_size=rows, max_position_embeddings=32768)
-    )
+    sizes = {"vocab_size": rows, "hidden_size": _WIDTH, "max_position_embeddings": 32768}
+    return _written(directory, tokenizer, lambda: small_qwen3(tokenizer, **sizes))
 
 
 def write_llama(directory: Path) -> Path:
@@ -101,7 +101,8 @@ def write_llama(directory: Path) -> Path:
 
     tokenizer = _foreign_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=2048, **_SIZES, **special)
+    sizes = {**_SIZES, "hidden_size": _WIDTH, "max_position_embeddings": 2048}
+    config = LlamaConfig(vocab_size=len(tokenizer), **sizes, **special)
     return _written(directory, tokenizer, lambda: LlamaForCausalLM(config))
 
 

@@ -9,6 +9,7 @@ lines, or eight where the reader changes recipes by `POSTTRAIN_OVERRIDES`.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import random
@@ -299,6 +300,8 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     # Without ipywidgets a notebook shows bars of text; tqdm complains where one of these imports it first.
     warnings.filterwarnings("ignore", message="IProgress not found")
+    # bitsandbytes asks for a package that would make it quicker; peft imports it wherever it is installed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import datasets
     import transformers
 

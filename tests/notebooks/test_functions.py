@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
+from posttrain_helpers.lessons.exercises import lesson_03
 from posttrain_helpers.losses.kl import token_kl
 from posttrain_helpers.tinyworld import formats
 
@@ -71,6 +72,28 @@ def test_kl_term_is_the_divergence_where_a_trained_token_is_predicted(direction:
     pair = (base, policy) if direction == "forward" else (policy, base)
     expected = token_kl(*pair)[:, :-1][labels[:, 1:] != -100].mean()
     assert kl_term(policy, base, labels, direction).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_an_adapter_of_lesson_03_is_the_merged_weight():
+    lora_output = executed("03_lora_and_qlora.ipynb", "lora_output")
+    weight, x = normal(0, 3, 5), normal(1, 4, 5)
+    down, up = normal(2, 2, 5), normal(3, 3, 2)
+    expected = x @ lesson_03.merged(weight, down, up, 6.0).T
+    torch.testing.assert_close(lora_output(x, weight, down, up, 6.0), expected)
+
+
+def test_a_quantized_weight_of_lesson_03_lies_on_the_nearest_levels_of_its_block():
+    quantized = executed("03_lora_and_qlora.ipynb", "quantized")
+    levels = torch.tensor([-1.0, 0.0, 0.5, 1.0])
+    weight = torch.tensor([[4.0, 1.1, -3.9, 0.4], [0.1, 0.02, -0.1, 0.06]])
+    expected = torch.tensor([[4.0, 2.0, -4.0, 0.0], [0.1, 0.0, -0.1, 0.05]])
+    torch.testing.assert_close(quantized(weight, levels, block=4), expected)
+
+
+def test_lesson_03_says_what_to_install_before_it_imports_bitsandbytes():
+    cells = nbformat.read(NOTEBOOKS / "03_lora_and_qlora.ipynb", as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert code.index("quantization=four_bits") < code.index("import bitsandbytes")
 
 
 def test_the_formats_of_lesson_02_are_those_that_the_recipe_trains():

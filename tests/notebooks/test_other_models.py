@@ -24,6 +24,7 @@ LESSONS = {
     "00_meet_the_base_model": [],
     "01_supervised_fine_tuning": ["sft"],
     "02_instruction_templates": ["templates"],
+    "03_lora_and_qlora": [],
     "04_why_sft_fails": [],
     "05_reward_modelling": ["reward_model"],
     "06_direct_preference_optimization": ["dpo"],

@@ -32,6 +32,7 @@ HASHES = {
     "kl_sft": {"tiny": "c21324b4a33dcc08", "smollm2": "8b00254894636330", "qwen3": "bb3dd993fe3684aa"},
     "kto": {"tiny": "61a4c0ba3af21d83", "smollm2": "dd9f447224bfa49b", "qwen3": "8558a8b7e1c3461b"},
     "kto_mix": {"tiny": "8877ea164d83d6a7", "smollm2": "7a4434c730df8de7", "qwen3": "7341741daca03e1b"},
+    "lora": {"tiny": "5f1a3e2a724e7ebc", "smollm2": "d47e3e24dc159a58", "qwen3": "27cae6019e4802e2"},
     "orpo": {"tiny": "c1b37d12c002785e", "smollm2": "547413b1ce73861c", "qwen3": "9ffe1592845a5594"},
     "ppo": {"tiny": "671ea3f0174ec156", "smollm2": "e9bc953d864dbe83", "qwen3": "3221965c0efa76f8"},
     "ppo_ultrafeedback": {
@@ -39,6 +40,7 @@ HASHES = {
         "smollm2": "589494acfecc76de",
         "qwen3": "1647bf3f6c625c4b",
     },
+    "qlora": {"tiny": "cfcf75e517bd7ade", "smollm2": "f4e6e88634edb6e8", "qwen3": "5e7a54226065a573"},
     "replay_sft": {"tiny": "470d93f9fb248f17", "smollm2": "f71021525de07238", "qwen3": "1ee85db7c09de17f"},
     "reward": {"tiny": "be52d3ecfadf2949", "smollm2": "6d1dda0c1467067c", "qwen3": "5765dfd798cea654"},
     "reward_hh": {"tiny": "295fac0f6db67838", "smollm2": "e3fccdf617239d13", "qwen3": "b5011c857d42f8c6"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_models import small_qwen3
+from transformers import AutoTokenizer
 
 from posttrain_helpers.data import loading as data
 from posttrain_helpers.environment import profiles
@@ -140,6 +143,32 @@ def test_resolving_names(base_dir: Path, built: Path) -> None:
     assert resolve_model("gpt2") == "gpt2"
     assert resolve_model(str(base_dir)) == str(base_dir)
     assert load_stage("base") == base_dir
+
+
+@pytest.mark.usefixtures("course")
+def test_adapters_are_built_beside_weights_of_32_and_of_4_bits(base_dir: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    small_qwen3(tokenizer, hidden_size=64, max_position_embeddings=256).save_pretrained(base_dir)
+    for name, quantization in {"lora": None, "qlora": "4bit"}.items():
+        settings = json.loads((load_stage(name) / MANIFEST).read_text(encoding="utf-8"))["settings"]
+        assert settings["quantization"] == quantization
+        model, _ = load_model_and_tokenizer(name, quantization=quantization, verbose=False)
+        assert set(model.peft_config["default"].target_modules) == {"gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.usefixtures("course")
+def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    absent = {"bitsandbytes": None}
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: absent[name] if name in absent else found(name, *more),
+    )
+    with pytest.raises(CourseError, match="needs bitsandbytes; run `pip install bitsandbytes`"):
+        load_stage("qlora")
+    assert not stage_path("qlora").exists()
 
 
 def test_building_a_recipe_of_ones_own(

@@ -16,6 +16,7 @@ from posttrain_helpers.lessons.exercises import all_exercises, check
 from posttrain_helpers.lessons.exercises.exercise import NOT_ANSWERED, Exercise
 from posttrain_helpers.lessons.exercises.lesson_01 import pad_rows
 from posttrain_helpers.lessons.exercises.lesson_02 import completion_labels, pack
+from posttrain_helpers.lessons.exercises.lesson_03 import lora_parameters
 from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import explained_variance as variance_explained
@@ -96,6 +97,9 @@ def packed_with_its_first_label(rows: Any) -> dict[str, list[int]]:
         ("02.2", lambda *ids: torch.tensor(completion_labels(*ids))),
         ("02.3", lambda rows: {key: torch.tensor(values) for key, values in pack(rows).items()}),
         ("02.3", packed_with_its_first_label),
+        ("03.1", {"A": " Zero", "B": "NOT ZERO", "both zero": "zero"}),
+        ("03.2", lambda shapes, r: torch.tensor(lora_parameters(shapes, r))),
+        ("03.3", lambda weight, A, B, alpha: weight + alpha / len(A) * (B @ A)),
         ("05.3", 86),
         ("06.1", np.array(["Falls", "falls "])),
         ("06.2", lambda *arguments: np.array(batch_metrics(*arguments))),
