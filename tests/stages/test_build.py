@@ -160,11 +160,10 @@ def test_adapters_are_built_beside_weights_of_32_and_of_4_bits(base_dir: Path) -
 @pytest.mark.usefixtures("course")
 def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    absent = {"bitsandbytes": None}
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *more: absent[name] if name in absent else found(name, *more),
+        lambda name, *more: None if name == "bitsandbytes" else found(name, *more),
     )
     with pytest.raises(CourseError, match="needs bitsandbytes; run `pip install bitsandbytes`"):
         load_stage("qlora")
