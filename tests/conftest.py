@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         if item.path.suffix != ".ipynb":
             return -1  # before the notebooks, in the order of the files
-        number = item.path.stem[:2]
+        number = item.path.stem.partition("_")[0]
         return lessons.index(number) if number in lessons else len(lessons)
 
     items.sort(key=place)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 COMMITTED_PROFILE = "tiny"
 KERNEL_START_SECONDS = 120
 
-_LESSON_FILE = re.compile(r"\d\d_[a-z0-9_]+\.ipynb")
+_LESSON_FILE = re.compile(r"\d\d[a-z]?_[a-z0-9_]+\.ipynb")
 
 
 def notebooks_directory() -> Path:
@@ -52,7 +52,8 @@ def select(names: Sequence[str] = (), directory: Path | None = None) -> list[Pat
     """Return the lessons that `names` ask for, in reading order.
 
     Args:
-        names: numbers (`1`, `01`), names (`01_supervised_fine_tuning`) or file names; empty means all.
+        names: numbers (`1`, `01`; `11` is all of its parts, `11a` one), names (`01_supervised_fine_tuning`) or
+            file names; empty means all.
         directory: where to look; None is the repository's `notebooks`.
 
     Raises:
@@ -65,13 +66,19 @@ def select(names: Sequence[str] = (), directory: Path | None = None) -> list[Pat
     chosen = set()
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
-        found = [path for path in lessons if stem == path.stem or stem.zfill(2) == path.stem[:2]]
+        found = [path for path in lessons if stem == path.stem or _is_number(stem, path)]
         if not found:
             raise CourseError(
                 f"there is no lesson {name!r}; the lessons are {', '.join(path.stem for path in lessons)}."
             )
         chosen.update(found)
     return [path for path in lessons if path in chosen or not names]
+
+
+def _is_number(text: str, path: Path) -> bool:
+    number, _, _ = path.stem.partition("_")
+    part = number.lstrip("0123456789")
+    return text.removesuffix(part).zfill(2) + part == number or text.zfill(2) == number.removesuffix(part)
 
 
 def run_lessons(

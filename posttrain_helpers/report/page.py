@@ -130,7 +130,8 @@ def _lessons_view(lessons: list[LessonResults], profile: str) -> dict[str, Any]:
 def _origin(lessons: list[LessonResults], evaluation: dict[str, Any] | None) -> dict[str, Any]:
     """Return where and when the numbers were made."""
     sources = [
-        (f"lesson {result.lesson[:2]}", {**result.environment, **result.versions}) for result in lessons
+        (f"lesson {result.lesson.partition('_')[0]}", {**result.environment, **result.versions})
+        for result in lessons
     ]
     written = [result.written for result in lessons]
     if evaluation is not None:

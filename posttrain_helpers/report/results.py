@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from posttrain_helpers.environment.runtime import Runtime
     from posttrain_helpers.memory.monitor import MemoryMonitor
 
-_LESSON_NAME = re.compile(r"[0-9]{2}(?:_[a-z0-9]+)+")  # without the "__" of a figure's file
+_LESSON_NAME = re.compile(r"[0-9]{2}[a-z]?(?:_[a-z0-9]+)+")  # without the "__" of a figure's file
 _FIGURE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _REMEDY = "delete it and run its lesson again"
 

@@ -83,6 +83,19 @@ def test_lessons_are_selected_by_number_name_or_file(
     assert [path.stem for path in select(names, notebooks)] == stems
 
 
+def test_a_lesson_of_two_parts_is_selected_as_a_whole_or_by_part(notebooks: Path) -> None:
+    for name in ("02a_half.ipynb", "02b_other_half.ipynb"):
+        write_notebook(notebooks / name)
+    both = ["02a_half", "02b_other_half"]
+    assert [path.stem for path in discover(notebooks)] == ["00_first", "01_second", *both, "10_last"]
+    assert [path.stem for path in select(["02"], notebooks)] == both
+    assert [path.stem for path in select(["2"], notebooks)] == both
+    assert [path.stem for path in select(["2b"], notebooks)] == ["02b_other_half"]
+    assert [path.stem for path in select(["02a", "0"], notebooks)] == ["00_first", "02a_half"]
+    with pytest.raises(CourseError, match="no lesson '1a'"):
+        select(["1a"], notebooks)
+
+
 def test_an_unknown_lesson_is_a_sentence_with_the_known_ones(notebooks: Path) -> None:
     with pytest.raises(CourseError, match=r"no lesson '07'.*00_first, 01_second, 10_last"):
         select(["01", "07"], notebooks)
