@@ -130,6 +130,7 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
         "dpo_identity.data.identity=24",
         "judge.data.n_prompts=20",
         "grpo.data.n_train=64",
+        "distill_on_policy.data.n_prompts=24",
         "grpo.args.per_device_train_batch_size=8",
         # One step uses up a rollout, and changes the replies.
         "ppo.args.num_mini_batches=1",
@@ -151,7 +152,7 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
     ]
     for recipe in ("ppo", "rloo", "grpo_reward_model"):
         overrides += [f"{recipe}.data.n_prompts=40", f"{recipe}.args.per_device_train_batch_size=4"]
-    for recipe in ("ppo", "rloo", "grpo_reward_model", "grpo"):
+    for recipe in ("ppo", "rloo", "grpo_reward_model", "grpo", "distill_on_policy"):
         overrides.append(f"{recipe}.args.max_completion_length={REPLY_TOKENS}")
     return {
         "POSTTRAIN_MODEL": str(model),

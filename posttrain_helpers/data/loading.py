@@ -158,6 +158,7 @@ BUILDERS = {
     "tinyworld/judgements": ("training_data.judgements", "build_judgement_data"),
     "tinyworld/prompts": ("training_data.prompts", "build_prompt_data"),
     "tinyworld/word_problems": ("training_data.prompts", "build_word_problem_data"),
+    "tinyworld/distillation": ("training_data.distillation", "build_distillation_data"),
 }
 
 

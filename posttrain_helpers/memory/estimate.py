@@ -64,6 +64,7 @@ class MethodNeeds:
     Attributes:
         rows: sequences in a batch for each row of `per_device_train_batch_size`.
         reference: "always", "if beta" (the weight of the KL divergence is not 0) or "never".
+        teacher: whether a second model of its own is held, which an adapter does not save.
         logits: "tiles", "whole" or "none" (a reward model).
         kl: whether a KL divergence over the whole vocabulary is trained.
         samples: whether it samples its own replies.
@@ -71,6 +72,7 @@ class MethodNeeds:
 
     rows: int = 1
     reference: str = "never"
+    teacher: bool = False
     logits: str = "tiles"
     kl: bool = False
     samples: bool = False
@@ -87,6 +89,8 @@ NEEDS = {
     "grpo": MethodNeeds(reference="if beta", samples=True),
     "rloo": MethodNeeds(reference="if beta", samples=True),
     "ppo": MethodNeeds(reference="always", logits="whole", samples=True),
+    "distill_offline": MethodNeeds(teacher=True, logits="whole", kl=True),
+    "distill_on_policy": MethodNeeds(teacher=True, samples=True),
 }
 
 
@@ -278,7 +282,7 @@ def estimate_memory(
         "weights": size.weights,
         "optimizer": int(size.trained * OPTIMIZER_STATE[optimizer]),
         # Without its adapter a model is its own reference.
-        "reference": size.weights if with_reference and not size.adapter else 0,
+        "reference": size.weights if needs.teacher or (with_reference and not size.adapter) else 0,
         "reward models": reward_models * size.parameters * size.width,
         # Weights, gradients and the optimizer's numbers of another model.
         "critic": int(size.parameters * size.width * (2 + OPTIMIZER_STATE[optimizer])) * with_critic,
@@ -344,8 +348,8 @@ def _sampled_rows(method: str, arguments: Mapping[str, Any]) -> int:
     batch, accumulation = arguments["per_device_train_batch_size"], arguments["gradient_accumulation_steps"]
     if method == "ppo":
         return min(batch * accumulation * arguments["num_mini_batches"], arguments["rollout_batch_size"])
-    steps = arguments["steps_per_generation"] or accumulation
-    return arguments["generation_batch_size"] or batch * steps
+    steps = arguments.get("steps_per_generation") or accumulation
+    return arguments.get("generation_batch_size") or batch * steps
 
 
 def _attention_widths(config: PreTrainedConfig) -> tuple[int, int]:

@@ -104,6 +104,26 @@ def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tupl
     return tuple(names)
 
 
+def check_teacher(name: str | None, method: str, where: str) -> str | None:
+    """Return the teacher of a recipe, there if and only if its method distils; nothing is loaded.
+
+    Raises:
+        CourseError: a teacher for a method that has none, or none for one that needs it.
+    """
+    if METHODS[method].teacher == bool(name):
+        return name or None
+    distilling = ", ".join(key for key, other in METHODS.items() if other.teacher)
+    if name:
+        raise CourseError(
+            f"{where}: the method {method!r} has no teacher, but teacher is {name!r}; remove it, or choose a "
+            f"method that distils: {distilling}."
+        )
+    raise CourseError(
+        f"{where}: the method {method!r} learns from a teacher, but the recipe names none; set teacher, for "
+        "example teacher=grpo."
+    )
+
+
 def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:
     """Check that keys exist.
 

@@ -16,7 +16,7 @@ from posttrain_helpers.environment.paths import output_root
 from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, trainer_defaults
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.recipes.checks import check_keys, check_rewards, check_settings
+from posttrain_helpers.recipes.checks import check_keys, check_rewards, check_settings, check_teacher
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.recipes.recipe import Recipe
 from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recipe_path, stage_name
@@ -78,6 +78,7 @@ def load_recipe(
         description=settings.get("description", ""),
         own_args=settings["args"],
         rewards=check_rewards(settings.get("rewards"), settings["method"], profile, where),
+        teacher=check_teacher(settings.get("teacher"), settings["method"], where),
     )
 
 

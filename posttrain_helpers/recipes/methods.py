@@ -31,6 +31,7 @@ class Method:
         arguments: of the config, where the trainer needs another value than the default; a recipe may
             overrule them.
         rewards: whether it learns from reward functions, which the recipe names.
+        teacher: whether it learns from the distributions of another model, which the recipe names.
         sampler: "module:function" that the trainer may sample with.
     """
 
@@ -41,6 +42,7 @@ class Method:
     head: str = "language"
     arguments: dict[str, Any] = field(default_factory=dict)
     rewards: bool = False
+    teacher: bool = False
     sampler: str | None = None
 
 
@@ -106,6 +108,21 @@ METHODS: dict[str, Method] = {
         columns=(("prompt",),),
         data="prompts",
         rewards=True,
+    ),
+    # The same divergence on replies that are given, and on replies that the student samples.
+    "distill_offline": Method(
+        config="trl.experimental.gkd:GKDConfig",
+        trainer="trl.experimental.gkd:GKDTrainer",
+        columns=(("messages",),),
+        arguments={"lmbda": 0.0},
+        teacher=True,
+    ),
+    "distill_on_policy": Method(
+        config="trl:DistillationConfig",
+        trainer="trl:DistillationTrainer",
+        columns=(("prompt",),),
+        data="prompts",
+        teacher=True,
     ),
 }
 

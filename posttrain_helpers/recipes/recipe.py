@@ -37,6 +37,7 @@ class Recipe:
         own_args: the part of `args` that the recipe itself sets.
         rewards: what rates a reply, for methods that learn from rewards: functions of `verifiers`, and stages
             or directories of reward models.
+        teacher: what the student imitates, for methods that distil: a stage, a directory or a Hub id.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Recipe:
     description: str = ""
     own_args: dict[str, Any] = field(default_factory=dict)
     rewards: tuple[str, ...] = ()
+    teacher: str | None = None
 
     @property
     def hash(self) -> str:
@@ -65,9 +67,10 @@ class Recipe:
     def content(self) -> dict[str, Any]:
         """Return what the recipe sets, without what depends on the machine."""
         return {
-            # A recipe without its own stage name or rewards keeps the identity that it had before these keys.
+            # A recipe without its own stage name, rewards or teacher keeps the identity that it had before.
             **({"stage": self.stage} if self.stage != self.name else {}),
             **({"rewards": list(self.rewards)} if self.rewards else {}),
+            **({"teacher": self.teacher} if self.teacher else {}),
             "method": self.method,
             "profile": self.profile,
             "model": self.model,

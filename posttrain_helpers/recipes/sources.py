@@ -31,6 +31,11 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/preferences": {**_SAMPLED, "identity": int},
     "tinyworld/judgements": {**_SAMPLED, "comparisons": int, "position_bias": float},
     "tinyworld/prompts": {"n_prompts": int},
+    "tinyworld/distillation": {
+        **dict.fromkeys(("n_prompts", "steps", "largest", "smallest"), int),
+        **dict.fromkeys(("policy", "student"), str),
+        "sampling_temperature": float,
+    },
     "tinyworld/word_problems": {"n_train": int, "steps": int, "largest": int, "smallest": int},
 }
 KEYS_OF_ONE_SOURCE = frozenset(_PLACE)

@@ -17,7 +17,7 @@ from pydantic import Field
 from posttrain_helpers.environment.runtime import LARGEST_SEED
 from posttrain_helpers.environment.schemas import checked
 
-VALUE_TYPES = {"description": str, "model": str, "seed": int}
+VALUE_TYPES = {"description": str, "model": str, "teacher": str, "seed": int}
 
 # What the libraries take beyond what they declare.
 _ALSO_TAKEN = {

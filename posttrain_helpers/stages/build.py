@@ -28,8 +28,7 @@ from posttrain_helpers.models.manifest import (
 )
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS
-from posttrain_helpers.rewards.verifiers import reward_models
-from posttrain_helpers.stages.save import free_place, is_readers, save_stage, stage_lock
+from posttrain_helpers.stages.save import free_place, is_readers, other_models, save_stage, stage_lock
 from posttrain_helpers.training.progress import Progress
 from posttrain_helpers.wording import closest
 
@@ -60,12 +59,12 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
         verify(target)
         return target
     recipe = load_recipe(recipes[name], profile)
-    parent, rewards = resolve_model(recipe.model, profile), _resolved_rewards(recipe)
-    reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
+    parent, others = resolve_model(recipe.model, profile), _resolved_others(recipe)
+    reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
     if reason:
         with stage_lock(target):
             # Another kernel may have built it while this one waited for the lock.
-            if rebuild or _out_of_date(target, recipe, parent, rewards):
+            if rebuild or _out_of_date(target, recipe, parent, others):
                 build_stage(recipe, reason)
     else:
         verify(target)
@@ -115,7 +114,7 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
 
     target = stage_path(recipe.stage, recipe.profile)
     parent = resolve_model(recipe.model, recipe.profile)
-    _resolved_rewards(recipe)  # built now, not when the trainer first asks for them
+    _resolved_others(recipe)  # built now, not when the trainer first asks for them
     with stage_lock(target), preserved_random_state():
         started = time.perf_counter()
         _remove_leftovers(target)
@@ -158,9 +157,9 @@ def train_stage(recipe: Recipe, rebuild: bool = False) -> Path:
         CourseError: the reader made the stage that is there in another way; or as `build_stage`.
     """
     target = stage_path(recipe.stage, recipe.profile)
-    parent, rewards = resolve_model(recipe.model, recipe.profile), _resolved_rewards(recipe)
+    parent, others = resolve_model(recipe.model, recipe.profile), _resolved_others(recipe)
     with stage_lock(target):
-        reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
+        reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
         if not reason:
             verify(target)
             print(
@@ -185,12 +184,12 @@ def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:
     return f"{closest(name, known)}Known are {', '.join(known)}."
 
 
-def _resolved_rewards(recipe: Recipe) -> dict[str, str]:
-    """Return what to load for each reward model of a recipe; its stage is built if it is missing."""
-    return {name: resolve_model(name, recipe.profile) for name in reward_models(recipe.rewards)}
+def _resolved_others(recipe: Recipe) -> dict[str, str]:
+    """Return what to load for each other model that a recipe learns from; its stage is built if missing."""
+    return {name: resolve_model(name, recipe.profile) for name in other_models(recipe)}
 
 
-def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, str]) -> str:
+def _out_of_date(target: Path, recipe: Recipe, parent: str, others: dict[str, str]) -> str:
     """Return why a stage must be built, an empty text if it need not be."""
     if not (target / MANIFEST).is_file():
         return "it is incomplete" if target.exists() else "it does not exist yet"
@@ -199,9 +198,9 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, s
         return "its recipe has changed"
     if manifest["parent_identity"] != model_identity(parent):
         return f"{recipe.model!r} has changed"
-    for name, place in rewards.items():
+    for name, place in others.items():
         if manifest.get("reward_identities", {}).get(name) != model_identity(place):
-            return f"the reward model {name!r} has changed"
+            return f"the {'teacher' if name == recipe.teacher else 'reward model'} {name!r} has changed"
     return ""
 
 

@@ -114,6 +114,11 @@ def save_stage(
     return target
 
 
+def other_models(recipe: Recipe) -> list[str]:
+    """Return the models that a recipe learns from beside its parent: reward models and a teacher."""
+    return [*reward_models(recipe.rewards), *([recipe.teacher] if recipe.teacher else [])]
+
+
 def is_as_written(recipe: Recipe) -> bool:
     """Say whether a recipe is what its file says, for the base model of its profile.
 
@@ -183,9 +188,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
     }
     if not weights:
         raise CourseError(f"nothing was saved for the stage {name!r}: the model wrote no safetensors file.")
-    rewards = {
-        reward: model_identity(location(reward, recipe.profile)) for reward in reward_models(recipe.rewards)
-    }
+    others = {name: model_identity(location(name, recipe.profile)) for name in other_models(recipe)}
     return {
         "stage": name,
         "profile": recipe.profile,
@@ -194,7 +197,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
         "settings": recipe.content(),
         "model": recipe.model,
         "parent_identity": model_identity(location(recipe.model, recipe.profile)),
-        **({"reward_identities": rewards} if rewards else {}),
+        **({"reward_identities": others} if others else {}),
         "identity": weights_identity({file: entry["sha256"] for file, entry in weights.items()}),
         "seed": recipe.seed,
         "versions": current_runtime(recipe.profile).versions,

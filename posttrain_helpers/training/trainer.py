@@ -38,6 +38,7 @@ from posttrain_helpers.training.checks import (
     lost_in_tokenization,
     replies_read_only,
 )
+from posttrain_helpers.training.distillation import check_distillation, load_teacher
 from posttrain_helpers.training.reward_checks import check_policy
 from posttrain_helpers.training.state import check_weights_are_sound
 
@@ -63,6 +64,8 @@ _CHECKS: dict[str, Callable[[Trainer], None]] = {
     "grpo": check_policy,
     "rloo": check_policy,
     "ppo": check_policy,
+    "distill_offline": check_distillation,
+    "distill_on_policy": check_distillation,
 }
 
 
@@ -115,6 +118,7 @@ def make_trainer(
             processing_class=tokenizer,
             callbacks=list(callbacks),
             **rewards,
+            **({"teacher_model": load_teacher(recipe, tokenizer)} if method.teacher else {}),
             **_sampler(method, config),
         )
     check_trainer(trainer, train_dataset, verbose)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
-from posttrain_helpers.lessons.exercises import lesson_03
+from posttrain_helpers.lessons.exercises import lesson_03, lesson_11b
 from posttrain_helpers.losses.kl import token_kl
 from posttrain_helpers.tinyworld import formats
 
@@ -72,6 +72,21 @@ def test_kl_term_is_the_divergence_where_a_trained_token_is_predicted(direction:
     pair = (base, policy) if direction == "forward" else (policy, base)
     expected = token_kl(*pair)[:, :-1][labels[:, 1:] != -100].mean()
     assert kl_term(policy, base, labels, direction).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0, 0.2, 0.5, 1])
+def test_divergence_of_lesson_11b_has_its_closed_form_and_that_of_trl(beta: float):
+    from trl.experimental.gkd import GKDTrainer
+
+    divergence = executed("11b_distillation.ipynb", "divergence")
+    student, teacher = normal(0, 3, 4, 7), normal(1, 3, 4, 7)
+    found = divergence(student, teacher, beta)
+    assert found.shape == (3, 4)
+    theirs = GKDTrainer.generalized_jsd_loss(student, teacher, labels=torch.ones(3, 4), beta=beta)
+    assert found.mean().item() == pytest.approx(theirs.item(), abs=1e-6)
+    if beta not in (0, 1):
+        p, q = teacher[0, 0].softmax(-1).tolist(), student[0, 0].softmax(-1).tolist()
+        assert found[0, 0].item() == pytest.approx(lesson_11b.jsd(p, q, beta), abs=1e-6)
 
 
 def test_an_adapter_of_lesson_03_is_the_merged_weight():

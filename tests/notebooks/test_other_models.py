@@ -32,6 +32,7 @@ LESSONS = {
     "08_ppo": ["ppo", "rloo"],
     "09_reward_hacking": [],
     "10_grpo_verifiable_rewards": ["grpo"],
+    "11b_distillation": ["distill_on_policy"],
     "12_evaluation": [],
     "13_judges": [],
     "14_real_data": ["sft_ultrachat"],

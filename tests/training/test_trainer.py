@@ -362,6 +362,8 @@ def test_registry_of_preference_methods() -> None:
     assert {name: method.data for name, method in METHODS.items()} == {
         "sft": "conversations",
         "kl_sft": "conversations",
+        "distill_offline": "conversations",
+        "distill_on_policy": "prompts",
         "reward": "pairs",
         "dpo": "pairs",
         "kto": "labels",

@@ -1,0 +1,106 @@
+"""What a student is distilled on: prompts, a teacher's replies to them, or these beside its own.
+
+The prompts are word problems: half with larger numbers, which the teacher has practised, half as in
+supervised fine-tuning. Nobody looks at the answers; that is what a teacher is for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
+from posttrain_helpers.stages.samples import sample_replies
+from posttrain_helpers.tinyworld.tasks import Item
+from posttrain_helpers.tinyworld.training_data.prompts import (
+    HELD_OUT_PROBLEMS,
+    build_word_problem_data,
+    held_out_problems,
+)
+from posttrain_helpers.tinyworld.training_data.suites import Suites
+
+# Between the seeds of the three kinds of problems.
+_SEEDS = 100_000
+# Enough for a solution of two steps.
+_REPLY_TOKENS = 40
+
+
+def build_distillation_data(
+    n_prompts: int,
+    steps: int,
+    largest: int,
+    seed: int,
+    profile: str,
+    smallest: int = 3,
+    policy: str | None = None,
+    student: str | None = None,
+    sampling_temperature: float = 1.0,
+) -> tuple[list[Item], Mapping[str, list[Item]], Counter[str]]:
+    """Draw prompts, and sample replies to them where a policy is named.
+
+    Args:
+        n_prompts: how many.
+        steps, largest, smallest: of the harder half, as for `build_word_problem_data`.
+        seed: of prompts and replies.
+        profile: what stage names refer to.
+        policy: the stage that replies, the teacher; None leaves the prompts without replies.
+        student: the stage whose replies are the rejected ones of pairs; None makes conversations.
+        sampling_temperature: of both.
+
+    Returns:
+        Rows, at most `n_prompts` (a problem that is held out elsewhere is left out): `id`, `task`, `prompt` and
+        `answer`; with a policy `messages` in place of these two; with a student `chosen` and `rejected` beside
+        them. The held-out suites by name. How many pairs of equal replies were dropped.
+    """
+    rows = _prompts(n_prompts, steps, largest, smallest, seed)
+    dropped: Counter[str] = Counter()
+    if policy is not None:
+        prompts = [row["prompt"] for row in rows]
+        options = {"samples": 1, "temperature": sampling_temperature, "max_new_tokens": _REPLY_TOKENS}
+        given = [
+            [group[0].text for group in sample_replies(name, prompts, seed=seed, profile=profile, **options)]
+            for name in (policy, student)
+            if name is not None
+        ]
+        turns = [
+            [[{"role": "assistant", "content": text}] for text in texts] for texts in zip(*given, strict=True)
+        ]
+        if student is None:
+            rows = [
+                {"id": row["id"], "task": row["task"], "messages": row["prompt"] + turn[0]}
+                for row, turn in zip(rows, turns, strict=True)
+            ]
+        else:
+            pairs = [
+                {**row, "chosen": strong, "rejected": weak}
+                for row, (strong, weak) in zip(rows, turns, strict=True)
+            ]
+            rows = [pair for pair in pairs if pair["chosen"] != pair["rejected"]]
+            dropped["identical"] = len(pairs) - len(rows)
+    held_out = partial(held_out_problems, steps, largest, HELD_OUT_PROBLEMS, smallest=smallest)
+    return rows, Suites({"problems": held_out}), +dropped
+
+
+def _prompts(n: int, steps: int, largest: int, smallest: int, seed: int) -> list[Item]:
+    """Draw half harder problems, and half as fine-tuning has them, of one step and of two."""
+    held_out = {
+        item["prompt"][0]["content"]
+        for split in HELD_OUT_SPLITS
+        for item in held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split, smallest=smallest)
+    }
+    half, quarter = n - n // 2, n // 4
+    kinds = ((half, steps, largest, smallest), (quarter, 1, 12, 3), (n - half - quarter, 2, 12, 3))
+    rows = []
+    for place, (number, *sizes) in enumerate(kinds, start=1):
+        # Not the problems that the teacher has practised, and each kind from a seed of its own.
+        drawn = _problems(number, *sizes, seed=seed + place * _SEEDS)
+        rows += [row for row in drawn if row["prompt"][0]["content"] not in held_out]
+    random.Random(f"distillation/{seed}").shuffle(rows)
+    return [{"id": f"distillation/{number}", **row} for number, row in enumerate(rows)]
+
+
+def _problems(n: int, steps: int, largest: int, smallest: int, seed: int) -> list[Item]:
+    drawn, _ = build_word_problem_data(n, steps, largest, seed, smallest)
+    return [{key: row[key] for key in ("task", "prompt", "answer")} for row in drawn]

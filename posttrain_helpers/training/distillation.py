@@ -1,0 +1,86 @@
+"""What a distillation needs beside its trainer: a teacher of the same vocabulary, and a check of both.
+
+The trainers are TRL's: `DistillationTrainer` on replies that the student samples, and `GKDTrainer` on replies
+that are given. Both compare next-token distributions entry by entry, and look only at how many entries there
+are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from posttrain_helpers.environment.runtime import current_runtime
+from posttrain_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from posttrain_helpers.recipes import Recipe
+
+
+def load_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load the teacher that a recipe names, in evaluation mode and frozen; a missing stage is built.
+
+    Args:
+        recipe: of a method that distils.
+        tokenizer: the student's.
+
+    Raises:
+        CourseError: as loading a model does, or the teacher's tokens are not the student's.
+    """
+    from posttrain_helpers.models.loading import load_repaired
+    from posttrain_helpers.stages.build import resolve_model
+
+    place = resolve_model(recipe.teacher, recipe.profile)
+    device = current_runtime(recipe.profile).device
+    teacher, its_tokenizer, _ = load_repaired(place, device, merge=True, profile=recipe.profile)
+    check_same_vocabulary(tokenizer, its_tokenizer)
+    return teacher.requires_grad_(False).eval()
+
+
+def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Check that entry 17 of the student's distribution is the same token as entry 17 of the teacher's.
+
+    TRL compares the sizes of the two vocabularies and nothing else.
+
+    Raises:
+        CourseError: they differ; the sentence names a token.
+    """
+    own, other = student.get_vocab(), teacher.get_vocab()
+    if own == other:
+        return
+    different = sorted(token for token in own.keys() | other.keys() if own.get(token) != other.get(token))
+    raise CourseError(
+        f"student and teacher have different vocabularies ({len(own):,} and {len(other):,} tokens, "
+        f"{len(different):,} of them not in the same place, such as {different[0]!r}), so that their "
+        "distributions cannot be compared token by token; take a teacher of the student's family, or train "
+        "on the teacher's texts (sequence-level distillation)."
+    )
+
+
+def check_distillation(trainer: Trainer) -> None:
+    """Check a finished trainer that distils.
+
+    Raises:
+        CourseError: the teacher's weights are the student's, or `GKDTrainer` is to sample (`lmbda` above 0):
+            it then divides the loss of the sampled tokens by the number of tokens in the rows that they
+            replace.
+    """
+    import torch
+
+    if getattr(trainer.args, "lmbda", 0) > 0:
+        raise CourseError(
+            f"args.lmbda is {trainer.args.lmbda}, but GKDTrainer divides the loss of sampled replies by the "
+            "number of tokens of the replies that they replace; set args.lmbda=0, or take the method "
+            "distill_on_policy."
+        )
+    student = dict(trainer.model.named_parameters())
+    teacher = dict(trainer.teacher_model.named_parameters())
+    if student.keys() == teacher.keys() and all(
+        student[name].shape == teacher[name].shape and torch.equal(student[name], teacher[name])
+        for name in student
+    ):
+        raise CourseError(
+            "the teacher's weights are the student's, so that there is nothing to learn from it; set teacher "
+            "to a stage that is better than the parent."
+        )

@@ -1,0 +1,72 @@
+"""The ways to distil are compared on the same prompts, one reply each, and none of them is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from posttrain_helpers.data.loading import load_data
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
+from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.stages.samples import Sample
+from posttrain_helpers.tinyworld.tasks import held_out_suite
+from posttrain_helpers.tinyworld.training_data import distillation
+from posttrain_helpers.tinyworld.training_data.prompts import held_out_problems
+
+pytestmark = pytest.mark.usefixtures("output_root")
+
+
+@pytest.fixture(autouse=True)
+def _written_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every stage answer with its name and the number of the prompt, but the student agree at times."""
+
+    def replies(policy: str, prompts: list, **options: Any) -> list[list[Sample]]:
+        assert options["samples"] == 1
+        names = ["grpo" if number % 4 == 0 else policy for number in range(len(prompts))]
+        return [[Sample(f"{name} {number}", True)] for number, name in enumerate(names)]
+
+    monkeypatch.setattr(distillation, "sample_replies", replies)
+
+
+def loaded(name: str) -> Any:
+    return load_data(load_recipe(name, "tiny", {"data.n_prompts": 80}), verbose=False)[0]
+
+
+def test_each_way_gets_the_same_prompts_and_one_reply() -> None:
+    prompts, offline, pairs = (
+        loaded(name) for name in ("distill_on_policy", "distill_offline", "strong_weak_dpo")
+    )
+    assert len(prompts) == len(offline) == 80
+    assert [turns[:-1] for turns in offline["messages"]] == list(prompts["prompt"])
+    assert [turns[-1]["content"] for turns in offline["messages"]] == [f"grpo {n}" for n in range(80)]
+    # Equal replies make no pair.
+    assert len(pairs) == 60
+    assert set(pairs[0]) == {"prompt", "chosen", "rejected"}
+    assert pairs[0]["rejected"][0]["content"].startswith("student")
+    assert all(prompt in list(prompts["prompt"]) for prompt in pairs["prompt"])
+
+
+def test_recipes_compared_have_equal_steps_and_rows() -> None:
+    on_policy, offline = (load_recipe(name, "tiny") for name in ("distill_on_policy", "distill_offline"))
+    same = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "num_train_epochs")
+    assert [on_policy.args[key] for key in same] == [offline.args[key] for key in same]
+    assert (on_policy.model, on_policy.teacher) == (offline.model, offline.teacher)
+    assert {**on_policy.data, **offline.data} == offline.data
+
+
+def contents(items: Iterable[dict]) -> set[str]:
+    return {item["prompt"][0]["content"] for item in items}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_prompt_is_held_out_and_none_comes_twice(seed: int) -> None:
+    recipe = load_recipe("distill_on_policy", "tiny", {"seed": seed})
+    rows, _ = load_data(recipe, verbose=False)
+    asked = contents(rows)
+    assert len(asked) == len(rows) >= recipe.data["n_prompts"] - 2
+    for split in HELD_OUT_SPLITS:
+        assert not asked & contents(held_out_suite("word_problems", split=split))
+        assert not asked & contents(held_out_problems(2, 15, 300, split, smallest=11))
+    assert not asked & contents(load_data(load_recipe("grpo", "tiny", {"seed": seed}), verbose=False)[0])
