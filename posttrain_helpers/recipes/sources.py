@@ -33,7 +33,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/prompts": {"n_prompts": int},
     "tinyworld/distillation": {
         **dict.fromkeys(("n_prompts", "steps", "largest", "smallest"), int),
-        **dict.fromkeys(("policy", "student"), str),
+        **dict.fromkeys(("policy", "student"), str | None),
         "sampling_temperature": float,
     },
     "tinyworld/word_problems": {"n_train": int, "steps": int, "largest": int, "smallest": int},

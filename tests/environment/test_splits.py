@@ -35,6 +35,7 @@ from posttrain_helpers.tinyworld.tasks import (
     split_of_word,
 )
 from posttrain_helpers.tinyworld.training_data import preferences
+from posttrain_helpers.tinyworld.training_data.distillation import build_distillation_data
 from posttrain_helpers.tinyworld.training_data.judgements import build_judgement_data
 from posttrain_helpers.tinyworld.training_data.preferences import build_preference_data
 from posttrain_helpers.tinyworld.training_data.prompts import (
@@ -60,6 +61,12 @@ def _word_problems(seed: int) -> list[Row]:
     return build_word_problem_data(1500, data["steps"], data["largest"], seed, data["smallest"])[0]
 
 
+def _distillation(seed: int) -> list[Row]:
+    data = load_recipe("distill_on_policy", "tiny").data
+    sizes = {key: data[key] for key in ("steps", "largest", "smallest")}
+    return build_distillation_data(1000, **sizes, seed=seed, profile="tiny")[0]
+
+
 # Whatever a recipe may train on, with how many rows are enough to meet every kind of them.
 SOURCES: dict[str, Callable[[int], Sequence[Row]]] = {
     "tinyworld/sft": lambda seed: build_sft_data(4000, seed)[0],
@@ -71,6 +78,7 @@ SOURCES: dict[str, Callable[[int], Sequence[Row]]] = {
     )[0],
     "tinyworld/prompts": lambda seed: build_prompt_data(1500, seed)[0],
     "tinyworld/word_problems": _word_problems,
+    "tinyworld/distillation": _distillation,
 }
 TASKS = {
     "tinyworld/sft": {"facts", "arithmetic", "word_problems", "stories", "identity", "instructions"},
@@ -78,6 +86,7 @@ TASKS = {
     "tinyworld/judgements": {"judgements"},
     "tinyworld/prompts": {"facts", "stories"},
     "tinyworld/word_problems": {"word_problems"},
+    "tinyworld/distillation": {"word_problems"},
 }
 
 

@@ -70,7 +70,7 @@ HASHES = {
         "smollm2": "9027a18ae0e4221a",
         "qwen3": "29e9a6a06496b456",
     },
-    "student": {"tiny": "f76233f0314618fd", "smollm2": "040216933a212d4f", "qwen3": "1641801b21fe5156"},
+    "student": {"tiny": "9d0b792d03177890", "smollm2": "040216933a212d4f", "qwen3": "1641801b21fe5156"},
     "templates": {"tiny": "a8c81979c23d0b97", "smollm2": "936b4b8ae1fc7ca0", "qwen3": "9a5bb5759009854d"},
 }
 

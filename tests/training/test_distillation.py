@@ -138,6 +138,31 @@ def test_sampling_is_left_to_the_trainer_that_counts_right(models: Any) -> None:
         trainer_of("distill_offline", models, **{"args.lmbda": 0.5})
 
 
+def test_gkd_counts_the_replies_that_sampled_ones_replace(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason for the refusal; where this fails, TRL has mended it."""
+    trainer = trainer_of("distill_offline", models, **{"args.max_steps": 1})
+    trainer.lmbda, trainer.generation_config.max_new_tokens = 1.0, 3
+    counted, asked = [], []
+
+    def noted(student: Any, teacher: Any, labels: torch.Tensor, num_items_in_batch: Any, **how: Any) -> Any:
+        counted.append((int(num_items_in_batch), int((labels != -100).sum())))
+        asked.append(how.get("temperature"))
+        return original(student, teacher, labels=labels, num_items_in_batch=num_items_in_batch, **how)
+
+    original = trainer.generalized_jsd_loss
+
+    def by_name(student_logits: Any, teacher_logits: Any, **how: Any) -> Any:
+        return noted(student_logits, teacher_logits, **how)
+
+    monkeypatch.setattr(trainer, "generalized_jsd_loss", by_name)
+    train(trainer)
+    ((given, sampled),) = counted
+    assert sampled <= 4 * 3 < given  # four replies of three tokens at most
+    assert asked == [None]  # the sampling is at args.temperature, the divergence at 1
+
+
 def test_another_vocabulary_is_refused(models: Any) -> None:
     _, tokenizer, _ = models
     check_same_vocabulary(tokenizer, tokenizer)

@@ -50,9 +50,9 @@ def build_distillation_data(
         sampling_temperature: of both.
 
     Returns:
-        Rows, at most `n_prompts` (a problem that is held out elsewhere is left out): `id`, `task`, `prompt` and
-        `answer`; with a policy `messages` in place of these two; with a student `chosen` and `rejected` beside
-        them. The held-out suites by name. How many pairs of equal replies were dropped.
+        Rows, at most `n_prompts` (a problem that is held out elsewhere is left out): `id`, `task`, `prompt`
+        and `answer`; with a policy `messages` in place of these two; with a student `chosen` and `rejected`
+        beside them. The held-out suites by name. How many pairs of equal replies were dropped.
     """
     rows = _prompts(n_prompts, steps, largest, smallest, seed)
     dropped: Counter[str] = Counter()
