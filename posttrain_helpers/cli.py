@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
+SECONDS_AFTER_THE_MAIN_PROCESS = 20.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -174,7 +177,7 @@ def _exit_code(argv: list[str]) -> int:
         _flush()
         raise
     except CourseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was kept.", file=sys.stderr)
@@ -185,9 +188,20 @@ def _exit_code(argv: list[str]) -> int:
         sentence = machine_failure(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        _print_error(sentence)
         _discard_unprinted()
         return EXIT_MISTAKE
+
+
+def _print_error(sentence: str) -> None:
+    """Print what is wrong; of processes that find the same, the launcher ends the others meanwhile."""
+    from posttrain_helpers.environment.processes import is_main_process, process_index
+
+    if is_main_process():
+        print(f"error: {sentence}", file=sys.stderr)
+    else:
+        time.sleep(SECONDS_AFTER_THE_MAIN_PROCESS)
+        print(f"error in process {process_index()}: {sentence}", file=sys.stderr)
 
 
 def _flush() -> None:
@@ -216,9 +230,21 @@ def _dispatch(argv: list[str]) -> int:
 
         return pretrain.main(argv[1:]) or 0
     arguments = _parse(parser, argv)
+    if arguments.command != "train":
+        _check_alone(arguments.command)
     if getattr(arguments, "split", None):
         os.environ[SPLIT_VARIABLE] = arguments.split  # also for the kernels of lessons
     return _COMMANDS[arguments.command](arguments)
+
+
+def _check_alone(command: str) -> None:
+    from posttrain_helpers.environment.processes import process_count
+
+    if process_count() > 1:
+        raise CourseError(
+            f"{command} runs in one process, but a launcher has started {process_count()}; start it without "
+            "torchrun or accelerate launch."
+        )
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
@@ -243,6 +269,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.environment.processes import is_main_process, joined_group
+    from posttrain_helpers.environment.runtime import current_runtime
+
+    with joined_group(use_cpu=current_runtime(arguments.profile).device == "cpu"):
+        if is_main_process():
+            return _train_here(arguments)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the main process says it all
+            return _train_here(arguments)
+
+
+def _train_here(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from posttrain_helpers.environment.runtime import setup

@@ -10,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+from posttrain_helpers.environment.processes import is_main_process, main_process_first, process_count
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.environment.training_watch import uncounted_training
@@ -62,6 +63,11 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
     recipe = load_recipe(recipes[name], profile)
     parent, rewards = resolve_model(recipe.model, profile), _resolved_rewards(recipe)
     reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, rewards)
+    if reason and process_count() > 1:
+        raise CourseError(
+            f"the stage {name!r} is needed, and {reason}; build it first: python -m posttrain_helpers train "
+            f"{recipes[name]} --profile {profile.name}, in one process or started as this one."
+        )
     if reason:
         with stage_lock(target):
             # Another kernel may have built it while this one waited for the lock.
@@ -118,7 +124,8 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
     _resolved_rewards(recipe)  # built now, not when the trainer first asks for them
     with stage_lock(target), preserved_random_state():
         started = time.perf_counter()
-        _remove_leftovers(target)
+        if is_main_process():
+            _remove_leftovers(target)
         progress = Progress(
             f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", own_line=verbose
         )
@@ -133,7 +140,8 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
         )
         if recipe.lora is None:
             model = with_all_weights_trained(model)
-        rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
+        with main_process_first():
+            rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
         trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
         trainer.add_callback(progress.callback())
         with uncounted_training():

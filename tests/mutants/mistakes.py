@@ -1517,7 +1517,7 @@ STAGE_SAVING = Group(
             '(directory / "training_args.bin").unlink(missing_ok=True)',
             "pass",
         ),
-        Mistake("_is_plain_number", "infinite numbers pass", " and math.isfinite(value)", ""),
+        Mistake("_plain_numbers", "infinite numbers pass", " and math.isfinite(value)", ""),
         Mistake(
             "_follows",
             "half a training is the recipe's",
