@@ -72,7 +72,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--name",
         help="of the stage; default: that of the recipe, with overrides also six digits of its hash",
     )
-    train.add_argument("--rebuild", action="store_true", help="train it even if it is there")
+    train.add_argument("--rebuild", action="store_true", help="train it anew even if it is there, or begun")
+    train.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    train.add_argument(
+        "--save-steps",
+        type=int,
+        metavar="N",
+        help="save the training every N steps, so that it can go on; default: ten times; 0: never",
+    )
 
     _add_evaluate(commands, [profile, split])
     seeds = commands.add_parser(
@@ -180,7 +187,8 @@ def _exit_code(argv: list[str]) -> int:
         _print_error(str(error))
         return EXIT_MISTAKE
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept.", file=sys.stderr)
+        goes_on = " A training that was saved goes on with --resume." if argv[:1] == ["train"] else ""
+        print(f"interrupted: nothing half-written was kept.{goes_on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         from posttrain_helpers.environment.failures import machine_failure
@@ -292,7 +300,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
     recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
     print(recipe)
     print(f"memory: {_planned_memory(recipe)}")
-    print(f"stage: {train_stage(recipe, arguments.rebuild)}")
+    print(f"stage: {train_stage(recipe, arguments.rebuild, arguments.resume, arguments.save_steps)}")
     if METHODS[recipe.method].head == "language":
         other = "sft" if recipe.stage != "sft" else "base"
         profile = f" --profile {arguments.profile}" if arguments.profile else ""

@@ -22,6 +22,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"),
 ]
 HERE = Path(__file__).parent
+ON_REQUEST = "POSTTRAIN_EVERY_LAUNCH"
+on_request = pytest.mark.skipif(
+    not os.environ.get(ON_REQUEST), reason=f"starts several processes once more; set {ON_REQUEST}=1"
+)
 STEPS = "args.logging_steps=1 args.learning_rate=3e-3 args.lr_scheduler_type=constant"
 SAMPLED = f"args.max_completion_length=6 {STEPS}"
 
@@ -106,6 +110,7 @@ def test_two_processes_give_the_curve_of_one(files: dict[str, Path], tmp_path: P
         assert apart < moved / 50, (name, apart, moved)
 
 
+@on_request
 def test_a_missing_parent_is_asked_for_once(tmp_path: Path) -> None:
     done = run(torchrun("-m", "posttrain_helpers", "train", "dpo"), tmp_path)
     assert done.returncode != 0
@@ -113,6 +118,7 @@ def test_a_missing_parent_is_asked_for_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("tiny/stages/[a-z]*"))
 
 
+@on_request
 def test_accelerate_that_starts_one_process_of_two_is_refused(tmp_path: Path) -> None:
     launcher = "-m accelerate.commands.launch --cpu --num_processes 2 -m posttrain_helpers train sft"
     done = run([sys.executable, *launcher.split()], tmp_path)
@@ -120,6 +126,7 @@ def test_accelerate_that_starts_one_process_of_two_is_refused(tmp_path: Path) ->
     assert "error: accelerate launch was asked for several processes and has started one" in done.stderr
 
 
+@on_request
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_process_that_dies_ends_the_other_within_a_minute(files: dict[str, Path], tmp_path: Path) -> None:
     line = lines(files)["sft"].replace("args.max_steps=4", "args.max_steps=100000")

@@ -171,10 +171,17 @@ def _kept_sentence(name: str, kept: Path) -> str:
 
 
 @contextmanager
-def stage_lock(target: Path) -> Iterator[None]:
+def stage_lock(target: Path, wait: bool = True) -> Iterator[None]:
     """Let one process at a time build or write a stage; the lock ends with its process, however that ends.
 
     Of several processes that train together the main one holds it for all.
+
+    Args:
+        target: the stage's directory.
+        wait: for a process that has the lock; a second training of the same stage need not begin.
+
+    Raises:
+        CourseError: another process has the lock, and this one is not to wait.
     """
     from filelock import FileLock, Timeout
 
@@ -187,6 +194,11 @@ def stage_lock(target: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise CourseError(
+                f"another process trains the stage {target.name!r} at this moment; wait until it is done, or "
+                "choose another name with --name."
+            ) from None
         print(f"waiting: another process builds the stage {target.name!r} …", flush=True)
         lock.acquire()
     try:

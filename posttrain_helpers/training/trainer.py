@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +158,14 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
             print(trainer.reward_check)
 
 
-def train(trainer: Trainer) -> dict[str, float]:
+def train(trainer: Trainer, checkpoint: Path | None = None) -> dict[str, float]:
     """Train, leave the model ready to generate, and return the final metrics.
 
     TRL leaves the model in training mode, in which generation without a cache writes garbage.
+
+    Args:
+        trainer: as `make_trainer` returns it.
+        checkpoint: the directory of one to go on from.
 
     Raises:
         CourseError: there is too little memory; what the run held there is freed. The loss or the weights
@@ -170,7 +175,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     import torch
 
     try:
-        return trainer.train().metrics
+        return trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics
     except ImportError as error:  # an optimizer is looked for at the first step only
         raise _missing_package(error) from error
     except (TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from posttrain_helpers.environment.processes import check_launcher, joined_group
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.stages import save
+from posttrain_helpers.stages.build import load_stage
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
@@ -121,3 +122,9 @@ def test_only_the_main_process_locks(output_root, monkeypatch: pytest.MonkeyPatc
     launched(monkeypatch, WORLD_SIZE="2", RANK="1")
     with save.stage_lock(output_root / "sft"):
         assert not list(output_root.glob(".*"))
+
+
+def test_a_missing_parent_is_not_built_by_every_process(output_root, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, WORLD_SIZE="2", RANK="1")
+    with pytest.raises(CourseError, match="build it first: python -m posttrain_helpers train sft"):
+        load_stage("sft", "tiny")
