@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--rebuild", action="store_true", help="train it anew even if it is there, or begun")
     train.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    train.add_argument("--dry-run", action="store_true", help="check everything and print the plan only")
     train.add_argument(
         "--save-steps",
         type=int,
@@ -299,6 +300,12 @@ def _train_here(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
     recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
     print(recipe)
+    if arguments.dry_run:
+        from posttrain_helpers.stages.planning import plan_training
+
+        for heading, sentence in plan_training(recipe):
+            print(f"{heading}: {sentence}")
+        return 0
     print(f"memory: {_planned_memory(recipe)}")
     print(f"stage: {train_stage(recipe, arguments.rebuild, arguments.resume, arguments.save_steps)}")
     if METHODS[recipe.method].head == "language":

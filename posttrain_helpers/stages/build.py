@@ -186,6 +186,9 @@ def train_stage(
         CourseError: the reader made the stage that is there in another way, another process trains it, or
             there is an unfinished run and nothing was said about it; or as `build_stage`.
     """
+    from posttrain_helpers.data.loading import check_source
+
+    check_source(recipe)  # before a model is downloaded or a parent is built
     target = stage_path(recipe.stage, recipe.profile)
     parent, rewards = resolve_model(recipe.model, recipe.profile), _resolved_rewards(recipe)
     with stage_lock(target, wait=False):

@@ -102,8 +102,7 @@ def make_trainer(
     rewards = _reward_arguments(recipe, method, reward_funcs)
     _check_columns(recipe, method, train_dataset)
     _check_head(recipe, method, model)
-    with _refusals(recipe, method.config, "arguments"):
-        config = config_class(recipe.method)(**{**method.arguments, **recipe.args})
+    config = checked_config(recipe)
     _check_template(config, tokenizer)
     _check_offloading(config)
     check_positions(model, config)
@@ -120,6 +119,17 @@ def make_trainer(
         )
     check_trainer(trainer, train_dataset, verbose)
     return trainer
+
+
+def checked_config(recipe: Recipe) -> Any:
+    """Return the config of a recipe's trainer.
+
+    Raises:
+        CourseError: the config refuses an argument.
+    """
+    method = method_named(recipe.method)
+    with _refusals(recipe, method.config, "arguments"):
+        return config_class(recipe.method)(**{**method.arguments, **recipe.args})
 
 
 def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True) -> None:

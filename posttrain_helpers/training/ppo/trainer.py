@@ -156,9 +156,7 @@ class PPOTrainer(Trainer):
         )
         self.kl_coef = args.kl_coef
         if args.max_steps <= 0:
-            episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_dataset))
-            updates = math.ceil(episodes / (args.rollout_rows * args.world_size))
-            args.max_steps = updates * args.steps_per_update
+            args.max_steps = args.steps_for(len(train_dataset))
         self._rollout: Rollout | None = None
         self._micro_batches: list[torch.Tensor] = []
 
