@@ -74,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--rebuild", action="store_true", help="train it anew even if it is there, or begun")
     train.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    train.add_argument(
+        "--track",
+        choices=("tensorboard", "wandb", "mlflow", "trackio"),
+        help="also log to a tracker; its keys come from the environment or a file .env; default: none",
+    )
     train.add_argument("--dry-run", action="store_true", help="check everything and print the plan only")
     train.add_argument(
         "--save-steps",
@@ -300,6 +305,8 @@ def _train_here(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
     recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
     print(recipe)
+    if arguments.track:
+        recipe = _tracked(recipe, arguments.track)
     if arguments.dry_run:
         from posttrain_helpers.stages.planning import plan_training
 
@@ -313,6 +320,16 @@ def _train_here(arguments: argparse.Namespace) -> int:
         profile = f" --profile {arguments.profile}" if arguments.profile else ""
         print(f"compare: python -m posttrain_helpers evaluate {recipe.stage} {other}{profile}")
     return 0
+
+
+def _tracked(recipe: Recipe, tracker: str) -> Recipe:
+    from dataclasses import replace
+
+    from posttrain_helpers.environment.paths import output_root
+    from posttrain_helpers.environment.trackers import prepare_tracker
+
+    prepare_tracker(tracker, output_root() / recipe.profile / "tracking" / tracker)
+    return replace(recipe, args={**recipe.args, "report_to": [tracker], "run_name": recipe.stage})
 
 
 def _stage_name(recipe: Recipe, name: str | None) -> str:
