@@ -66,14 +66,30 @@ def check_launcher() -> None:
         )
 
 
+def sharded_by() -> str | None:
+    """Return what shares the weights out over the processes, None where each holds all of them."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+            return name
+    return None
+
+
 @contextmanager
 def joined_group(use_cpu: bool) -> Iterator[None]:
     """Join the group of processes in a `with` block; without a launcher, or inside such a block, do nothing.
 
     Args:
         use_cpu: whether the models are on CPUs, even where there is a GPU.
+
+    Raises:
+        CourseError: as `check_launcher`, or weights are to be shared out on CPUs.
     """
     check_launcher()
+    if use_cpu and (engine := sharded_by()):
+        raise CourseError(
+            f"the launcher asks for {engine}, but on CPUs accelerate leaves it out without a word and every "
+            "process would hold the whole model; use recipes/accelerate/ddp.yaml there, or GPUs."
+        )
     import torch
 
     if process_count() == 1 or torch.distributed.is_initialized():

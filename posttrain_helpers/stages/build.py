@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.environment.paths import output_root
-from posttrain_helpers.environment.processes import is_main_process, main_process_first, process_count
+from posttrain_helpers.environment.processes import (
+    is_main_process,
+    main_process_first,
+    process_count,
+    sharded_by,
+)
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.environment.training_watch import uncounted_training
@@ -148,7 +153,8 @@ def build_stage(
         set_seed(recipe.seed)  # a fresh score head or adapter draws its weights before the trainer seeds
         model, tokenizer, _ = load_repaired(
             parent,
-            current_runtime(recipe.profile).device,
+            # Weights that are shared out need not fit into one GPU.
+            "cpu" if sharded_by() else current_runtime(recipe.profile).device,
             lora=recipe.lora,
             quantization=recipe.quantization,
             head=METHODS[recipe.method].head,

@@ -14,6 +14,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.failures import memory_failure
+from posttrain_helpers.environment.processes import sharded_by
 from posttrain_helpers.environment.runtime import prepare_trainers
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.chat_markers import check_markers, check_openings, mark_replies
@@ -247,7 +248,7 @@ def _sampler(method: Method, config: Any) -> dict[str, Any]:
     if method.sampler is None:
         return {}
     other_engine = config.use_vllm or config.use_transformers_continuous_batching
-    sharded = config.fsdp or config.deepspeed
+    sharded = config.fsdp or config.deepspeed or sharded_by()
     cut = config.top_p != 1 or config.top_k or config.min_p or config.repetition_penalty != 1
     if other_engine or sharded or cut or config.generation_kwargs:
         return {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from posttrain_helpers import cli
+from posttrain_helpers.environment import processes
 from posttrain_helpers.environment.processes import check_launcher, joined_group, shared_batch
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
@@ -128,3 +131,39 @@ def test_a_missing_parent_is_not_built_by_every_process(output_root, monkeypatch
     launched(monkeypatch, WORLD_SIZE="2", RANK="1")
     with pytest.raises(CourseError, match="build it first: python -m posttrain_helpers train sft"):
         load_stage("sft", "tiny")
+
+
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
+def test_an_engine_that_accelerate_leaves_out_on_cpus_is_refused(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(monkeypatch, WORLD_SIZE="2", RANK="0", **{f"ACCELERATE_USE_{engine}": "true"})
+    with pytest.raises(CourseError, match=f"asks for {engine}, but on CPUs"), joined_group(use_cpu=True):
+        pass
+
+
+CONFIGS = sorted((Path(processes.__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_accelerate_reads_the_shipped_configs(config: Path) -> None:
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    command = f"--config_file {config} --num_processes 4 -m posttrain_helpers train sft"
+    arguments = launch_command_parser().parse_args(command.split())
+    arguments, _, _ = _validate_launch_command(arguments)
+    assert arguments.num_processes == 4
+    assert (arguments.multi_gpu, arguments.use_fsdp, arguments.use_deepspeed) == (
+        config.stem == "ddp",
+        config.stem == "fsdp2",
+        config.stem.startswith("zero"),
+    )
+    if config.stem == "fsdp2":
+        assert str(arguments.fsdp_version) == "2"
+    if config.stem.startswith("zero"):
+        assert str(arguments.zero_stage) == config.stem[-1]
+    assert f"/{config.name} " in config.read_text(encoding="utf-8")
+
+
+def test_four_configs_are_shipped() -> None:
+    assert [path.stem for path in CONFIGS] == ["ddp", "fsdp2", "zero2", "zero3"]
