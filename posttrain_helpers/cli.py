@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 from posttrain_helpers.errors import CourseError
 
@@ -79,6 +80,22 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("tensorboard", "wandb", "mlflow", "trackio"),
         help="also log to a tracker; its keys come from the environment or a file .env; default: none",
     )
+    train.add_argument("--models", metavar="A,B", help="train from each of these models, one after the other")
+    train.add_argument(
+        "--model-index",
+        type=int,
+        metavar="N",
+        help="only from this one of --models, from 0: for arrays of jobs",
+    )
+    train.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="train with each value, such as args.learning_rate=1e-5,2e-5; may be repeated",
+    )
+    train.add_argument("--seeds", metavar="0,1,2", help="train with each seed, such as 0,1,2 or 0-2")
+    train.add_argument("--output-dir", metavar="DIR", help="where everything is written; as POSTTRAIN_OUTPUT")
     train.add_argument("--dry-run", action="store_true", help="check everything and print the plan only")
     train.add_argument(
         "--save-steps",
@@ -286,6 +303,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.environment.processes import is_main_process, joined_group
     from posttrain_helpers.environment.runtime import current_runtime
 
+    if arguments.output_dir:
+        os.environ[OUTPUT_VARIABLE] = arguments.output_dir
     with joined_group(use_cpu=current_runtime(arguments.profile).device == "cpu"):
         if is_main_process():
             return _train_here(arguments)
@@ -302,7 +321,10 @@ def _train_here(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.stages.build import train_stage
 
     setup(arguments.profile)
-    recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
+    changes = _variants(arguments)
+    if len(changes) > 1:
+        return _train_several(arguments, changes)
+    recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *changes[0]])
     recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
     print(recipe)
     if arguments.track:
@@ -319,6 +341,61 @@ def _train_here(arguments: argparse.Namespace) -> int:
         other = "sft" if recipe.stage != "sft" else "base"
         profile = f" --profile {arguments.profile}" if arguments.profile else ""
         print(f"compare: python -m posttrain_helpers evaluate {recipe.stage} {other}{profile}")
+    return 0
+
+
+def _variants(arguments: argparse.Namespace) -> list[list[str]]:
+    from posttrain_helpers.lessons.seeds import parse_seeds
+    from posttrain_helpers.stages.sweep import variants
+
+    models = _listed(arguments.models) or []
+    if arguments.model_index is not None:
+        if not 0 <= arguments.model_index < len(models):
+            raise CourseError(
+                f"--model-index {arguments.model_index} names none of the {len(models)} models of --models; "
+                "count from 0."
+            )
+        models = [models[arguments.model_index]]
+    return variants(models, arguments.sweep, parse_seeds(arguments.seeds) if arguments.seeds else [])
+
+
+def _train_several(arguments: argparse.Namespace, changes: list[list[str]]) -> int:
+    """Train one after the other, then print one table of the trainings and one board on dev."""
+    from dataclasses import replace
+
+    from posttrain_helpers.environment.processes import process_count
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.recipes.methods import METHODS
+    from posttrain_helpers.stages.build import train_stage
+    from posttrain_helpers.stages.planning import plan_training
+    from posttrain_helpers.stages.sweep import last_measure
+
+    recipes = {}
+    for change in changes:  # all are checked before the first is trained
+        recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *change])
+        name = f"{arguments.name or recipe.stage}-{recipe.hash[:6]}"
+        recipes[" ".join(change)] = replace(recipe, stage=name)
+    if arguments.track:
+        recipes = {change: _tracked(recipe, arguments.track) for change, recipe in recipes.items()}
+    if arguments.dry_run:
+        for change, recipe in recipes.items():
+            plan = "; ".join(f"{heading} {sentence}" for heading, sentence in plan_training(recipe))
+            print(f"{change}: {plan}")
+        return 0
+    table = []
+    for change, recipe in recipes.items():
+        print(f"training {len(table) + 1} of {len(recipes)}: {change}")
+        stage = train_stage(recipe, arguments.rebuild, arguments.resume, arguments.save_steps)
+        table.append((change, recipe.stage, last_measure(stage)))
+    for row in table:
+        print("   ".join(row))
+    stages = [recipe.stage for recipe in recipes.values()]
+    if METHODS[recipe.method].head == "language" and process_count() == 1:
+        from posttrain_helpers.evaluation.board.board import Board
+        from posttrain_helpers.evaluation.runner import evaluate
+
+        os.environ[SPLIT_VARIABLE] = "dev"  # settings are chosen on dev
+        print(Board(evaluate(stages, profile=recipe.profile, reference=None), reference=None))
     return 0
 
 
