@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from posttrain_helpers import cli
 
 pytestmark = [
     pytest.mark.slow,
@@ -153,3 +157,55 @@ def test_a_process_that_dies_ends_the_other_within_a_minute(files: dict[str, Pat
         finally:
             launcher.kill()
     assert not list(tmp_path.glob("tiny/stages/long")), "a training that was cut short leaves no stage"
+
+
+def readme_lines() -> list[str]:
+    text = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## From the notebook to eight GPUs")[2]
+    block = re.search(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    return [line.partition("#")[0].strip() for line in block[1].splitlines()]
+
+
+def on_two_cpus(line: str, files: dict[str, Path]) -> list[str]:
+    """Return a line of the README as two processes on CPUs can run it."""
+    line = line.replace("--profile qwen3", lines(files)["sft"].removeprefix("train sft "))
+    line = line.replace("--nproc_per_node 8", "--nproc_per_node 2").replace("processes 8", "processes 2")
+    line = line.replace("python -m", f"{sys.executable} -m").replace("torchrun", f"{sys.executable} -m {RUN}")
+    return shlex.split(line.replace("accelerate launch", f"{sys.executable} -m {ACCELERATE} --multi_gpu"))
+
+
+RUN, ACCELERATE = "torch.distributed.run", "accelerate.commands.launch"
+
+
+def test_the_five_lines_of_the_readme_are_commands() -> None:
+    found = readme_lines()
+    assert len(found) == 5
+    for line in found:
+        cli._parse(cli.build_parser(), shlex.split("train" + line.partition("posttrain_helpers train")[2]))
+
+
+@on_request
+def test_the_five_lines_of_the_readme_run(files: dict[str, Path], tmp_path: Path) -> None:
+    plan, alone, eight, sharded, nodes = (on_two_cpus(line, files) for line in readme_lines())
+    assert "steps: 4, 16 rows" in run(plan, tmp_path).stdout
+    for number, command in enumerate((alone, eight)):
+        done = run([*command, "--name", f"line-{number}"], tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    # accelerate leaves FSDP out on CPUs: that is said, and DDP runs.
+    sharded.remove("--multi_gpu")
+    assert "asks for FSDP, but on CPUs" in run(sharded, tmp_path).stderr
+    ddp = [part.replace("fsdp2.yaml", "ddp.yaml") for part in sharded]
+    done = run([*ddp, "--name", "line-2"], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Two "machines" of one process each.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    nodes = [part.replace("first-node:29500", f"127.0.0.1:{port}") for part in nodes]
+    nodes[nodes.index("--nproc_per_node") + 1] = "1"
+    with ThreadPoolExecutor(2) as both:
+        done = list(both.map(lambda _: run([*nodes, "--name", "line-3"], tmp_path), range(2)))
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
+    weights = [load_file(tmp_path / f"tiny/stages/line-{n}/model.safetensors") for n in range(4)]
+    for other in weights[1:]:
+        assert max((weights[0][key] - other[key]).abs().max() for key in other) < 1e-5
