@@ -153,6 +153,7 @@ def test_accelerate_reads_the_shipped_configs(config: Path) -> None:
     arguments = launch_command_parser().parse_args(command.split())
     arguments, _, _ = _validate_launch_command(arguments)
     assert arguments.num_processes == 4
+    assert arguments.mixed_precision == "no", "it would overrule the recipe's args.bf16 without a word"
     assert (arguments.multi_gpu, arguments.use_fsdp, arguments.use_deepspeed) == (
         config.stem == "ddp",
         config.stem == "fsdp2",
