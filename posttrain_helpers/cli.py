@@ -18,9 +18,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
 from posttrain_helpers.errors import CourseError
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
+SECONDS_AFTER_THE_MAIN_PROCESS = 20.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +73,36 @@ def build_parser() -> argparse.ArgumentParser:
         "--name",
         help="of the stage; default: that of the recipe, with overrides also six digits of its hash",
     )
-    train.add_argument("--rebuild", action="store_true", help="train it even if it is there")
+    train.add_argument("--rebuild", action="store_true", help="train it anew even if it is there, or begun")
+    train.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
+    train.add_argument(
+        "--track",
+        choices=("tensorboard", "wandb", "mlflow", "trackio"),
+        help="also log to a tracker; its keys come from the environment or a file .env; default: none",
+    )
+    train.add_argument("--models", metavar="A,B", help="train from each of these models, one after the other")
+    train.add_argument(
+        "--model-index",
+        type=int,
+        metavar="N",
+        help="only from this one of --models, from 0: for arrays of jobs",
+    )
+    train.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="train with each value, such as args.learning_rate=1e-5,2e-5; may be repeated",
+    )
+    train.add_argument("--seeds", metavar="0,1,2", help="train with each seed, such as 0,1,2 or 0-2")
+    train.add_argument("--output-dir", metavar="DIR", help="where everything is written; as POSTTRAIN_OUTPUT")
+    train.add_argument("--dry-run", action="store_true", help="check everything and print the plan only")
+    train.add_argument(
+        "--save-steps",
+        type=int,
+        metavar="N",
+        help="save the training every N steps, so that it can go on; default: ten times; 0: never",
+    )
 
     _add_evaluate(commands, [profile, split])
     seeds = commands.add_parser(
@@ -174,10 +207,11 @@ def _exit_code(argv: list[str]) -> int:
         _flush()
         raise
     except CourseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
         return EXIT_MISTAKE
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept.", file=sys.stderr)
+        goes_on = " A training that was saved goes on with --resume." if argv[:1] == ["train"] else ""
+        print(f"interrupted: nothing half-written was kept.{goes_on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         from posttrain_helpers.environment.failures import machine_failure
@@ -185,9 +219,20 @@ def _exit_code(argv: list[str]) -> int:
         sentence = machine_failure(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        _print_error(sentence)
         _discard_unprinted()
         return EXIT_MISTAKE
+
+
+def _print_error(sentence: str) -> None:
+    """Print what is wrong; of processes that find the same, the launcher ends the others meanwhile."""
+    from posttrain_helpers.environment.processes import is_main_process, process_index
+
+    if is_main_process():
+        print(f"error: {sentence}", file=sys.stderr)
+    else:
+        time.sleep(SECONDS_AFTER_THE_MAIN_PROCESS)
+        print(f"error in process {process_index()}: {sentence}", file=sys.stderr)
 
 
 def _flush() -> None:
@@ -216,9 +261,21 @@ def _dispatch(argv: list[str]) -> int:
 
         return pretrain.main(argv[1:]) or 0
     arguments = _parse(parser, argv)
+    if arguments.command != "train":
+        _check_alone(arguments.command)
     if getattr(arguments, "split", None):
         os.environ[SPLIT_VARIABLE] = arguments.split  # also for the kernels of lessons
     return _COMMANDS[arguments.command](arguments)
+
+
+def _check_alone(command: str) -> None:
+    from posttrain_helpers.environment.processes import process_count
+
+    if process_count() > 1:
+        raise CourseError(
+            f"{command} runs in one process, but a launcher has started {process_count()}; start it without "
+            "torchrun or accelerate launch."
+        )
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
@@ -243,6 +300,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.environment.processes import is_main_process, joined_group
+    from posttrain_helpers.environment.runtime import current_runtime
+
+    if arguments.output_dir:
+        os.environ[OUTPUT_VARIABLE] = arguments.output_dir
+    with joined_group(use_cpu=current_runtime(arguments.profile).device == "cpu"):
+        if is_main_process():
+            return _train_here(arguments)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the main process says it all
+            return _train_here(arguments)
+
+
+def _train_here(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from posttrain_helpers.environment.runtime import setup
@@ -251,16 +321,92 @@ def _train(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.stages.build import train_stage
 
     setup(arguments.profile)
-    recipe = load_recipe(arguments.recipe, arguments.profile, arguments.overrides)
+    changes = _variants(arguments)
+    if len(changes) > 1:
+        return _train_several(arguments, changes)
+    recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *changes[0]])
     recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
     print(recipe)
+    if arguments.track:
+        recipe = _tracked(recipe, arguments.track)
+    if arguments.dry_run:
+        from posttrain_helpers.stages.planning import plan_training
+
+        for heading, sentence in plan_training(recipe):
+            print(f"{heading}: {sentence}")
+        return 0
     print(f"memory: {_planned_memory(recipe)}")
-    print(f"stage: {train_stage(recipe, arguments.rebuild)}")
+    print(f"stage: {train_stage(recipe, arguments.rebuild, arguments.resume, arguments.save_steps)}")
     if METHODS[recipe.method].head == "language":
         other = "sft" if recipe.stage != "sft" else "base"
         profile = f" --profile {arguments.profile}" if arguments.profile else ""
         print(f"compare: python -m posttrain_helpers evaluate {recipe.stage} {other}{profile}")
     return 0
+
+
+def _variants(arguments: argparse.Namespace) -> list[list[str]]:
+    from posttrain_helpers.lessons.seeds import parse_seeds
+    from posttrain_helpers.stages.sweep import variants
+
+    models = _listed(arguments.models) or []
+    if arguments.model_index is not None:
+        if not 0 <= arguments.model_index < len(models):
+            raise CourseError(
+                f"--model-index {arguments.model_index} names none of the {len(models)} models of --models; "
+                "count from 0."
+            )
+        models = [models[arguments.model_index]]
+    return variants(models, arguments.sweep, parse_seeds(arguments.seeds) if arguments.seeds else [])
+
+
+def _train_several(arguments: argparse.Namespace, changes: list[list[str]]) -> int:
+    """Train one after the other, then print one table of the trainings and one board on dev."""
+    from dataclasses import replace
+
+    from posttrain_helpers.environment.processes import process_count
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.recipes.methods import METHODS
+    from posttrain_helpers.stages.build import train_stage
+    from posttrain_helpers.stages.planning import plan_training
+    from posttrain_helpers.stages.sweep import last_measure
+
+    recipes = {}
+    for change in changes:  # all are checked before the first is trained
+        recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *change])
+        name = f"{arguments.name or recipe.stage}-{recipe.hash[:6]}"
+        recipes[" ".join(change)] = replace(recipe, stage=name)
+    if arguments.track:
+        recipes = {change: _tracked(recipe, arguments.track) for change, recipe in recipes.items()}
+    if arguments.dry_run:
+        for change, recipe in recipes.items():
+            plan = "; ".join(f"{heading} {sentence}" for heading, sentence in plan_training(recipe))
+            print(f"{change}: {plan}")
+        return 0
+    table = []
+    for change, recipe in recipes.items():
+        print(f"training {len(table) + 1} of {len(recipes)}: {change}")
+        stage = train_stage(recipe, arguments.rebuild, arguments.resume, arguments.save_steps)
+        table.append((change, recipe.stage, last_measure(stage)))
+    for row in table:
+        print("   ".join(row))
+    stages = [recipe.stage for recipe in recipes.values()]
+    if METHODS[recipe.method].head == "language" and process_count() == 1:
+        from posttrain_helpers.evaluation.board.board import Board
+        from posttrain_helpers.evaluation.runner import evaluate
+
+        os.environ[SPLIT_VARIABLE] = "dev"  # settings are chosen on dev
+        print(Board(evaluate(stages, profile=recipe.profile, reference=None), reference=None))
+    return 0
+
+
+def _tracked(recipe: Recipe, tracker: str) -> Recipe:
+    from dataclasses import replace
+
+    from posttrain_helpers.environment.paths import output_root
+    from posttrain_helpers.environment.trackers import prepare_tracker
+
+    prepare_tracker(tracker, output_root() / recipe.profile / "tracking" / tracker)
+    return replace(recipe, args={**recipe.args, "report_to": [tracker], "run_name": recipe.stage})
 
 
 def _stage_name(recipe: Recipe, name: str | None) -> str:

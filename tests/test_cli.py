@@ -143,7 +143,7 @@ def test_train_builds_the_stage_of_the_recipe(
 
     built = []
     monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
-    monkeypatch.setattr(stages, "train_stage", lambda recipe, _: built.append(recipe) or Path("stage"))
+    monkeypatch.setattr(stages, "train_stage", lambda recipe, *_: built.append(recipe) or Path("stage"))
     assert cli.main(line.split()) == 0
     (recipe,) = built
     assert (recipe.name, recipe.profile, recipe.args["learning_rate"]) == ("sft", "tiny", 1e-3)
@@ -162,7 +162,7 @@ def test_training_starts_without_an_estimate_too(
         raise CourseError("nothing is known of its optimizer.")
 
     monkeypatch.setattr(runtime, "setup", lambda profile: SimpleNamespace(profile=profile))
-    monkeypatch.setattr(stages, "train_stage", lambda recipe, rebuild: Path("stage"))
+    monkeypatch.setattr(stages, "train_stage", lambda recipe, *_: Path("stage"))
     monkeypatch.setattr(stage_planning, "plan_recipe", refuse)
     assert cli.main(["train", "sft", "--profile", "tiny"]) == 0
     lines = capsys.readouterr().out.splitlines()

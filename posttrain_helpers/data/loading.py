@@ -39,8 +39,8 @@ from posttrain_helpers.data.preferences import (
     pair_turns,
 )
 from posttrain_helpers.data.prompts import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
-from posttrain_helpers.data.public.adapters import convert, find_adapter, serves
-from posttrain_helpers.data.public.files import read_rows
+from posttrain_helpers.data.public.adapters import Adapter, convert, find_adapter, serves
+from posttrain_helpers.data.public.files import local_file, read_rows
 from posttrain_helpers.data.replay import tokenized_rows
 from posttrain_helpers.data.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
@@ -201,12 +201,27 @@ _FORMS = {
 }
 
 
-def _public(
-    source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[list[Row], list[Row], Counter[str]]:
+def check_source(recipe: Recipe) -> bool:
+    """Check that a method can learn from a file or public set, as far as that shows without its rows.
+
+    Args:
+        recipe: of any source; a built-in one is made for its methods.
+
+    Returns:
+        Whether the rows would be downloaded.
+
+    Raises:
+        CourseError: the file does not exist, or the set is one for other methods.
+    """
+    source = recipe.data.get("source")
+    if not isinstance(source, str) or not source or is_built_in(source):
+        return False
+    _adapter_for(source, recipe.data, METHODS[recipe.method].data)
+    return local_file(source) is None
+
+
+def _adapter_for(source: str, data: dict[str, Any], kind: str) -> Adapter | None:
     adapter = find_adapter(source, data)
-    most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
-    limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
     if data.get("answer_format") is not None and kind != "prompts":
         raise CourseError(
             "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
@@ -217,6 +232,15 @@ def _public(
             f"the columns of {source!r} are read as {adapter.kind}, but this recipe's method learns from "
             f"{kind}; choose another source{_OTHER_READING if adapter.name != 'columns' else ''}."
         )
+    return adapter
+
+
+def _public(
+    source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[list[Row], list[Row], Counter[str]]:
+    adapter = _adapter_for(source, data, kind)
+    most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
+    limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
     rows = read_rows(source, data, adapter, seed, limit)
     converted: Counter[str] = Counter()
     if adapter:

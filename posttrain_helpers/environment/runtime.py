@@ -27,6 +27,7 @@ from posttrain_helpers.environment.fetched import fetched_directory
 from posttrain_helpers.environment.limits import available_cores, memory_limit
 from posttrain_helpers.environment.missing_names import explain_errors
 from posttrain_helpers.environment.paths import repository_root
+from posttrain_helpers.environment.processes import process_count
 from posttrain_helpers.environment.profiles import PROFILE_VARIABLE, Profile, get_profile
 from posttrain_helpers.environment.speed import matmul_gflops, multiplies_bfloat16_fast
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, USES, reported_split
@@ -166,6 +167,8 @@ def trainer_defaults(profile: str | Profile | None = None) -> dict[str, Any]:
         "disable_tqdm": True,
         "seed": runtime.seed,
     }
+    if process_count() > 1:
+        defaults["ddp_find_unused_parameters"] = False
     if runtime.device == "cpu":
         return {**defaults, "use_cpu": True, "bf16": runtime.bfloat16, "dataloader_pin_memory": False}
     return {**defaults, "bf16": runtime.bfloat16, "fp16": not runtime.bfloat16}

@@ -9,14 +9,17 @@ the profile, the changes of a call or of the command line, and the reader's own 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.environment.paths import output_root
+from posttrain_helpers.environment.processes import process_count, shared_batch
 from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, trainer_defaults
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes.checks import check_keys, check_rewards, check_settings, check_teacher
+from posttrain_helpers.recipes.methods import config_class
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.recipes.recipe import Recipe
 from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recipe_path, stage_name
@@ -69,6 +72,7 @@ def load_recipe(
             "seed": seed,
             "output_dir": str(output_root() / profile.name / "runs" / path.stem),
             **settings["args"],
+            **_shared_among_processes(settings),
         },
         lora=settings["lora"] or None,
         quantization=settings.get("quantization"),
@@ -80,6 +84,15 @@ def load_recipe(
         rewards=check_rewards(settings.get("rewards"), settings["method"], profile, where),
         teacher=check_teacher(settings.get("teacher"), settings["method"], where),
     )
+
+
+def _shared_among_processes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes of the batch for one of several processes: what a recipe says is for all of them."""
+    if process_count() == 1:
+        return {}
+    defaults = {item.name: item.default for item in fields(config_class(settings["method"]))}
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
+    return shared_batch(*(settings["args"].get(name, defaults.get(name)) for name in names))
 
 
 def _settings(

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from posttrain_helpers.environment.paths import output_root
+from posttrain_helpers.environment.processes import (
+    is_main_process,
+    main_process_first,
+    process_count,
+    sharded_by,
+)
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
 from posttrain_helpers.environment.training_watch import uncounted_training
@@ -29,8 +38,13 @@ from posttrain_helpers.models.manifest import (
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.stages.save import free_place, is_readers, other_models, save_stage, stage_lock
+from posttrain_helpers.stages.unfinished import Run
+from posttrain_helpers.training.checkpoints import checkpoint_callback, progress_of
 from posttrain_helpers.training.progress import Progress
 from posttrain_helpers.wording import closest
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = False) -> Path:
@@ -61,6 +75,11 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
     recipe = load_recipe(recipes[name], profile)
     parent, others = resolve_model(recipe.model, profile), _resolved_others(recipe)
     reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
+    if reason and process_count() > 1:
+        raise CourseError(
+            f"the stage {name!r} is needed, and {reason}; build it first: python -m posttrain_helpers train "
+            f"{recipes[name]} --profile {profile.name}, in one process or started as this one."
+        )
     if reason:
         with stage_lock(target):
             # Another kernel may have built it while this one waited for the lock.
@@ -92,13 +111,21 @@ def resolve_model(name: str, profile: str | Profile | None = None) -> str:
     return name
 
 
-def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False) -> Path:
+def build_stage(
+    recipe: Recipe,
+    reason: str = "asked for",
+    verbose: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    checkpoint: Path | None = None,
+) -> Path:
     """Train what a recipe describes and save it as the stage that the recipe names.
 
     Args:
         recipe: its parent is built first if need be.
         reason: why, for the one line that is printed.
         verbose: also print what was loaded, and which rows are left out or cut.
+        callbacks: more callbacks of the trainer.
+        checkpoint: the directory of one to go on from.
 
     Returns:
         The stage's directory.
@@ -117,14 +144,16 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
     _resolved_others(recipe)  # built now, not when the trainer first asks for them
     with stage_lock(target), preserved_random_state():
         started = time.perf_counter()
-        _remove_leftovers(target)
+        if is_main_process():
+            _remove_leftovers(target)
         progress = Progress(
             f"building stage {recipe.stage!r} from {recipe.model!r} ({reason}) …", own_line=verbose
         )
         set_seed(recipe.seed)  # a fresh score head or adapter draws its weights before the trainer seeds
         model, tokenizer, _ = load_repaired(
             parent,
-            current_runtime(recipe.profile).device,
+            # Weights that are shared out need not fit into one GPU.
+            "cpu" if sharded_by() else current_runtime(recipe.profile).device,
             lora=recipe.lora,
             quantization=recipe.quantization,
             head=METHODS[recipe.method].head,
@@ -132,33 +161,42 @@ def build_stage(recipe: Recipe, reason: str = "asked for", verbose: bool = False
         )
         if recipe.lora is None:
             model = with_all_weights_trained(model)
-        rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
-        trainer = make_trainer(recipe, model, tokenizer, rows, verbose=verbose)
+        with main_process_first():
+            rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
+        trainer = make_trainer(recipe, model, tokenizer, rows, callbacks, verbose=verbose)
         trainer.add_callback(progress.callback())
         with uncounted_training():
-            metrics = train(trainer)
+            metrics = train(trainer, checkpoint)
         notes: list[str] = []
         save_stage(trainer, recipe.stage, recipe, metrics=metrics, say=notes.append)
         progress.done("; ".join([f"done in {time.perf_counter() - started:.0f} s", *notes]))
     return target
 
 
-def train_stage(recipe: Recipe, rebuild: bool = False) -> Path:
+def train_stage(
+    recipe: Recipe, rebuild: bool = False, resume: bool = False, save_steps: int | None = None
+) -> Path:
     """Build the stage that a recipe names, unless it is there already.
 
     Args:
         recipe: as for `build_stage`.
-        rebuild: build it even if it is there.
+        rebuild: build it even if it is there, and drop an unfinished run.
+        resume: go on with an unfinished run.
+        save_steps: how often the run is saved; None makes ten checkpoints, 0 none.
 
     Returns:
         The stage's directory.
 
     Raises:
-        CourseError: the reader made the stage that is there in another way; or as `build_stage`.
+        CourseError: the reader made the stage that is there in another way, another process trains it, or
+            there is an unfinished run and nothing was said about it; or as `build_stage`.
     """
+    from posttrain_helpers.data.loading import check_source
+
+    check_source(recipe)  # before a model is downloaded or a parent is built
     target = stage_path(recipe.stage, recipe.profile)
     parent, others = resolve_model(recipe.model, recipe.profile), _resolved_others(recipe)
-    with stage_lock(target):
+    with stage_lock(target, wait=False):
         reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
         if not reason:
             verify(target)
@@ -173,7 +211,18 @@ def train_stage(recipe: Recipe, rebuild: bool = False) -> Path:
                 f"another name with --name, or train again with --rebuild, which keeps the former one as "
                 f"{free_place(target).name!r}."
             )
-        return build_stage(recipe, reason, verbose=True)
+        origin = {"recipe": recipe.hash, "model": model_identity(parent)}
+        kinds = {name: "teacher" if name == recipe.teacher else "reward model" for name in others}
+        origin |= {f"{kinds[name]} {name!r}": model_identity(place) for name, place in others.items()}
+        run = Run(recipe.stage, output_root() / recipe.profile / "runs" / recipe.stage, origin)
+        checkpoint = run.start(resume, rebuild)
+        if checkpoint is not None:
+            reason = f"it goes on after step {progress_of(checkpoint)[0]:,}"
+        callbacks = [] if save_steps == 0 else [checkpoint_callback(save_steps)]
+        build_stage(run.trainer_arguments(recipe), reason, True, callbacks, checkpoint)
+        if is_main_process():
+            run.drop()
+        return target
 
 
 def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:

@@ -1,30 +1,38 @@
-"""`plan_recipe`: how much memory a recipe will take, before a stage is built or weights are loaded."""
+"""What a recipe will do and how much memory it will take, before a stage is built or weights are loaded."""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.environment.profiles import get_profile
+from posttrain_helpers.environment.fetched import FETCHABLE
+from posttrain_helpers.environment.processes import process_count
+from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory.estimate import MemoryEstimate, estimate_memory, measure_model
+from posttrain_helpers.models.hub import cached_model
 from posttrain_helpers.models.loading import model_directory
-from posttrain_helpers.models.manifest import BASE, STAGE_NAME, stage_path
+from posttrain_helpers.models.manifest import BASE, STAGE_NAME, is_complete, stage_path
 from posttrain_helpers.models.weights import loading_errors
 from posttrain_helpers.recipes import load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
 from posttrain_helpers.rewards.verifiers import reward_models
+from posttrain_helpers.training.trainer import checked_config
 
 if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedConfig
 
     from posttrain_helpers.recipes import Recipe
+
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def plan_recipe(recipe: Recipe, config: PreTrainedConfig | None = None) -> MemoryEstimate:
@@ -44,7 +52,11 @@ def plan_recipe(recipe: Recipe, config: PreTrainedConfig | None = None) -> Memor
     arguments = {item.name: item.default for item in fields(config_class(recipe.method))} | recipe.args
     dtype = get_profile(recipe.profile).dtype
     try:
-        config = config or AutoConfig.from_pretrained(_architecture(recipe.model, recipe.profile))
+        if config is None:
+            place = _architecture(recipe.model, recipe.profile)
+            config = AutoConfig.from_pretrained(
+                place, revision=get_profile(recipe.profile).revision_of(str(place))
+            )
         model = empty_model(config, dtype, head, recipe.lora)
     except CourseError:
         raise
@@ -58,6 +70,55 @@ def plan_recipe(recipe: Recipe, config: PreTrainedConfig | None = None) -> Memor
     if recipe.quantization:
         size = size.quantized(recipe.quantization)
     return estimate_memory(size, recipe.method, arguments, len(reward_models(recipe.rewards)))
+
+
+def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return what a training would do, after checks of the recipe, its model, its data and its arguments.
+
+    Nothing is trained, sampled or downloaded but the config of a model: rows that a model has to sample
+    first, or that are on the Hub, are not counted.
+
+    Args:
+        recipe: as `load_recipe` returns it.
+
+    Returns:
+        Pairs of a heading and a sentence.
+
+    Raises:
+        CourseError: whatever is wrong with model, data or arguments, in one sentence.
+    """
+    estimate = plan_recipe(recipe)
+    config = checked_config(recipe)
+    rows = _training_rows(recipe)
+    replies = process_count() * config.per_device_train_batch_size * config.gradient_accumulation_steps
+    steps = config.max_steps if config.max_steps > 0 else _steps(config, rows, replies)
+    most = f"; at most {steps * replies * estimate.length:,} tokens" if steps else ""
+    parent = recipe.model
+    if parent in stage_recipes() and not is_complete(stage_path(parent, recipe.profile)):
+        parent += " (to be built first)"
+    return [
+        ("from", parent),
+        ("data", f"{recipe.data.get('source')}: {'not counted yet' if rows is None else f'{rows:,} rows'}"),
+        ("steps", f"{f'{steps:,}' if steps else 'not known yet'}, {replies} rows or replies in each{most}"),
+        ("memory", estimate.sentence()),
+        ("stage", str(stage_path(recipe.stage, recipe.profile))),
+    ]
+
+
+def _training_rows(recipe: Recipe) -> int | None:
+    from posttrain_helpers.data.loading import check_source, load_data
+
+    if check_source(recipe) or "policy" in recipe.data or recipe.data.get("replay"):  # these need a model
+        return None
+    return len(load_data(recipe, verbose=False)[0])
+
+
+def _steps(config: Any, rows: int | None, replies: int) -> int | None:
+    """Return the steps of all epochs; None where they depend on rows that are not counted."""
+    if hasattr(config, "steps_for"):  # PPO
+        return None if rows is None and config.total_episodes is None else config.steps_for(rows or 0)
+    copies = getattr(config, "num_generations", 1) * getattr(config, "num_iterations", 1)
+    return None if rows is None else ceil(config.num_train_epochs * max(1, rows * copies // replies))
 
 
 def empty_model(
@@ -95,19 +156,24 @@ def empty_model(
         return get_peft_model(model, LoraConfig(**{"task_type": task, **lora}), low_cpu_mem_usage=True)
 
 
-def _architecture(name: str, profile: str) -> Path:
-    """Return a directory with the config of what a recipe starts from; no missing stage is built."""
+def _architecture(name: str, profile: str) -> Path | str:
+    """Return where the config of what a recipe starts from is: a directory, or the id of a model on the Hub.
+
+    No missing stage is built, and of a model that is not here yet nothing more than the config is needed.
+    """
     known = get_profile(profile)
     recipes = stage_recipes()
     if name == BASE:
-        directory = model_directory(known.base_model, None, known)
-    elif name in recipes or name in recipes.values():
+        return _architecture(known.base_model, profile)
+    if name in recipes or name in recipes.values():
         recipe = load_recipe(recipes.get(name, name), profile)
         directory = stage_path(recipe.stage, profile)
         if not (directory / "config.json").is_file():  # a model of the same shape, unless the stage is there
             return _architecture(recipe.model, profile)
     elif STAGE_NAME.fullmatch(name) and stage_path(name, profile).is_dir():
         directory = stage_path(name, profile)
+    elif _is_far(name, known):
+        return name
     else:
         directory = model_directory(name, None, known)
     adapter = directory / "adapter_config.json"
@@ -115,3 +181,10 @@ def _architecture(name: str, profile: str) -> Path:
         settings = json.loads(adapter.read_text(encoding="utf-8"))
         return _architecture(settings["base_model_name_or_path"], profile)
     return directory
+
+
+def _is_far(name: str, profile: Profile) -> bool:
+    """Say whether a name is that of a model that would be downloaded from the Hub."""
+    if Path(name).expanduser().exists() or not _HUB_ID.fullmatch(name) or name in FETCHABLE:
+        return False
+    return cached_model(name, profile.revision_of(name)) is None

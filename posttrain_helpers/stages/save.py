@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.paths import atomic_directory, write_json_atomic
+from posttrain_helpers.environment.processes import is_main_process, wait_for_all
 from posttrain_helpers.environment.profiles import PROFILES, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, display_path
 from posttrain_helpers.errors import CourseError
@@ -38,6 +39,7 @@ from posttrain_helpers.training.state import check_trained, check_weights_are_so
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+TRAINING_LOG = "training_log.json"  # the loss curve, one entry for each log of the trainer
 # Who made a stage.
 _RECIPE, _READER = "recipe", "reader"
 
@@ -87,6 +89,12 @@ def save_stage(
     repair_generation_config(model, tokenizer)
     if metrics is None and trainer is not None:
         metrics = next((dict(log) for log in reversed(trainer.state.log_history)), None)
+    if not is_main_process():
+        trainer.save_model(
+            str(target)
+        )  # hands its shards of the weights over, where they are sharded; writes nothing
+        wait_for_all()
+        return target
     try:
         with stage_lock(target), atomic_directory(target) as directory:
             if trainer is not None:
@@ -96,6 +104,9 @@ def save_stage(
                 # The frozen copy of the adapter that a trainer adds to be its reference; nothing loads it.
                 if (directory / "ref").is_dir():
                     shutil.rmtree(directory / "ref")
+                write_json_atomic(
+                    directory / TRAINING_LOG, list(map(_plain_numbers, trainer.state.log_history))
+                )
             else:
                 model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
@@ -111,6 +122,7 @@ def save_stage(
         ) from error
     if kept is not None:
         say(_kept_sentence(name, kept))
+    wait_for_all()
     return target
 
 
@@ -164,16 +176,34 @@ def _kept_sentence(name: str, kept: Path) -> str:
 
 
 @contextmanager
-def stage_lock(target: Path) -> Iterator[None]:
-    """Let one process at a time build or write a stage; the lock ends with its process, however that ends."""
+def stage_lock(target: Path, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time build or write a stage; the lock ends with its process, however that ends.
+
+    Of several processes that train together the main one holds it for all.
+
+    Args:
+        target: the stage's directory.
+        wait: for a process that has the lock; a second training of the same stage need not begin.
+
+    Raises:
+        CourseError: another process has the lock, and this one is not to wait.
+    """
     from filelock import FileLock, Timeout
 
+    if not is_main_process():
+        yield
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     # A singleton may be taken again by the process that holds it: building a stage ends with saving it.
     lock = FileLock(target.with_name(f".{target.name}.lock"), is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not wait:
+            raise CourseError(
+                f"another process trains the stage {target.name!r} at this moment; wait until it is done, or "
+                "choose another name with --name."
+            ) from None
         print(f"waiting: another process builds the stage {target.name!r} …", flush=True)
         lock.acquire()
     try:
@@ -201,7 +231,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
         "identity": weights_identity({file: entry["sha256"] for file, entry in weights.items()}),
         "seed": recipe.seed,
         "versions": current_runtime(recipe.profile).versions,
-        "metrics": {key: value for key, value in (metrics or {}).items() if _is_plain_number(value)},
+        "metrics": _plain_numbers(metrics or {}),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": weights,
     }
@@ -262,5 +292,9 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _is_plain_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _plain_numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }

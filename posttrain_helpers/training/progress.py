@@ -1,4 +1,4 @@
-"""What a training that takes minutes says meanwhile: step, loss and time left.
+"""What a training that takes minutes says meanwhile: step, loss, tokens per second, memory and time left.
 
 A terminal and a notebook show one line that is kept up to date; a file or a pipe gets a line now and then.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.progress_bars import is_live
-from posttrain_helpers.wording import duration
+from posttrain_helpers.wording import duration, readable_size
 
 if TYPE_CHECKING:
+    import torch
     from transformers import TrainerCallback
     from transformers.trainer_callback import TrainerState
 
@@ -54,7 +56,8 @@ class Progress:
                     return
                 self.shown = now
                 pace = (now - self.started) / (state.global_step - self.first_step)
-                progress._show(progress_text(state, pace * (state.max_steps - state.global_step)))
+                left = pace * (state.max_steps - state.global_step)
+                progress._show(progress_text(state, left, [*_speed(state, pace), used_memory(args.device)]))
 
         return ProgressLine()
 
@@ -75,12 +78,33 @@ class Progress:
             print(text, flush=True)
 
 
-def progress_text(state: TrainerState, seconds_left: float) -> str:
+def used_memory(device: torch.device) -> str:
+    """Return the memory that this process uses: on a GPU its peak, else what it holds now."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{readable_size(torch.cuda.max_memory_reserved(device))} of GPU memory"
+    import psutil
+
+    return readable_size(psutil.Process().memory_info().rss)
+
+
+def _speed(state: TrainerState, pace: float) -> list[str]:
+    """Return the tokens per second, of trainers that count tokens: those between the latest two logs."""
+    counts = [(log["step"], log["num_tokens"]) for log in state.log_history if "num_tokens" in log]
+    if not counts or pace <= 0:
+        return []
+    (before, first), (step, last) = [(0, 0), *counts][-2:]
+    return [f"{(last - first) / (step - before) / pace:,.0f} tokens/s"] if step > before else []
+
+
+def progress_text(state: TrainerState, seconds_left: float, more: Sequence[str] = ()) -> str:
     """Return step, latest loss or reward, and time left in words.
 
     Args:
         state: of the trainer; what it has not logged yet is left out.
         seconds_left: an estimate.
+        more: what else to say.
     """
     measured = ""
     for key, name in _MEASURES.items():
@@ -88,6 +112,7 @@ def progress_text(state: TrainerState, seconds_left: float) -> str:
         if values:
             measured = f", {name} {values[-1]:.3f}"
             break
+    measured = "".join([measured, *(f", {text}" for text in more)])
     return (
         f"  step {state.global_step:,} of {state.max_steps:,}{measured}, about {duration(seconds_left)} left"
     )

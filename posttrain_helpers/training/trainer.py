@@ -9,10 +9,12 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.failures import memory_failure
+from posttrain_helpers.environment.processes import sharded_by
 from posttrain_helpers.environment.runtime import prepare_trainers
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.chat_markers import check_markers, check_openings, mark_replies
@@ -104,8 +106,7 @@ def make_trainer(
     rewards = _reward_arguments(recipe, method, reward_funcs)
     _check_columns(recipe, method, train_dataset)
     _check_head(recipe, method, model)
-    with _refusals(recipe, method.config, "arguments"):
-        config = config_class(recipe.method)(**{**method.arguments, **recipe.args})
+    config = checked_config(recipe)
     _check_template(config, tokenizer)
     _check_offloading(config)
     check_positions(model, config)
@@ -123,6 +124,17 @@ def make_trainer(
         )
     check_trainer(trainer, train_dataset, verbose)
     return trainer
+
+
+def checked_config(recipe: Recipe) -> Any:
+    """Return the config of a recipe's trainer.
+
+    Raises:
+        CourseError: the config refuses an argument.
+    """
+    method = method_named(recipe.method)
+    with _refusals(recipe, method.config, "arguments"):
+        return config_class(recipe.method)(**{**method.arguments, **recipe.args})
 
 
 def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True) -> None:
@@ -161,10 +173,14 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
             print(trainer.reward_check)
 
 
-def train(trainer: Trainer) -> dict[str, float]:
+def train(trainer: Trainer, checkpoint: Path | None = None) -> dict[str, float]:
     """Train, leave the model ready to generate, and return the final metrics.
 
     TRL leaves the model in training mode, in which generation without a cache writes garbage.
+
+    Args:
+        trainer: as `make_trainer` returns it.
+        checkpoint: the directory of one to go on from.
 
     Raises:
         CourseError: there is too little memory; what the run held there is freed. The loss or the weights
@@ -174,7 +190,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     import torch
 
     try:
-        return trainer.train().metrics
+        return trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics
     except ImportError as error:  # an optimizer is looked for at the first step only
         raise _missing_package(error) from error
     except (TypeError, ValueError) as error:
@@ -236,7 +252,7 @@ def _sampler(method: Method, config: Any) -> dict[str, Any]:
     if method.sampler is None:
         return {}
     other_engine = config.use_vllm or config.use_transformers_continuous_batching
-    sharded = config.fsdp or config.deepspeed
+    sharded = config.fsdp or config.deepspeed or sharded_by()
     cut = config.top_p != 1 or config.top_k or config.min_p or config.repetition_penalty != 1
     if other_engine or sharded or cut or config.generation_kwargs:
         return {}

@@ -1036,20 +1036,6 @@ PPO = Group(
             ("tests/training/ppo/test_trainer.py::test_a_checkpoint_by_its_name",),
         ),
         Mistake(
-            "_last_checkpoint",
-            "the newest by its name",
-            'int(path.name.rsplit("-", 1)[1])',
-            "path.name",
-            ("tests/training/ppo/test_trainer.py::test_resuming_goes_on_as_if_nothing_had_happened",),
-        ),
-        Mistake(
-            "_last_checkpoint",
-            "half a checkpoint counts",
-            " if (path / TRAINER_STATE_NAME).is_file()",
-            "",
-            ("tests/training/ppo/test_trainer.py::test_resuming_goes_on_as_if_nothing_had_happened",),
-        ),
-        Mistake(
             "PPOTrainer.save_model",
             "the coefficient is not kept",
             '{"kl_coef": self.kl_coef}',
@@ -1454,7 +1440,7 @@ STAGES = Group(
             'manifest["parent_identity"] != model_identity(parent)',
             "False",
         ),
-        Mistake("_out_of_date", "a changed reward model is not noticed", "in rewards.items():", "in ():"),
+        Mistake("_out_of_date", "a changed reward model is not noticed", "in others.items():", "in ():"),
         Mistake("build_stage", "the random state moves", ", preserved_random_state():", ":"),
         Mistake(
             "build_stage",
@@ -1517,7 +1503,7 @@ STAGE_SAVING = Group(
             '(directory / "training_args.bin").unlink(missing_ok=True)',
             "pass",
         ),
-        Mistake("_is_plain_number", "infinite numbers pass", " and math.isfinite(value)", ""),
+        Mistake("_plain_numbers", "infinite numbers pass", " and math.isfinite(value)", ""),
         Mistake(
             "_follows",
             "half a training is the recipe's",
@@ -1568,7 +1554,37 @@ WEIGHTS = Group(
     ),
 )
 
+PROCESSES = Group(
+    "posttrain_helpers.environment.processes",
+    ("tests/environment/test_processes.py",),
+    (
+        Mistake("shared_batch", "twice the batch", "accumulated // shared", "accumulated"),
+        Mistake("shared_batch", "more replies sampled at once", "sampled // shared", "sampled"),
+        Mistake("check_launcher", "half a group is enough", "here > count", "here < count"),
+        Mistake("is_main_process", "every process writes", "process_index() == 0", "process_index() >= 0"),
+    ),
+)
+
+CHECKPOINTS = Group(
+    "posttrain_helpers.training.checkpoints",
+    ("tests/training/test_checkpoints.py",),
+    (
+        Mistake(
+            "newest_checkpoint", "the newest by its name", 'int(path.name.rsplit("-", 1)[1])', "path.name"
+        ),
+        Mistake("newest_checkpoint", "half a checkpoint counts", " if _state(path)", ""),
+        Mistake(
+            "checkpoint_callback",
+            "in the middle of an update",
+            "_steps_of_a_rollout(args)",
+            "_steps_of_a_rollout(args) and 1",
+        ),
+    ),
+)
+
 GROUPS = (
+    PROCESSES,
+    CHECKPOINTS,
     STATISTICS,
     CLAIMS,
     INTERVALS,

@@ -44,7 +44,9 @@ def test_a_file_gets_a_line_now_and_then(random_model_dir: Path, monkeypatch: py
     text = printed(random_model_dir, monkeypatch, io.StringIO())
     head, first, second, last = text.splitlines()
     assert (head, last) == ("building … ", "done in 30 s")
-    assert re.fullmatch(r"  step 2 of 5, loss \d\.\d{3}, about 18 s left", first)
+    assert re.fullmatch(
+        r"  step 2 of 5, loss \d\.\d{3}, [\d.,]+ tokens/s, [\d.,]+ [MG]B, about 18 s left", first
+    )
     assert second.startswith("  step 4 of 5")
     assert "\r" not in text
 

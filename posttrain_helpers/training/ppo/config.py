@@ -93,6 +93,15 @@ class PPOConfig(TrainingArguments):
         """Completions of one rollout on each process."""
         return self.mini_batch_rows * self.num_mini_batches
 
+    def steps_for(self, prompts: int) -> int:
+        """Return the optimizer steps of a training whose `max_steps` is not set.
+
+        Args:
+            prompts: how many there are.
+        """
+        episodes = self.total_episodes or math.ceil(self.num_train_epochs * prompts)
+        return math.ceil(episodes / (self.rollout_rows * self.world_size)) * self.steps_per_update
+
     def __post_init__(self) -> None:
         self._check()
         if self.logging_steps is None:

@@ -28,8 +28,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from posttrain_helpers.environment.paths import write_json_atomic
 from posttrain_helpers.errors import CourseError
@@ -45,6 +43,7 @@ from posttrain_helpers.rewards.functions import load_reward_model
 from posttrain_helpers.rewards.guard import guarded
 from posttrain_helpers.rewards.reward_model import as_reward_function
 from posttrain_helpers.rewards.scoring import RewardFunction
+from posttrain_helpers.training.checkpoints import newest_checkpoint
 from posttrain_helpers.training.checks import check_unpatched
 from posttrain_helpers.training.ppo.actor_critic import ActorCritic
 from posttrain_helpers.training.ppo.config import PPOConfig
@@ -157,9 +156,7 @@ class PPOTrainer(Trainer):
         )
         self.kl_coef = args.kl_coef
         if args.max_steps <= 0:
-            episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_dataset))
-            updates = math.ceil(episodes / (args.rollout_rows * args.world_size))
-            args.max_steps = updates * args.steps_per_update
+            args.max_steps = args.steps_for(len(train_dataset))
         self._rollout: Rollout | None = None
         self._micro_batches: list[torch.Tensor] = []
 
@@ -355,13 +352,10 @@ def _disable_dropout(models: Sequence[torch.nn.Module | None]) -> None:
 
 
 def _last_checkpoint(directory: Path) -> Path:
-    """Return the newest checkpoint that is whole: the trainer writes its state last."""
-    found = [
-        path for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / TRAINER_STATE_NAME).is_file()
-    ]
-    if not found:
+    found = newest_checkpoint(directory)
+    if found is None:
         raise CourseError(
             f"there is no complete checkpoint in {directory} to resume from; set save_strategy='steps' and "
             "save_steps, or start without resume_from_checkpoint."
         )
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    return found

@@ -1,0 +1,74 @@
+"""`train --dry-run`: every shipped recipe passes, and nothing is trained, built or downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from posttrain_helpers import cli
+from posttrain_helpers.recipes import load_recipe, recipe_names
+from posttrain_helpers.stages import build
+from posttrain_helpers.stages.planning import plan_training
+
+
+@pytest.fixture(autouse=True)
+def nothing_trains(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run trains nothing")
+
+    monkeypatch.setattr(build, "build_stage", refused)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_passes(name: str, output_root: Path) -> None:
+    plan = dict(plan_training(load_recipe(name, "tiny")))
+    assert list(plan) == ["from", "data", "steps", "memory", "stage"]
+    assert "at the peak" in plan["memory"]
+    assert not list(output_root.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("sft", "200, 16 rows or replies in each; at most 409,600 tokens"),
+        ("grpo", "96, 32 rows or replies in each"),
+        ("ppo", "64, 32 rows or replies in each"),
+        ("dpo", "not known yet, 16 rows or replies in each"),  # its rows are sampled from SFT first
+    ],
+)
+def test_the_plan_counts_steps(name: str, steps: str) -> None:
+    plan = dict(plan_training(load_recipe(name, "tiny")))
+    assert plan["steps"].startswith(steps)
+    assert plan["from"] == ("base" if name == "sft" else "sft (to be built first)")
+
+
+def test_the_plan_is_printed(capsys: pytest.CaptureFixture[str], output_root: Path) -> None:
+    assert cli.main(["train", "sft", "--dry-run", "args.max_steps=5", "--name", "mine"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 5, 16 rows" in printed
+    assert f"stage: {output_root / 'tiny' / 'stages' / 'mine'}" in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("train sft args.learning_rat=1", "args.learning_rat does not exist; did you mean 'learning_rate'"),
+        ("train sft arg.learning_rate=1", "does not exist"),
+        ("train sft args.max_steps=many", "args.max_steps"),
+        ("train sft args.lr_scheduler_type=cosin", "cosin"),
+        (
+            "train dpo data.source=tatsu-lab/alpaca",
+            "read as conversations, but this recipe's method learns from",
+        ),
+        ("train sft data.source=absent.jsonl", "'absent.jsonl' does not exist"),
+        ("train sft model=./absent", "absent"),
+        ("train sf", "did you mean 'sft'"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*line.split(), "--dry-run"]) == cli.EXIT_MISTAKE
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1

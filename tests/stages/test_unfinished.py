@@ -1,0 +1,154 @@
+"""A training that is cut short goes on with --resume, and makes the stage that it would have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posttrain_helpers import cli
+from posttrain_helpers.models.manifest import saved_stages, stage_path
+from posttrain_helpers.stages import build
+
+ON_REQUEST = "POSTTRAIN_EVERY_LAUNCH"
+
+
+@pytest.fixture
+def line(random_model_dir: Path, output_root: Path, tmp_path: Path) -> str:
+    """A training of twelve steps from the command line."""
+    rows = tmp_path / "rows.jsonl"
+    with rows.open("w", encoding="utf-8") as file:
+        for number in range(96):
+            messages = [
+                {"role": "user", "content": f"What is {number} + 1?"},
+                {"role": "assistant", "content": f"It is {number + 1}."},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return (
+        f"train sft model={random_model_dir} data.source={rows} args.max_steps=12 args.logging_steps=1 "
+        "args.per_device_train_batch_size=4 args.learning_rate=3e-3 --save-steps 3 --name"
+    )
+
+
+def train(line: str) -> int:
+    return cli.main(shlex.split(line))
+
+
+def cut_short(line: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until Ctrl-C arrives after a step."""
+    whole = build.checkpoint_callback
+
+    def interrupted(every: int | None) -> object:
+        callback = whole(every)
+        on_step_begin = callback.on_step_begin
+
+        def interrupt(args: object, state: object, control: object, **kwargs: object) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+            on_step_begin(args, state, control, **kwargs)
+
+        callback.on_step_begin = interrupt
+        return callback
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "checkpoint_callback", interrupted)
+        assert train(line) == cli.EXIT_INTERRUPTED
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    return load_file(stage_path(name, "tiny") / "model.safetensors")
+
+
+def curve(name: str) -> list[float]:
+    text = (stage_path(name, "tiny") / "training_log.json").read_text(encoding="utf-8")
+    return [log["loss"] for log in json.loads(text) if "loss" in log]
+
+
+def largest_difference(one: str, other: str) -> float:
+    first, second = weights(one), weights(other)
+    return max((first[key] - second[key]).abs().max().item() for key in first)
+
+
+def test_an_interrupted_training_goes_on(
+    line: str, output_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(f"{line} whole") == 0
+    run = output_root / "tiny" / "runs"
+    assert not (run / "whole").exists(), "a stage that is whole needs no checkpoint"
+    cut_short(f"{line} cut", 8, monkeypatch)
+    assert "goes on with --resume" in capsys.readouterr().err
+    assert [path.name for path in (run / "cut").glob("checkpoint-*")] == ["checkpoint-6"]
+    assert saved_stages("tiny") == ["whole"]
+
+    assert train(f"{line} cut") == cli.EXIT_MISTAKE
+    refused = capsys.readouterr().err
+    assert "unfinished run, saved after step 6 of 12; --resume goes on with it, and --rebuild" in refused
+    assert train(f"{line} cut --resume args.learning_rate=1e-3") == cli.EXIT_MISTAKE
+    assert "but its recipe changed since" in capsys.readouterr().err
+
+    assert train(f"{line} cut --resume") == 0
+    assert "it goes on after step 6" in capsys.readouterr().out
+    assert largest_difference("cut", "whole") < 1e-6
+    assert curve("cut") == pytest.approx(curve("whole"), abs=1e-5)
+    assert not (run / "cut").exists()
+
+
+def test_what_is_not_asked_for_is_not_resumed(
+    line: str, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short(f"{line} early", 2, monkeypatch)  # before the first checkpoint: there is nothing to go on from
+    assert train(f"{line} early") == 0
+    cut_short(f"{line} cut", 4, monkeypatch)
+    assert train(f"{line} cut --rebuild") == 0
+    assert largest_difference("cut", "early") < 1e-6
+    assert train(f"{line} fresh --resume") == 0  # a loop that restarts a job may always say it
+
+
+def test_a_second_training_of_the_same_stage_is_refused(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from filelock import FileLock
+
+    target = stage_path("busy", "tiny")
+    target.parent.mkdir(parents=True)
+    with FileLock(target.with_name(".busy.lock")):
+        assert train(f"{line} busy") == cli.EXIT_MISTAKE
+    assert "another process trains the stage 'busy' at this moment" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get(ON_REQUEST), reason=f"takes minutes; set {ON_REQUEST}=1")
+@pytest.mark.parametrize("moment", range(3))
+def test_a_training_that_is_killed_at_any_moment_goes_on(line: str, output_root: Path, moment: int) -> None:
+    line = line.replace("max_steps=12", "max_steps=60")
+    assert train(f"{line} whole") == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "posttrain_helpers", *shlex.split(f"{line} cut")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    try:
+        assert any("building stage" in printed for printed in process.stdout)
+        time.sleep(random.uniform(0, 6))
+        process.kill()
+        process.communicate()
+    finally:
+        watchdog.cancel()
+    assert train(f"{line} cut --resume") == 0
+    assert largest_difference("cut", "whole") < 1e-5
+    assert curve("cut") == pytest.approx(curve("whole"), abs=1e-4)
+    assert not list((output_root / "tiny" / "stages").glob(".*.tmp"))
+    assert not (output_root / "tiny" / "runs" / "cut").exists()
