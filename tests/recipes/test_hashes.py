@@ -13,14 +13,14 @@ pytestmark = pytest.mark.usefixtures("output_root")
 # it would make every stage that a reader has trained out of date.
 HASHES = {
     "distill_offline": {
-        "tiny": "2104500764904cf0",
-        "smollm2": "732815ccc822c667",
-        "qwen3": "392fdb1ab5b381f6",
+        "tiny": "320902e4bc16b12c",
+        "smollm2": "103f02f5a48e8cd0",
+        "qwen3": "033f494b94c77133",
     },
     "distill_on_policy": {
-        "tiny": "edef24ec1d0425d2",
-        "smollm2": "ce50374beb3d2281",
-        "qwen3": "fdcaab5036ba0448",
+        "tiny": "104a84d2d3c468de",
+        "smollm2": "077e6c7831403940",
+        "qwen3": "f340a298991daeaa",
     },
     "dpo": {"tiny": "4bfbc52bf1a89ae9", "smollm2": "bf6b1e56e91f07cd", "qwen3": "327453a2e7a8b45e"},
     "dpo_dl": {"tiny": "6d599f41a7c69644", "smollm2": "936c0d73510e15d2", "qwen3": "d8d69b073380d697"},
@@ -66,11 +66,10 @@ HASHES = {
     "sft_ultrachat": {"tiny": "99e2573b3dc5f27b", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
     "simpo": {"tiny": "d523c070bbd892e7", "smollm2": "fdff9ab79518dda5", "qwen3": "93f02f12f14b45f1"},
     "strong_weak_dpo": {
-        "tiny": "845efb0d55aeeb3c",
-        "smollm2": "9027a18ae0e4221a",
-        "qwen3": "29e9a6a06496b456",
+        "tiny": "9a05bb4db8299ff1",
+        "smollm2": "a1e9d9fb427edb30",
+        "qwen3": "720257763cb409f3",
     },
-    "student": {"tiny": "9d0b792d03177890", "smollm2": "040216933a212d4f", "qwen3": "1641801b21fe5156"},
     "templates": {"tiny": "a8c81979c23d0b97", "smollm2": "936b4b8ae1fc7ca0", "qwen3": "9a5bb5759009854d"},
 }
 

@@ -15,6 +15,7 @@ from datasets import Dataset
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.recipes.methods import trainer_class
+from posttrain_helpers.stages import build
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import other_models
 from posttrain_helpers.training.distillation import check_same_vocabulary
@@ -127,10 +128,26 @@ def test_a_training_brings_the_student_nearer(method: str, models: Any) -> None:
     assert not any(weight.requires_grad for weight in trainer.teacher_model.parameters())
 
 
-@pytest.mark.parametrize("method", ["distill_offline", "distill_on_policy"])
-def test_a_teacher_that_is_the_student_is_refused(method: str, models: Any, random_model_dir: Path) -> None:
-    with pytest.raises(CourseError, match="there is nothing to learn from it"):
-        trainer_of(method, models, teacher=str(random_model_dir))
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}])
+def test_a_teacher_that_is_the_student_is_noted(
+    lora: Any, models: Any, random_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an adapter too, whose weights have other names."""
+    _, tokenizer, teacher = models
+    student, _ = load_model_and_tokenizer(random_model_dir, lora=lora, verbose=False)
+    trainer_of("distill_offline", (student, tokenizer, teacher))
+    assert "nothing to learn" not in capsys.readouterr().out
+    mode = student.training
+    trainer_of("distill_offline", (student, tokenizer, str(random_model_dir)))
+    assert "there is nothing to learn from it" in capsys.readouterr().out
+    assert student.training == mode
+
+
+def test_a_missing_teacher_is_refused_under_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "process_count", lambda: 2)
+    recipe = load_recipe("distill_on_policy", "tiny", {"model": "base"})
+    with pytest.raises(CourseError, match="is needed, and it does not exist yet"):
+        build._resolved_others(recipe)
 
 
 def test_sampling_is_left_to_the_trainer_that_counts_right(models: Any) -> None:

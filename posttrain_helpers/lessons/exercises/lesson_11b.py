@@ -139,6 +139,13 @@ def no_temperature(
     return _masked_mean(student_logits, teacher_logits, mask)
 
 
+def always_two(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Write the temperature of the text in place of the one that is given."""
+    return token_loss(student_logits, teacher_logits, mask, 2.0)
+
+
 def every_place(
     student_logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, temperature: float
 ) -> torch.Tensor:
@@ -154,13 +161,13 @@ def _masked_mean(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tenso
 
 
 @cache
-def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
-    """Return logits of two models for two replies of different length, their mask and a temperature."""
+def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return logits of two models for two replies of different length, and their mask."""
     import torch
 
     generator = torch.Generator().manual_seed(11)
     student, teacher = 3 * torch.randn(2, 2, 5, 7, generator=generator)
-    return student, teacher, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]), 2.0
+    return student, teacher, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
 
 
 def grade_token_loss(answer: Any) -> None:
@@ -171,14 +178,17 @@ def grade_token_loss(answer: Any) -> None:
         (no_temperature, "At another temperature than 1 this is another divergence; do not leave it out."),
         (every_place, "The padding of the shorter reply counts as well."),
     )
-    value = number(call(answer, *_batch()))
-    if is_close(value, number(token_loss(*_batch())), 1e-4):
-        return
-    name_mistake(hints, value, *_batch(), same=lambda a, b: is_close(a, number(b), 1e-4))
-    raise NotYet(
-        f"Your function returns {value:.4f} for a batch whose loss is {number(token_loss(*_batch())):.4f}: "
-        "both distributions at the temperature, the reverse KL, the mean over tokens of replies."
-    )
+    for temperature in (2.0, 3.0, 1.0):
+        batch = (*_batch(), temperature)
+        value, expected = number(call(answer, *batch)), number(token_loss(*batch))
+        if is_close(value, expected, 1e-4):
+            continue
+        name_mistake(hints, value, *batch, same=lambda a, b: is_close(a, number(b), 1e-4))
+        raise NotYet(
+            f"At temperature {temperature:g} your function returns {value:.4f} for a batch whose loss is "
+            f"{expected:.4f}: both distributions at the temperature that it is given, the reverse KL, and "
+            "the mean over tokens of replies."
+        )
 
 
 # --- 11b.4: one changed setting
@@ -230,6 +240,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (teacher_only, "the student is not"),
             (no_temperature, "do not leave it out"),
             (every_place, "padding of the shorter reply"),
+            (always_two, "the temperature that it is given"),
         ),
         "A divergence of a model from itself is 0, at any temperature: the first thing to test of a "
         "distillation loss.",

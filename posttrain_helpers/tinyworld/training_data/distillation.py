@@ -80,7 +80,15 @@ def build_distillation_data(
             rows = [pair for pair in pairs if pair["chosen"] != pair["rejected"]]
             dropped["identical"] = len(pairs) - len(rows)
     held_out = partial(held_out_problems, steps, largest, HELD_OUT_PROBLEMS, smallest=smallest)
-    return rows, Suites({"problems": held_out}), +dropped
+    larger = partial(_larger_problems, steps, largest, smallest)
+    return rows, Suites({"problems": held_out, "larger_problems": larger}), +dropped
+
+
+def _larger_problems(steps: int, largest: int, smallest: int) -> list[Item]:
+    """Return held-out problems that begin above every number a prompt begins with, of a step less."""
+    width = largest - smallest + 1
+    items = held_out_problems(max(1, steps - 1), largest + width, HELD_OUT_PROBLEMS, smallest=largest + 1)
+    return [{**item, "id": f"larger_{item['id']}"} for item in items]
 
 
 def _prompts(n: int, steps: int, largest: int, smallest: int, seed: int) -> list[Item]:

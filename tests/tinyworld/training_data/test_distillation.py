@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_each_way_gets_the_same_prompts_and_one_reply() -> None:
     # Equal replies make no pair.
     assert len(pairs) == 60
     assert set(pairs[0]) == {"prompt", "chosen", "rejected"}
-    assert pairs[0]["rejected"][0]["content"].startswith("student")
+    assert pairs[0]["rejected"][0]["content"].startswith("sft")
     assert all(prompt in list(prompts["prompt"]) for prompt in pairs["prompt"])
 
 
@@ -54,6 +55,19 @@ def test_recipes_compared_have_equal_steps_and_rows() -> None:
     assert [on_policy.args[key] for key in same] == [offline.args[key] for key in same]
     assert (on_policy.model, on_policy.teacher) == (offline.model, offline.teacher)
     assert {**on_policy.data, **offline.data} == offline.data
+    prompts, replies = loaded("distill_on_policy"), loaded("distill_offline")
+    assert len(prompts) == len(replies)  # so that an epoch has as many steps
+
+
+@pytest.mark.parametrize("profile", ["tiny", "smollm2"])
+def test_larger_problems_begin_above_all_prompts(profile: str) -> None:
+    recipe = load_recipe("distill_on_policy", profile)
+    rows, items = load_data(recipe, verbose=False)
+    larger = [item for item in items if item["id"].startswith("larger_problems/")]
+    assert len(larger) == 300
+    assert not contents(rows) & contents(larger)
+    first = [int(re.search(r"\d+", item["prompt"][0]["content"])[0]) for item in larger]
+    assert min(first) > recipe.data["largest"]
 
 
 def contents(items: Iterable[dict]) -> set[str]:
@@ -69,4 +83,5 @@ def test_no_prompt_is_held_out_and_none_comes_twice(seed: int) -> None:
     for split in HELD_OUT_SPLITS:
         assert not asked & contents(held_out_suite("word_problems", split=split))
         assert not asked & contents(held_out_problems(2, 15, 300, split, smallest=11))
+        assert not asked & contents(held_out_problems(2, 20, 300, split, smallest=16))
     assert not asked & contents(load_data(load_recipe("grpo", "tiny", {"seed": seed}), verbose=False)[0])
