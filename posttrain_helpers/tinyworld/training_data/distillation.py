@@ -85,7 +85,7 @@ def build_distillation_data(
 
 
 def _larger_problems(steps: int, largest: int, smallest: int) -> list[Item]:
-    """Return held-out problems that begin above every number a prompt begins with, of a step less."""
+    """Return held-out problems with larger amounts than those of the prompts, of a step less."""
     width = largest - smallest + 1
     items = held_out_problems(max(1, steps - 1), largest + width, HELD_OUT_PROBLEMS, smallest=largest + 1)
     return [{**item, "id": f"larger_{item['id']}"} for item in items]
