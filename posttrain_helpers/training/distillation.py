@@ -7,6 +7,7 @@ are.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.environment.runtime import current_runtime
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load the teacher that a recipe names, in evaluation mode and frozen; a missing stage is built.
+    """Load the teacher that a recipe names, in evaluation mode and frozen; a stage must be there.
 
     Args:
         recipe: of a method that distils.
@@ -29,9 +30,13 @@ def load_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         CourseError: as loading a model does, or the teacher's tokens are not the student's.
     """
     from posttrain_helpers.models.loading import load_repaired
-    from posttrain_helpers.stages.build import resolve_model
+    from posttrain_helpers.models.manifest import STAGE_NAME, location
 
-    place = resolve_model(recipe.teacher, recipe.profile)
+    place = location(recipe.teacher, recipe.profile)
+    if STAGE_NAME.fullmatch(place) and not Path(place).is_dir():
+        raise CourseError(
+            f"the teacher {recipe.teacher!r} is not there yet; load_stage({recipe.teacher!r}) builds it."
+        )
     device = current_runtime(recipe.profile).device
     teacher, its_tokenizer, _ = load_repaired(place, device, merge=True, profile=recipe.profile)
     check_same_vocabulary(tokenizer, its_tokenizer)

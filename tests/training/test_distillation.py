@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from posttrain_helpers.recipes.methods import trainer_class
 from posttrain_helpers.stages import build
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import other_models
-from posttrain_helpers.training.distillation import check_same_vocabulary
+from posttrain_helpers.training.distillation import check_same_vocabulary, load_teacher
 from posttrain_helpers.training.trainer import make_trainer, train
 
 pytestmark = pytest.mark.usefixtures("output_root")
@@ -202,3 +203,9 @@ def test_a_teacher_belongs_to_a_method_that_distils() -> None:
     assert other_models(recipe) == ["grpo"]
     assert recipe.content()["teacher"] == "grpo"
     assert load_recipe("distill_on_policy", "tiny", {"teacher": "sft"}).hash != recipe.hash
+
+
+def test_a_teacher_that_is_not_there_is_one_sentence() -> None:
+    recipe = replace(load_recipe("distill_on_policy"), teacher="nobody")
+    with pytest.raises(CourseError, match=r"the teacher 'nobody' is not there yet; load_stage"):
+        load_teacher(recipe, None)
