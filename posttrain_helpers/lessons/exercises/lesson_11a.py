@@ -107,7 +107,7 @@ def grade_keep_first(answer: Any) -> None:
         right = keep_first(sets, threshold)
         try:
             value = [bool(one) for one in value]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise NotYet("Return a list with True (stays) or False for each set.") from None
         if value == right:
             continue
@@ -158,7 +158,7 @@ def grade_control(answer: Any) -> None:
         value = call(answer, _REPLIES, random.Random(seed))
         try:
             rows = [(int(prompt), str(reply)) for prompt, reply in value]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise NotYet("Return a list of pairs, the number of the prompt and the reply.") from None
         if len(rows) != len(_REPLIES):
             raise NotYet(f"{len(_REPLIES)} rows are needed, as many as there are prompts; found {len(rows)}.")
