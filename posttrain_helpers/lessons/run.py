@@ -52,8 +52,8 @@ def select(names: Sequence[str] = (), directory: Path | None = None) -> list[Pat
     """Return the lessons that `names` ask for, in reading order.
 
     Args:
-        names: numbers (`1`, `01`; `11` is all of its parts, `11a` one), names (`01_supervised_fine_tuning`) or
-            file names; empty means all.
+        names: numbers (`1`, `01`; `11` is all of its parts, `11a` one), names (`01_supervised_fine_tuning`)
+            or file names; empty means all.
         directory: where to look; None is the repository's `notebooks`.
 
     Raises:
