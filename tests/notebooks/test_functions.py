@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +196,36 @@ def test_signatures_of_lesson_11a_agree_as_often_as_sets_overlap() -> None:
     for one, first in zip(sets, signatures, strict=True):
         for other, second in zip(sets, signatures, strict=True):
             assert (first == second).mean() == pytest.approx(len(one & other) / len(one | other), abs=0.03)
+
+
+def test_texts_without_a_run_of_words_have_signatures_in_lesson_11a() -> None:
+    shingles, minhash = (
+        executed("11a_training_data.ipynb", name, np=np, re=re) for name in ("shingles", "minhash")
+    )
+    assert shingles("Lima") == {"lima"}
+    assert shingles("!") == shingles("") == {""}
+    signatures = minhash([shingles("!"), shingles("Lima"), set(), shingles("lima.")])
+    assert signatures.shape == (4, 256)
+    assert (signatures[1] == signatures[3]).all()
+    assert not (signatures[1] == signatures[2]).any()
+
+
+def test_lesson_11a_keeps_what_a_slow_search_with_exact_similarities_keeps() -> None:
+    minhash, kept_once = (
+        executed("11a_training_data.ipynb", name, np=np) for name in ("minhash", "kept_once")
+    )
+    rng = random.Random(0)
+    fresh = [{str(rng.randrange(10**6)) for _ in range(10)} for _ in range(30)]
+    # Some lack one element of ten: all similarities are near 0, .9 or 1, so none is near the threshold.
+    sets = fresh + [set(sorted(rng.choice(fresh))[1:]) for _ in range(30)]
+    rng.shuffle(sets)
+    kept: list[set[str]] = []
+    expected = []
+    for one in sets:
+        expected.append(all(len(one & other) < 0.7 * len(one | other) for other in kept))
+        kept += [one] if expected[-1] else []
+    assert sum(expected) == 30
+    assert kept_once(minhash(sets), 0.7).tolist() == expected
 
 
 def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

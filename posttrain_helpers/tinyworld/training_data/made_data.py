@@ -240,7 +240,7 @@ def constitution(
         replies: N replies.
 
     Returns:
-        For each principle N numbers in nats; the plain likelihood of "true" is per token.
+        For each principle N numbers, in nats per token.
     """
     from posttrain_helpers.generation.likelihood import mean_log_probs
 

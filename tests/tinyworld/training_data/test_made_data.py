@@ -14,6 +14,9 @@ from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.rewards.verifiers import reward_models_of
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld import gold_score
+from posttrain_helpers.tinyworld.facts import Relation
+from posttrain_helpers.tinyworld.replies import core_of
+from posttrain_helpers.tinyworld.tasks import training_facts
 from posttrain_helpers.tinyworld.training_data import made_data, preferences
 from posttrain_helpers.tinyworld.training_data.noisy_pool import COPIES, FAULTS, noisy_pool
 
@@ -117,6 +120,40 @@ def test_a_pool_has_the_faults_that_it_says() -> None:
         assert (score.manner < 0) == (row["fault"] == "rude")
     asked = Counter(str(row["prompt"]) for row in pool if row["fault"] == "duplicate")
     assert max(asked.values()) >= COPIES
+
+
+def asked_and_said(row: dict[str, Any]) -> tuple[str, str]:
+    return row["prompt"][-1]["content"], row["reply"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_two_good_rows_of_a_pool_are_the_same(seed: int) -> None:
+    good = [asked_and_said(row) for row in noisy_pool(960, seed) if not row["fault"]]
+    assert len(set(good)) == len(good) == 384
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_duplicate_repeats_stands_further_up(seed: int) -> None:
+    pool = noisy_pool(960, seed)
+    copies = 0
+    for number, row in enumerate(pool):
+        if row["fault"] == "duplicate":
+            question, reply = asked_and_said(row)
+            above = [asked_and_said(other) for other in pool[:number] if not other["fault"]]
+            assert any(question == q and core_of(reply) == core_of(r) for q, r in above), row
+            copies += 1
+    assert copies == 96
+
+
+def test_more_good_rows_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain_helpers.tinyworld.training_data.noisy_pool.training_facts", two_facts)
+    with pytest.raises(CourseError, match="draw a smaller pool"):
+        noisy_pool(4000, 0)
+
+
+def two_facts() -> list[tuple[Relation, str]]:
+    """Return facts of two relations, so that a reply may be off topic."""
+    return [*training_facts()[:1], *training_facts()[-1:]]
 
 
 def test_a_pool_without_good_rows_has_no_duplicates() -> None:
