@@ -129,6 +129,8 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
         "dpo.data.n_prompts=40",
         "dpo_identity.data.identity=24",
         "judge.data.n_prompts=20",
+        "best_of_k.data.n_prompts=24",
+        "ai_feedback_dpo.data.n_prompts=40",
         "grpo.data.n_train=64",
         "grpo.args.per_device_train_batch_size=8",
         # One step uses up a rollout, and changes the replies.

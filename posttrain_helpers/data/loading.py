@@ -156,6 +156,8 @@ BUILDERS = {
     "tinyworld/sft": ("tasks", "build_sft_data"),
     "tinyworld/preferences": ("training_data.preferences", "build_preference_data"),
     "tinyworld/judgements": ("training_data.judgements", "build_judgement_data"),
+    "tinyworld/best_of_k": ("training_data.made_data", "build_best_of_k_data"),
+    "tinyworld/ai_feedback": ("training_data.made_data", "build_ai_feedback_data"),
     "tinyworld/prompts": ("training_data.prompts", "build_prompt_data"),
     "tinyworld/word_problems": ("training_data.prompts", "build_word_problem_data"),
 }

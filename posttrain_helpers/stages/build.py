@@ -37,7 +37,7 @@ from posttrain_helpers.models.manifest import (
 )
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS
-from posttrain_helpers.rewards.verifiers import reward_models
+from posttrain_helpers.rewards.verifiers import reward_models_of
 from posttrain_helpers.stages.save import free_place, is_readers, save_stage, stage_lock
 from posttrain_helpers.stages.unfinished import Run
 from posttrain_helpers.training.checkpoints import checkpoint_callback, progress_of
@@ -235,7 +235,7 @@ def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:
 
 def _resolved_rewards(recipe: Recipe) -> dict[str, str]:
     """Return what to load for each reward model of a recipe; its stage is built if it is missing."""
-    return {name: resolve_model(name, recipe.profile) for name in reward_models(recipe.rewards)}
+    return {name: resolve_model(name, recipe.profile) for name in reward_models_of(recipe)}
 
 
 def _out_of_date(target: Path, recipe: Recipe, parent: str, rewards: dict[str, str]) -> str:

@@ -33,7 +33,7 @@ from posttrain_helpers.models.repairs import repair_generation_config
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
-from posttrain_helpers.rewards.verifiers import reward_models
+from posttrain_helpers.rewards.verifiers import reward_models_of
 from posttrain_helpers.training.state import check_trained, check_weights_are_sound
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
     if not weights:
         raise CourseError(f"nothing was saved for the stage {name!r}: the model wrote no safetensors file.")
     rewards = {
-        reward: model_identity(location(reward, recipe.profile)) for reward in reward_models(recipe.rewards)
+        reward: model_identity(location(reward, recipe.profile)) for reward in reward_models_of(recipe)
     }
     return {
         "stage": name,

@@ -32,6 +32,7 @@ LESSONS = {
     "08_ppo": ["ppo", "rloo"],
     "09_reward_hacking": [],
     "10_grpo_verifiable_rewards": ["grpo"],
+    "11a_training_data": ["best_of_k", "expert_iteration", "ai_feedback_dpo"],
     "12_evaluation": [],
     "13_judges": [],
     "14_real_data": ["sft_ultrachat"],
