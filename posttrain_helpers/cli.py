@@ -1,8 +1,9 @@
-"""The command line: run lessons, train a recipe, evaluate models, fetch a model, build the report.
+"""The command line: run lessons, train a recipe, evaluate and export models, fetch one, build the report.
 
     python -m posttrain_helpers run
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
+    python -m posttrain_helpers export dpo ./my-assistant
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers fetch smollm2
@@ -113,6 +114,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     seeds.add_argument("--seeds", default="100-109", help="such as 100-109 or 1,5,20-22; default: 100-109")
     seeds.add_argument("--fresh", action="store_true", help="run again what was measured before")
+
+    export = commands.add_parser(
+        "export", parents=[profile], help="write a stage as a plain Hugging Face directory with a model card"
+    )
+    export.add_argument("stage", metavar="STAGE", help="the name of a finished stage, such as dpo")
+    export.add_argument("directory", metavar="DIR", help="a new directory")
+    export.add_argument(
+        "--merge", action="store_true", help="add an adapter to the weights of its base: one whole model"
+    )
 
     commands.add_parser(
         "report", parents=[profile, split], help="build the report card from the results of past runs"
@@ -475,6 +485,15 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.report.export import export_stage
+
+    print(
+        f"exported: {export_stage(arguments.stage, arguments.directory, arguments.profile, arguments.merge)}"
+    )
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.report.page import build_report
 
@@ -509,6 +528,7 @@ _COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "seeds": _seeds,
+    "export": _export,
     "report": _report,
     "fetch": _fetch,
     "real-model": _real_model,
