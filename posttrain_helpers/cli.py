@@ -1,6 +1,7 @@
 """The command line: run lessons, train a recipe, evaluate and export models, fetch one, build the report.
 
     python -m posttrain_helpers run
+    python -m posttrain_helpers prepare faq.jsonl ./faq
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
     python -m posttrain_helpers export dpo ./my-assistant
@@ -114,6 +115,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     seeds.add_argument("--seeds", default="100-109", help="such as 100-109 or 1,5,20-22; default: 100-109")
     seeds.add_argument("--fresh", action="store_true", help="run again what was measured before")
+
+    prepare = commands.add_parser(
+        "prepare", parents=[profile], help="make a file or a public data set ready to train on"
+    )
+    prepare.add_argument("source", metavar="SOURCE", help="a file, or the id of a data set on the Hub")
+    prepare.add_argument("directory", metavar="DIR", help="a new directory, for train, dev and test")
+    prepare.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="such as data.columns={…}")
+    prepare.add_argument("--method", default="sft", help="that will learn from it; default: sft")
+    prepare.add_argument("--max-samples", type=int, metavar="N", help="rows of all three together")
+    prepare.add_argument("--max-length", type=int, metavar="N", help="drop rows of more tokens")
+    prepare.add_argument("--system-prompt", metavar="TEXT", help="of every row, in place of its own")
+    prepare.add_argument("--seed", type=int, default=0, help="of the order and the splits; default: 0")
+    prepare.add_argument("--test-share", type=float, default=0.1, help="for dev, and for test; default: 0.1")
+    prepare.add_argument("--model", default="base", help="whose tokenizer counts; default: base")
 
     export = commands.add_parser(
         "export", parents=[profile], help="write a stage as a plain Hugging Face directory with a model card"
@@ -485,6 +500,29 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _prepare(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.data.prepare import prepare
+    from posttrain_helpers.recipes.overrides import parsed_overrides
+
+    given = parsed_overrides(arguments.overrides)
+    given |= {"data.max_samples": arguments.max_samples, "data.system_prompt": arguments.system_prompt}
+    if other := [key for key in given if not key.startswith("data.")]:
+        raise CourseError(f"prepare takes settings of the data only, as data.columns=…, not {other[0]!r}.")
+    target = prepare(
+        arguments.source,
+        arguments.directory,
+        arguments.method,
+        data={key.removeprefix("data."): value for key, value in given.items() if value is not None},
+        seed=arguments.seed,
+        max_length=arguments.max_length,
+        test_share=arguments.test_share,
+        model=arguments.model,
+        profile=arguments.profile,
+    )
+    print(f"prepared: {target}; train with data.source={target / 'train.jsonl'}")
+    return 0
+
+
 def _export(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.report.export import export_stage
 
@@ -528,10 +566,17 @@ _COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "seeds": _seeds,
+    "prepare": _prepare,
     "export": _export,
     "report": _report,
     "fetch": _fetch,
     "real-model": _real_model,
 }
 # The arguments that are lists of words; argparse accepts such a list in one piece only.
-_WORDS = {"run": "lessons", "seeds": "lessons", "train": "overrides", "evaluate": "models"}
+_WORDS = {
+    "run": "lessons",
+    "seeds": "lessons",
+    "train": "overrides",
+    "prepare": "overrides",
+    "evaluate": "models",
+}
