@@ -82,12 +82,16 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("tensorboard", "wandb", "mlflow", "trackio"),
         help="also log to a tracker; its keys come from the environment or a file .env; default: none",
     )
-    train.add_argument("--models", metavar="A,B", help="train from each of these models, one after the other")
+    train.add_argument(
+        "--models",
+        metavar="A,B",
+        help="train from each of these, one after the other, as from the `models` of a recipe",
+    )
     train.add_argument(
         "--model-index",
         type=int,
         metavar="N",
-        help="only from this one of --models, from 0: for arrays of jobs",
+        help="only from this one of the models, from 0: for arrays of jobs",
     )
     train.add_argument(
         "--sweep",
@@ -371,14 +375,17 @@ def _train_here(arguments: argparse.Namespace) -> int:
 
 def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     from posttrain_helpers.lessons.seeds import parse_seeds
+    from posttrain_helpers.recipes import load_recipe
     from posttrain_helpers.stages.sweep import variants
 
-    models = _listed(arguments.models) or []
+    models = _listed(arguments.models)
+    if models is None:
+        models = load_recipe(arguments.recipe, arguments.profile, arguments.overrides).models
     if arguments.model_index is not None:
         if not 0 <= arguments.model_index < len(models):
             raise CourseError(
-                f"--model-index {arguments.model_index} names none of the {len(models)} models of --models; "
-                "count from 0."
+                f"--model-index {arguments.model_index} names none of the {len(models)} models of --models "
+                "or of the recipe; count from 0."
             )
         models = [models[arguments.model_index]]
     return variants(models, arguments.sweep, parse_seeds(arguments.seeds) if arguments.seeds else [])

@@ -32,6 +32,7 @@ from posttrain_helpers.models.manifest import BASE
 from posttrain_helpers.recipes.checks import check_settings
 from posttrain_helpers.recipes.methods import METHODS, method_named
 from posttrain_helpers.recipes.sources import is_built_in
+from posttrain_helpers.wording import counted
 
 Row = dict[str, Any]
 SPLITS = ("train", "dev", "test")
@@ -90,8 +91,8 @@ def prepare(
         rows, repeated = usable_conversations(chosen, source)
         dropped.update(repeated)
         form = kind
-    counted = token_lengths(rows, tokenizer) if rows else []
-    lengths = dict(zip(map(id, rows), counted, strict=True))
+    tokens = token_lengths(rows, tokenizer) if rows else []
+    lengths = dict(zip(map(id, rows), tokens, strict=True))
     if max_length is not None:
         short = [row for row in rows if max(lengths[id(row)]) <= max_length]
         dropped[f"longer than {max_length:,} tokens"] += len(rows) - len(short)
@@ -144,8 +145,8 @@ def _splits(
     expected = SPLITS if share else ("train",)
     if empty := [name for name in expected if not filled[name]]:
         raise CourseError(
-            f"{len(rows):,} rows of {source!r} with {len(counts):,} different questions are too few for the "
-            f"split {empty[0]!r}; give more, or --test-share 0 to have only train."
+            f"{counted(len(rows), 'row')} of {source!r} with {counted(len(counts), 'different question')} "
+            f"are too few for the split {empty[0]!r}; give more, or --test-share 0 to have only train."
         )
     return {
         name: [row for row, question in zip(rows, questions, strict=True) if place[question] == name]
@@ -165,7 +166,7 @@ def _card(facts: Mapping[str, Any], profile: str) -> str:
         configs=[{"config_name": "default", "data_files": files}],
     )
     shown = {key: value for key, value in facts.items() if not isinstance(value, dict)}
-    shown |= {name: f"{count:,} rows" for name, count in facts["rows"].items()}
+    shown |= {name: counted(count, "row") for name, count in facts["rows"].items()}
     shown |= {f"dropped: {reason}": f"{count:,}" for reason, count in facts["dropped"].items()}
     table = "\n".join(f"| {key} | {str(value).replace('|', '&#124;')} |" for key, value in shown.items())
     return f"""---
