@@ -104,7 +104,6 @@ def test_the_models_of_a_recipe_are_those_of_the_option(
         return re.findall(r"stages/(mine\S*)$", capsys.readouterr().out, re.MULTILINE)
 
     base, sft = both = planned()
-    assert planned("--models", "base") == planned("--model-index", "0") == ["mine"]
     assert planned("--models", "sft") == planned("--model-index", "1") == [sft]
     assert planned("model=sft") == [sft], "one model is said in place of several"
     assert planned("models=[sft, base]") == [sft, base]
