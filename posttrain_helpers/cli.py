@@ -1,8 +1,10 @@
-"""The command line: run lessons, train a recipe, evaluate models, fetch a model, build the report.
+"""The command line: run lessons, train a recipe, evaluate and export models, fetch one, build the report.
 
     python -m posttrain_helpers run
+    python -m posttrain_helpers prepare faq.jsonl ./faq
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
+    python -m posttrain_helpers export dpo ./my-assistant
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers fetch smollm2
@@ -80,12 +82,16 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("tensorboard", "wandb", "mlflow", "trackio"),
         help="also log to a tracker; its keys come from the environment or a file .env; default: none",
     )
-    train.add_argument("--models", metavar="A,B", help="train from each of these models, one after the other")
+    train.add_argument(
+        "--models",
+        metavar="A,B",
+        help="train from each of these, one after the other, as from the `models` of a recipe",
+    )
     train.add_argument(
         "--model-index",
         type=int,
         metavar="N",
-        help="only from this one of --models, from 0: for arrays of jobs",
+        help="only from this one of the models, from 0: for arrays of jobs",
     )
     train.add_argument(
         "--sweep",
@@ -113,6 +119,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     seeds.add_argument("--seeds", default="100-109", help="such as 100-109 or 1,5,20-22; default: 100-109")
     seeds.add_argument("--fresh", action="store_true", help="run again what was measured before")
+
+    prepare = commands.add_parser(
+        "prepare", parents=[profile], help="make a file or a public data set ready to train on"
+    )
+    prepare.add_argument("source", metavar="SOURCE", help="a file, or the id of a data set on the Hub")
+    prepare.add_argument("directory", metavar="DIR", help="a new directory, for train, dev and test")
+    prepare.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="such as data.columns={…}")
+    prepare.add_argument("--method", default="sft", help="that will learn from it; default: sft")
+    prepare.add_argument("--max-samples", type=int, metavar="N", help="rows of all three together")
+    prepare.add_argument("--max-length", type=int, metavar="N", help="drop rows of more tokens")
+    prepare.add_argument("--system-prompt", metavar="TEXT", help="of every row, in place of its own")
+    prepare.add_argument("--seed", type=int, default=0, help="of the order and the splits; default: 0")
+    prepare.add_argument("--test-share", type=float, default=0.1, help="for dev, and for test; default: 0.1")
+    prepare.add_argument("--model", default="base", help="whose tokenizer counts; default: base")
+
+    export = commands.add_parser(
+        "export", parents=[profile], help="write a stage as a plain Hugging Face directory with a model card"
+    )
+    export.add_argument("stage", metavar="STAGE", help="the name of a finished stage, such as dpo")
+    export.add_argument("directory", metavar="DIR", help="a new directory")
+    export.add_argument(
+        "--merge", action="store_true", help="add an adapter to the weights of its base: one whole model"
+    )
 
     commands.add_parser(
         "report", parents=[profile, split], help="build the report card from the results of past runs"
@@ -346,14 +375,17 @@ def _train_here(arguments: argparse.Namespace) -> int:
 
 def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     from posttrain_helpers.lessons.seeds import parse_seeds
+    from posttrain_helpers.recipes import load_recipe
     from posttrain_helpers.stages.sweep import variants
 
-    models = _listed(arguments.models) or []
+    models = _listed(arguments.models)
+    if models is None:
+        models = load_recipe(arguments.recipe, arguments.profile, arguments.overrides).models
     if arguments.model_index is not None:
         if not 0 <= arguments.model_index < len(models):
             raise CourseError(
-                f"--model-index {arguments.model_index} names none of the {len(models)} models of --models; "
-                "count from 0."
+                f"--model-index {arguments.model_index} names none of the {len(models)} models of --models "
+                "or of the recipe; count from 0."
             )
         models = [models[arguments.model_index]]
     return variants(models, arguments.sweep, parse_seeds(arguments.seeds) if arguments.seeds else [])
@@ -475,6 +507,38 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _prepare(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.data.prepare import prepare
+    from posttrain_helpers.recipes.overrides import parsed_overrides
+
+    given = parsed_overrides(arguments.overrides)
+    given |= {"data.max_samples": arguments.max_samples, "data.system_prompt": arguments.system_prompt}
+    if other := [key for key in given if not key.startswith("data.")]:
+        raise CourseError(f"prepare takes settings of the data only, as data.columns=…, not {other[0]!r}.")
+    target = prepare(
+        arguments.source,
+        arguments.directory,
+        arguments.method,
+        data={key.removeprefix("data."): value for key, value in given.items() if value is not None},
+        seed=arguments.seed,
+        max_length=arguments.max_length,
+        test_share=arguments.test_share,
+        model=arguments.model,
+        profile=arguments.profile,
+    )
+    print(f"prepared: {target}; train with data.source={target / 'train.jsonl'}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.report.export import export_stage
+
+    print(
+        f"exported: {export_stage(arguments.stage, arguments.directory, arguments.profile, arguments.merge)}"
+    )
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.report.page import build_report
 
@@ -509,9 +573,17 @@ _COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "seeds": _seeds,
+    "prepare": _prepare,
+    "export": _export,
     "report": _report,
     "fetch": _fetch,
     "real-model": _real_model,
 }
 # The arguments that are lists of words; argparse accepts such a list in one piece only.
-_WORDS = {"run": "lessons", "seeds": "lessons", "train": "overrides", "evaluate": "models"}
+_WORDS = {
+    "run": "lessons",
+    "seeds": "lessons",
+    "train": "overrides",
+    "prepare": "overrides",
+    "evaluate": "models",
+}

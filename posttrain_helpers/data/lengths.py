@@ -9,7 +9,7 @@ and a prompt that is too long leaves nothing to learn from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
+_BAR = 30  # signs of the longest bar
 
 
 def token_lengths(dataset: Dataset | Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -44,7 +45,9 @@ def token_lengths(dataset: Dataset | Iterable[Row], tokenizer: PreTrainedTokeniz
     lengths = []
     for row in dataset:
         texts = [_written(messages, tokenizer) for messages in _sequences(row)]
-        lengths.append([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+        lengths.append(
+            [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+        )
     if not lengths:
         raise CourseError("the data set has no rows, so it has no lengths; check what was dropped from it.")
     return lengths
@@ -74,6 +77,44 @@ def length_sentence(lengths: Sequence[Sequence[int]], max_length: int | None = N
         f"{text}; max_length {max_length:,} cuts {cut_rows:.1%} of the {noun}s and "
         f"{beyond.sum() / table.sum():.1%} of the tokens."
     )
+
+
+def length_counts(lengths: Sequence[Sequence[int]]) -> dict[int, dict[str, float]]:
+    """Count rows by length, and what a `max_length` at the upper end of each class would cut.
+
+    Args:
+        lengths: as `token_lengths` returns them; of a pair the longer sequence counts.
+
+    Returns:
+        For each power of two the rows of as many tokens or fewer, down to half of it, and the shares of rows
+        and tokens that are cut there.
+    """
+    import numpy
+
+    table = numpy.array(lengths)
+    longest, counts = table.max(axis=1), {}
+    edge = 1 << int(longest.min() - 1).bit_length()
+    while edge < 2 * longest.max():
+        counts[edge] = {
+            "rows": int(((longest > edge // 2) & (longest <= edge)).sum()),
+            "rows_cut": float((longest > edge).mean()),
+            "tokens_cut": float((table - edge).clip(min=0).sum() / table.sum()),
+        }
+        edge *= 2
+    return counts
+
+
+def length_profile(counts: Mapping[int, Mapping[str, float]]) -> str:
+    """Return a histogram of lengths as text, made of `length_counts`."""
+    most = max(each["rows"] for each in counts.values())
+    lines = [f"{'tokens':>15}  {'rows':>8}  {'':{_BAR}}  cut where max_length is the upper end"]
+    for edge, each in counts.items():
+        bar = "█" * round(_BAR * each["rows"] / most)
+        lines.append(
+            f"{edge // 2 + 1:>6,} – {edge:>6,}  {each['rows']:8,}  {bar:{_BAR}}  "
+            f"{each['rows_cut']:.1%} of the rows, {each['tokens_cut']:.1%} of the tokens"
+        )
+    return "\n".join(lines)
 
 
 def _sequences(row: Row) -> list[list[Row]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -156,6 +156,8 @@ BUILDERS = {
     "tinyworld/sft": ("tasks", "build_sft_data"),
     "tinyworld/preferences": ("training_data.preferences", "build_preference_data"),
     "tinyworld/judgements": ("training_data.judgements", "build_judgement_data"),
+    "tinyworld/best_of_k": ("training_data.made_data", "build_best_of_k_data"),
+    "tinyworld/ai_feedback": ("training_data.made_data", "build_ai_feedback_data"),
     "tinyworld/prompts": ("training_data.prompts", "build_prompt_data"),
     "tinyworld/word_problems": ("training_data.prompts", "build_word_problem_data"),
     "tinyworld/distillation": ("training_data.distillation", "build_distillation_data"),
@@ -193,7 +195,7 @@ def _built_in(
 
 
 # Of the rows of each form: what checks them, their messages, and their shape as held-out items.
-_FORMS = {
+FORMS = {
     "conversations": (usable_conversations, conversation_turns, held_out_conversation),
     "pairs": (explicit_pairs, pair_turns, held_out_pair),
     "labels": (usable_labels, label_turns, held_out_label),
@@ -220,7 +222,7 @@ def check_source(recipe: Recipe) -> bool:
     return local_file(source) is None
 
 
-def _adapter_for(source: str, data: dict[str, Any], kind: str) -> Adapter | None:
+def _adapter_for(source: str, data: Mapping[str, Any], kind: str) -> Adapter | None:
     adapter = find_adapter(source, data)
     if data.get("answer_format") is not None and kind != "prompts":
         raise CourseError(
@@ -235,9 +237,24 @@ def _adapter_for(source: str, data: dict[str, Any], kind: str) -> Adapter | None
     return adapter
 
 
-def _public(
-    source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[list[Row], list[Row], Counter[str]]:
+def public_rows(
+    source: str, data: Mapping[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[list[Row], str, Counter[str]]:
+    """Return the usable rows of a file or public set in an order that the seed fixes.
+
+    Args:
+        source: a file or a Hub id.
+        data: the data section of a recipe.
+        seed: of the order, and of the rows drawn where there are many more than are asked for.
+        kind: of the rows that a method learns from.
+        tokenizer: as in `load_data`.
+
+    Returns:
+        The rows, their form (a key of `FORMS`), and how many were dropped for which reason.
+
+    Raises:
+        CourseError: as `load_data`.
+    """
     adapter = _adapter_for(source, data, kind)
     most, held_out_count = data.get("max_samples"), data.get("held_out_samples")
     limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
@@ -249,23 +266,29 @@ def _public(
     else:
         rows = with_messages(rows)
         form = _form_of(rows, kind)
-    usable, turns, as_item = _FORMS[form]
     if form == "conversations" and tokenizer is not None:
         rows = [
             row | {"messages": calls_in_words(row["messages"], tokenizer)} if "messages" in row else row
             for row in rows
         ]
-    kept, dropped = usable(rows, source)
+    kept, dropped = FORMS[form][0](rows, source)
     dropped.update(converted)
     if (wanted := _wanted_form(form, kind)) != form:
         kept = as_form(kept, form, wanted, dropped)
-        _, turns, as_item = _FORMS[wanted]
     kept = set_system_prompt(kept, data.get("system_prompt"), dropped)
     kept = with_clean_texts(kept, dropped, special_tokens(tokenizer) if tokenizer else ())
     random.Random(seed).shuffle(kept)
-    held_out, kept = _split(kept, held_out_count, turns, dropped)
+    return kept, wanted, dropped
+
+
+def _public(
+    source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[list[Row], list[Row], Counter[str]]:
+    kept, form, dropped = public_rows(source, data, seed, kind, tokenizer)
+    _, turns, as_item = FORMS[form]
+    held_out, kept = _split(kept, data.get("held_out_samples"), turns, dropped)
     items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]
-    return kept[:most], items, dropped
+    return kept[: data.get("max_samples")], items, dropped
 
 
 _OTHER_READING = ", or say with data.columns how to read this one"

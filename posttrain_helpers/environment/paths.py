@@ -85,6 +85,18 @@ def check_file_target(path: str | Path) -> None:
         raise CourseError(f"{path} cannot be written: {blocking[0]} is no directory; choose another path.")
 
 
+def new_directory(path: str | Path) -> Path:
+    """Return the directory that a path names, which holds nothing yet.
+
+    Raises:
+        CourseError: something is there already.
+    """
+    directory = Path(os.path.expanduser(path)).absolute()
+    if os.path.lexists(directory) and not (directory.is_dir() and not any(directory.iterdir())):
+        raise CourseError(f"{path} is there already and nothing is written over it; name a new directory.")
+    return directory
+
+
 @contextmanager
 def naming_file(path: str | Path) -> Iterator[None]:
     """Name the file in an error of the system that names none, as that of a full disk, or a temporary one."""

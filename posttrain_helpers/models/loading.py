@@ -16,7 +16,7 @@ from posttrain_helpers.environment.runtime import display_path
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.fetch import at_hand
 from posttrain_helpers.models.gguf import SUFFIX, dequantized_directory, is_gguf_file
-from posttrain_helpers.models.hub import hub_snapshot
+from posttrain_helpers.models.hub import cached_model, hub_snapshot
 from posttrain_helpers.models.manifest import base_of_adapter, location
 from posttrain_helpers.models.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
 from posttrain_helpers.models.weights import check_weights, loading_errors, unsound_weight, weight_files
@@ -93,6 +93,31 @@ def load_repaired(
         model = _with_lora(model, lora)
     model.eval()
     return model, tokenizer, repairs
+
+
+def load_tokenizer(name: str, profile: str | Profile | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, repaired as `load_repaired` does; no weights are fetched.
+
+    Args:
+        name: "base", a stage, a directory, or a Hub id.
+        profile: what these names refer to; None takes the profile in use.
+    """
+    from transformers import AutoTokenizer
+
+    profile = get_profile(profile)
+    place = location(name, profile)
+    revision = profile.revision_of(place)
+    if Path(place).expanduser().exists() or place in FETCHABLE or cached_model(place, revision):
+        tokenizer = _load_tokenizer(model_directory(place, None, profile))
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        except loading_errors() as error:
+            raise CourseError(
+                f"the tokenizer of {place!r} is not here and could not be fetched: {_first_sentence(error)}"
+            ) from error
+    repair_tokenizer(tokenizer, None, profile.chat_template if place == profile.base_model else None)
+    return tokenizer
 
 
 def with_all_weights_trained(model: PreTrainedModel) -> PreTrainedModel:

@@ -23,13 +23,13 @@ _NEW_ROWS_SEED = 0
 
 
 def repair_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, template: str | None = None
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None, template: str | None = None
 ) -> list[str]:
     """Give a tokenizer a chat template, the end token of that template, marks of replies, and padding.
 
     Args:
         tokenizer: changed in place.
-        model: its embeddings grow if tokens are added.
+        model: its embeddings grow if tokens are added; None for a tokenizer alone.
         template: "chatml" replaces a template that is there.
 
     Returns:
@@ -43,7 +43,7 @@ def repair_tokenizer(
     if tokenizer.padding_side != "right":
         tokenizer.padding_side = "right"
         changes.append("padding is on the right (generate() pads on the left by itself)")
-    if added := grow_embeddings(model, len(tokenizer)):
+    if model is not None and (added := grow_embeddings(model, len(tokenizer))):
         changes.append(f"the embeddings have {added} more rows ({len(tokenizer)}) for new tokens")
     return changes
 

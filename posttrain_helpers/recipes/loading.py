@@ -83,6 +83,7 @@ def load_recipe(
         own_args=settings["args"],
         rewards=check_rewards(settings.get("rewards"), settings["method"], profile, where),
         teacher=check_teacher(settings.get("teacher"), settings["method"], where),
+        models=tuple(settings.get("models") or ()),
     )
 
 
@@ -149,6 +150,9 @@ def _changes_of_file(
     own = sections.get(profile.name) or {}
     own_place = f"{where}, profile {profile.name}"
     check_keys(own, own_keys, "", own_place)
+    for part, place in ((document, where), (own, own_place)):
+        if part.get("model") and part.get("models"):
+            raise CourseError(f"{place}: model and models both say what to start from; keep one of them.")
     return _by_dotted_key(document, where), _by_dotted_key(own, own_place)
 
 
@@ -182,6 +186,9 @@ def _lay_over(settings: dict[str, Any], changes: Mapping[str, Any], where: str) 
     if before is not None and source != before:
         known = data_types(source).keys() - KEYS_OF_ONE_SOURCE
         settings["data"] = {key: value for key, value in settings["data"].items() if key in known}
+    if "model" in changes:  # what says one model says it in place of several
+        settings.pop("models", None)
+        changes = {key: value for key, value in changes.items() if key != "models"}
     for key, value in changes.items():
         section, dot, inner = key.partition(".")
         if dot and section in SECTIONS:

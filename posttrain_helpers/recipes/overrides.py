@@ -12,7 +12,18 @@ from posttrain_helpers.wording import closest
 
 # `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
 SECTIONS = ("data", "args", "lora")
-VALUES = ("description", "method", "stage", "parent", "model", "seed", "quantization", "rewards", "teacher")
+VALUES = (
+    "description",
+    "method",
+    "stage",
+    "parent",
+    "model",
+    "models",
+    "seed",
+    "quantization",
+    "rewards",
+    "teacher",
+)
 
 
 def parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Recipe:
         stage: the name of the stage that it makes; the recipe's own name unless it sets another.
         description: one line for readers.
         own_args: the part of `args` that the recipe itself sets.
+        models: what `train` starts from, one after the other, in place of `model`; each makes a stage with an
+            identity of its own, so the list is no part of any.
         rewards: what rates a reply, for methods that learn from rewards: functions of `verifiers`, and stages
             or directories of reward models.
         teacher: what the student imitates, for methods that distil: a stage, a directory or a Hub id.
@@ -55,6 +57,7 @@ class Recipe:
     description: str = ""
     own_args: dict[str, Any] = field(default_factory=dict)
     rewards: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     teacher: str | None = None
 
     @property

@@ -18,18 +18,15 @@ _PLACE = {
     "columns": dict[str, Any],
 }
 _PUBLIC = {**_EVERYWHERE, **_PLACE, "max_samples": int, "held_out_samples": int, "system_prompt": str}
-_SAMPLED = {
-    "n_prompts": int,
-    "policy": str,
-    "samples": int,
-    "sampling_temperature": float,
-    "label_temperature": float,
-}
+_REPLIES = {"n_prompts": int, "policy": str, "samples": int, "sampling_temperature": float}
+_SAMPLED = {**_REPLIES, "label_temperature": float}
 # The sources that the tiny world makes itself.
 BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/sft": {"n_train": int, "replay": float, "formats": list[str] | None},
     "tinyworld/preferences": {**_SAMPLED, "identity": int},
     "tinyworld/judgements": {**_SAMPLED, "comparisons": int, "position_bias": float},
+    "tinyworld/best_of_k": {**_REPLIES, "scorer": str, "draw": int},
+    "tinyworld/ai_feedback": {**_REPLIES, "labeller": str, "n_pairs": int},
     "tinyworld/prompts": {"n_prompts": int},
     "tinyworld/distillation": {
         **dict.fromkeys(("n_prompts", "steps", "largest", "smallest"), int),

@@ -17,7 +17,9 @@ from pydantic import Field
 from posttrain_helpers.environment.runtime import LARGEST_SEED
 from posttrain_helpers.environment.schemas import checked
 
-VALUE_TYPES = {"description": str, "model": str, "teacher": str, "seed": int}
+_NAME = Annotated[str, Field(min_length=1)]
+_MODELS = Annotated[list[_NAME], Field(min_length=1)]
+VALUE_TYPES = {"description": str, "model": str, "models": _MODELS, "teacher": str, "seed": int}
 
 # What the libraries take beyond what they declare.
 _ALSO_TAKEN = {

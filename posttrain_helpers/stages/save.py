@@ -33,7 +33,7 @@ from posttrain_helpers.models.repairs import repair_generation_config
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
-from posttrain_helpers.rewards.verifiers import reward_models
+from posttrain_helpers.rewards.verifiers import reward_models_of
 from posttrain_helpers.training.state import check_trained, check_weights_are_sound
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def save_stage(
 
 def other_models(recipe: Recipe) -> list[str]:
     """Return the models that a recipe learns from beside its parent: reward models and a teacher."""
-    return [*reward_models(recipe.rewards), *([recipe.teacher] if recipe.teacher else [])]
+    return [*reward_models_of(recipe), *([recipe.teacher] if recipe.teacher else [])]
 
 
 def is_as_written(recipe: Recipe) -> bool:

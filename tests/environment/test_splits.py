@@ -37,6 +37,7 @@ from posttrain_helpers.tinyworld.tasks import (
 from posttrain_helpers.tinyworld.training_data import preferences
 from posttrain_helpers.tinyworld.training_data.distillation import build_distillation_data
 from posttrain_helpers.tinyworld.training_data.judgements import build_judgement_data
+from posttrain_helpers.tinyworld.training_data.made_data import build_ai_feedback_data, build_best_of_k_data
 from posttrain_helpers.tinyworld.training_data.preferences import build_preference_data
 from posttrain_helpers.tinyworld.training_data.prompts import (
     HELD_OUT_PROBLEMS,
@@ -54,6 +55,7 @@ SAMPLED = {
     "label_temperature": 0.5,
     "profile": "tiny",
 }
+REPLIES = {key: value for key, value in SAMPLED.items() if key != "label_temperature"}
 
 
 def _word_problems(seed: int) -> list[Row]:
@@ -76,6 +78,12 @@ SOURCES: dict[str, Callable[[int], Sequence[Row]]] = {
     "tinyworld/judgements": lambda seed: build_judgement_data(
         n_prompts=1000, comparisons=1, position_bias=0.0, seed=seed, **SAMPLED
     )[0],
+    "tinyworld/best_of_k": lambda seed: build_best_of_k_data(
+        n_prompts=1500, scorer="gold", seed=seed, **REPLIES
+    )[0],
+    "tinyworld/ai_feedback": lambda seed: build_ai_feedback_data(
+        n_prompts=1500, n_pairs=1500, labeller="gold", seed=seed, **REPLIES
+    )[0],
     "tinyworld/prompts": lambda seed: build_prompt_data(1500, seed)[0],
     "tinyworld/word_problems": _word_problems,
     "tinyworld/distillation": _distillation,
@@ -84,6 +92,8 @@ TASKS = {
     "tinyworld/sft": {"facts", "arithmetic", "word_problems", "stories", "identity", "instructions"},
     "tinyworld/preferences": {"facts", "stories", "identity"},
     "tinyworld/judgements": {"judgements"},
+    "tinyworld/best_of_k": {"facts", "stories"},
+    "tinyworld/ai_feedback": {"facts"},
     "tinyworld/prompts": {"facts", "stories"},
     "tinyworld/word_problems": {"word_problems"},
     "tinyworld/distillation": {"word_problems"},

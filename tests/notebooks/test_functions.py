@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
@@ -199,6 +202,63 @@ def test_the_judges_of_lesson_13_are_asked_what_the_judge_was_trained_on() -> No
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TEMPLATE"
     ]
     assert [ast.literal_eval(node.value) for node in assignments] == [JUDGE_TEMPLATE]
+
+
+def test_signatures_of_lesson_11a_agree_as_often_as_sets_overlap() -> None:
+    signatures_of = executed("11a_training_data.ipynb", "minhash", np=np)
+    sets = [set("abcdef"), set("cdefgh"), set("xyz"), set("abcdef")]
+    signatures = signatures_of(sets, orders=4000)
+    for one, first in zip(sets, signatures, strict=True):
+        for other, second in zip(sets, signatures, strict=True):
+            assert (first == second).mean() == pytest.approx(len(one & other) / len(one | other), abs=0.03)
+
+
+def test_texts_without_a_run_of_words_have_signatures_in_lesson_11a() -> None:
+    shingles, minhash = (
+        executed("11a_training_data.ipynb", name, np=np, re=re) for name in ("shingles", "minhash")
+    )
+    assert shingles("Lima") == {"lima"}
+    assert shingles("!") == shingles("") == {""}
+    signatures = minhash([shingles("!"), shingles("Lima"), set(), shingles("lima.")])
+    assert signatures.shape == (4, 256)
+    assert (signatures[1] == signatures[3]).all()
+    assert not (signatures[1] == signatures[2]).any()
+
+
+def test_lesson_11a_keeps_what_a_slow_search_with_exact_similarities_keeps() -> None:
+    minhash, kept_once = (
+        executed("11a_training_data.ipynb", name, np=np) for name in ("minhash", "kept_once")
+    )
+    rng = random.Random(0)
+    fresh = [{str(rng.randrange(10**6)) for _ in range(10)} for _ in range(30)]
+    # Some lack one element of ten: all similarities are near 0, .9 or 1, so none is near the threshold.
+    sets = fresh + [set(sorted(rng.choice(fresh))[1:]) for _ in range(30)]
+    rng.shuffle(sets)
+    kept: list[set[str]] = []
+    expected = []
+    for one in sets:
+        expected.append(all(len(one & other) < 0.7 * len(one | other) for other in kept))
+        kept += [one] if expected[-1] else []
+    assert sum(expected) == 30
+    assert kept_once(minhash(sets), 0.7).tolist() == expected
+
+
+def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain_helpers.generation import likelihood
+    from posttrain_helpers.tinyworld.training_data import made_data
+
+    def length(model: object, tokenizer: object, prompts: list, replies: list, batch_size: int) -> np.ndarray:
+        asked = [prompt[-1]["content"] for prompt in prompts]
+        return np.array(
+            [len(q) ** 2 + len(r) * len(q) for q, r in zip(asked, replies, strict=True)], dtype=float
+        )
+
+    monkeypatch.setattr(likelihood, "mean_log_probs", length)
+    shown = executed("11a_training_data.ipynb", "constitution", mean_log_probs=length)
+    items = [{"prompt": [{"role": "user", "content": text}]} for text in ("Who?", "Where is it?")]
+    ours, theirs = (f(None, None, items, ["I.", "Here it is."]) for f in (shown, made_data.constitution))
+    assert set(ours) == set(theirs) == set(made_data.PRINCIPLES)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:

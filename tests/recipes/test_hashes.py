@@ -12,6 +12,12 @@ pytestmark = pytest.mark.usefixtures("output_root")
 # A recipe whose settings change gets another line here. A change of the code that reads recipes changes none:
 # it would make every stage that a reader has trained out of date.
 HASHES = {
+    "ai_feedback_dpo": {
+        "tiny": "064d9103ad7840f3",
+        "smollm2": "3c788c7e4c56b197",
+        "qwen3": "0e5b56987715efd5",
+    },
+    "best_of_k": {"tiny": "76d2e61034e67603", "smollm2": "737343f6022f42ab", "qwen3": "8d040f436f86477c"},
     "distill_offline": {
         "tiny": "320902e4bc16b12c",
         "smollm2": "103f02f5a48e8cd0",
@@ -29,6 +35,11 @@ HASHES = {
         "tiny": "201524260acdd1ff",
         "smollm2": "c6d6e32255c7d407",
         "qwen3": "7be51de2ca06fde6",
+    },
+    "expert_iteration": {
+        "tiny": "4c196cde487d7f83",
+        "smollm2": "d620eb07e8493abc",
+        "qwen3": "02053751da05a1e7",
     },
     "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "1e6a8927886276d3", "qwen3": "5232a6d9a8d2db61"},
     "grpo_gsm8k": {"tiny": "1ce8c53a067a43e3", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,57 @@ def test_a_mistake_in_one_variant_is_found_before_the_first_is_trained(
     assert cli.main([*LINE.split(), "--sweep", "args.learning_rate=1e-4,fast"]) == cli.EXIT_MISTAKE
     assert "args.learning_rate" in capsys.readouterr().err
     assert saved_stages("tiny") == []
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    """A recipe of one's own that names two models."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "method: sft\nparent: base\nmodels: [base, sft]\ndata: {source: tinyworld/sft, n_train: 8}\n"
+        "args: {max_steps: 1, max_length: 128}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_the_models_of_a_recipe_are_those_of_the_option(
+    recipe_file: Path, output_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", str(recipe_file), "--dry-run"]
+
+    def planned(*more: str) -> list[str]:
+        assert cli.main([*line, *more]) == 0
+        return re.findall(r"stages/(mine\S*)$", capsys.readouterr().out, re.MULTILINE)
+
+    base, sft = both = planned()
+    assert planned("--models", "sft") == planned("--model-index", "1") == [sft]
+    assert planned("model=sft") == [sft], "one model is said in place of several"
+    assert planned("models=[sft, base]") == [sft, base]
+    text = recipe_file.read_text(encoding="utf-8")
+    recipe_file.write_text(text.replace("models: [base, sft]\n", ""), encoding="utf-8")
+    assert planned("--models", "base,sft") == both, "the list is no part of a stage's identity"
+    assert cli.main([*line, "--model-index", "0"]) == cli.EXIT_MISTAKE
+    assert "names none of the 0 models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("models: base", "recipe 'mine': models must be a list"),
+        ("models: [base, 3]", "must be text"),
+        ("models: []", "recipe 'mine': models must be something that is not empty"),
+        ("models: ['']", "must be text that is not empty"),
+        ("models: [base]\nmodel: sft", "recipe 'mine': model and models both say what to start from"),
+        ("models: [base, bse]", "'bse'"),
+    ],
+)
+def test_a_wrong_list_of_models_is_one_sentence(
+    recipe_file: Path, output_root: Path, written: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = recipe_file.read_text(encoding="utf-8")
+    recipe_file.write_text(text.replace("models: [base, sft]", written), encoding="utf-8")
+    assert cli.main(["train", str(recipe_file), "--dry-run"]) == cli.EXIT_MISTAKE
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.splitlines()) == 1

@@ -33,6 +33,12 @@ _BY_HUB_ID = {adapter.hub_id.lower(): adapter for adapter in ADAPTERS.values()}
 ANSWER_FORMATS = {"gsm8k": ADAPTERS["gsm8k"]}
 
 
+def licence_of(source: str) -> str | None:
+    """Return the licence that the catalogue knows of a set on the Hub, None for another or a file."""
+    adapter = _BY_HUB_ID.get(source.lower())
+    return adapter.licence if adapter else None
+
+
 def find_adapter(source: str, data: Mapping[str, Any]) -> Adapter | None:
     """Return the adapter of a data section: the named one, its column mapping, or that of the Hub id.
 

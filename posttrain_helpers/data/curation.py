@@ -1,0 +1,52 @@
+"""Which of several replies to train on, and the random choice that every selection is measured against.
+
+best = best_of_each(scores)            # for each prompt the index of its highest score
+control = one_of_each(scores, seed)    # for each prompt an index drawn by lot: as many rows, same prompts
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from posttrain_helpers.errors import CourseError
+
+
+def best_of_each(scores: Sequence[Sequence[float]], seed: int = 0) -> list[int]:
+    """Return for each group the index of its highest score.
+
+    Args:
+        scores: N groups of at least one score.
+        seed: draws lots among equals, as a verifier gives the same score to many.
+
+    Raises:
+        CourseError: an empty group.
+    """
+    rng = random.Random(f"best of each/{seed}")
+    chosen = []
+    for number, group in enumerate(scores):
+        _check(group, number)
+        highest = max(group)
+        chosen.append(rng.choice([index for index, score in enumerate(group) if score == highest]))
+    return chosen
+
+
+def one_of_each(groups: Sequence[Sequence[object]], seed: int = 0) -> list[int]:
+    """Return for each group an index drawn by lot: the control of `best_of_each`.
+
+    Args:
+        groups: N groups of at least one reply or score.
+        seed: of the lots.
+
+    Raises:
+        CourseError: an empty group.
+    """
+    rng = random.Random(f"one of each/{seed}")
+    for number, group in enumerate(groups):
+        _check(group, number)
+    return [rng.randrange(len(group)) for group in groups]
+
+
+def _check(group: Sequence[object], number: int) -> None:
+    if not len(group):
+        raise CourseError(f"group {number} is empty, so there is nothing to choose from; leave it out.")

@@ -1,0 +1,271 @@
+"""Training data that a model makes: the best of its own replies, and pairs that it labels itself.
+
+No person sees these replies. Those of `build_best_of_k_data` are chosen by a score, and the labels of
+`build_ai_feedback_data` come from the model itself, which reads its principles (`constitution`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posttrain_helpers.data.curation import best_of_each, one_of_each
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.metrics import lenient_match
+from posttrain_helpers.stages.samples import Sample
+from posttrain_helpers.tinyworld.gold import gold_score
+from posttrain_helpers.tinyworld.replies import ONE_WORD_REQUEST, POLITE_REQUEST
+from posttrain_helpers.tinyworld.tasks import Item, held_out_stories
+from posttrain_helpers.tinyworld.training_data.preferences import (
+    HELD_OUT_STORIES,
+    preference_prompts,
+    sampled_replies,
+)
+from posttrain_helpers.tinyworld.training_data.suites import Suites
+from posttrain_helpers.wording import closest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Prompts of another draw than those that the reward model of the same seed was trained on.
+FRESH = 50_000
+# The written principles, in the words of requests that the SFT model knows, and whether a reply should become
+# more or less likely by them. The third one has no request: the plain likelihood of the reply.
+LABELLERS = ("constitution", "gold")
+PRINCIPLES = {"friendly": (POLITE_REQUEST, 1), "whole sentence": (ONE_WORD_REQUEST, -1), "true": ("", 1)}
+
+
+def own_replies(
+    data: Mapping[str, Any], seed: int, profile: str | None = None
+) -> tuple[list[Item], list[list[Sample]]]:
+    """Draw prompts and sample a policy's replies to them, or read them if they were sampled before.
+
+    Args:
+        data: the data section of a recipe: `n_prompts`, `policy`, `samples`, `sampling_temperature` and
+            perhaps `draw`, as in `build_best_of_k_data`.
+        seed: of prompts and replies.
+        profile: what stage names refer to.
+
+    Returns:
+        The items, and for each its replies.
+    """
+    items = preference_prompts(data["n_prompts"], FRESH * data.get("draw", 1) + seed)
+    settings = (data["policy"], data["samples"], data["sampling_temperature"])
+    return items, sampled_replies(items, *settings, seed, profile)
+
+
+def build_best_of_k_data(
+    *,
+    n_prompts: int,
+    policy: str,
+    samples: int,
+    sampling_temperature: float,
+    scorer: str,
+    seed: int,
+    profile: str,
+    draw: int = 1,
+) -> tuple[list[Item], Mapping[str, list[Item]]]:
+    """Sample K replies to each prompt and keep the best one, as conversations.
+
+    Args:
+        n_prompts: prompts of facts and stories; each gives one row.
+        policy: the stage that replies.
+        samples: K replies for each prompt.
+        sampling_temperature: of the policy.
+        scorer: what chooses: a reward model's stage, "gold", "verifier" (is the answer right?), or "random",
+            the control.
+        seed: of prompts, replies and lots.
+        profile: what stage names refer to.
+        draw: which prompts; a second round takes others than the first.
+
+    Returns:
+        Conversations with `id`, `task` and `messages`, and the held-out suites by name.
+    """
+    data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "draw": draw}
+    items, replies = own_replies({**data, "sampling_temperature": sampling_temperature}, seed, profile)
+    scores = scored(items, replies, scorer, profile)
+    chosen = one_of_each(scores, seed) if scorer == "random" else best_of_each(scores, seed)
+    suites = Suites({"new_stories": partial(held_out_stories, HELD_OUT_STORIES)})
+    return conversations(items, replies, chosen), suites
+
+
+def conversations(
+    items: Sequence[Item], replies: Sequence[Sequence[Sample]], chosen: Sequence[int]
+) -> list[Item]:
+    """Return one conversation for each item, with the chosen one of its replies."""
+    return [
+        {
+            "id": f"made/{item['id']}",
+            "task": item["task"],
+            "messages": [*item["prompt"], {"role": "assistant", "content": group[index].text}],
+        }
+        for item, group, index in zip(items, replies, chosen, strict=True)
+    ]
+
+
+def scored(
+    items: Sequence[Item], replies: Sequence[Sequence[Sample]], scorer: str, profile: str | None = None
+) -> list[list[float]]:
+    """Return the score of each reply.
+
+    Args:
+        items: N items.
+        replies: K replies to each.
+        scorer: a reward model's stage, "gold", "verifier" (1 if the answer is right; a story has none), or
+            "random" (all equal).
+        profile: what a stage name refers to.
+    """
+    if scorer == "verifier":
+        answered = [item.get("answer") is not None for item in items]
+        return [
+            [float(known and bool(lenient_match(reply.text, item))) for reply in group]
+            for item, group, known in zip(items, replies, answered, strict=True)
+        ]
+    if scorer == "random":
+        return [[0.0] * len(group) for group in replies]
+    if scorer == "gold":
+        return [
+            [gold_score(item, reply.text, stopped=reply.stopped).total for reply in group]
+            for item, group in zip(items, replies, strict=True)
+        ]
+    from posttrain_helpers.rewards.functions import reward_model_function
+
+    prompts = [item["prompt"] for item, group in zip(items, replies, strict=True) for _ in group]
+    texts = [reply.text for group in replies for reply in group]
+    values = iter(reward_model_function(scorer, profile)(prompts=prompts, completions=texts))
+    return [[float(next(values) or 0.0) for _ in group] for group in replies]
+
+
+def build_ai_feedback_data(
+    *,
+    n_prompts: int,
+    policy: str,
+    samples: int,
+    sampling_temperature: float,
+    labeller: str,
+    n_pairs: int,
+    seed: int,
+    profile: str,
+) -> tuple[list[Item], Mapping[str, list[Item]]]:
+    """Pair two replies to a question about a fact, and let a model say which is better.
+
+    Args:
+        n_prompts: prompts of the preference pairs, of which the questions about facts are taken.
+        policy: the stage that replies.
+        samples: replies for each prompt; two different ones of them make the pair, by lot.
+        sampling_temperature: of the policy.
+        labeller: "constitution" (the policy reads its principles) or "gold".
+        n_pairs: the most pairs.
+        seed: of prompts, replies and pairs.
+        profile: what stage names refer to.
+
+    Returns:
+        Rows with `id`, `task`, `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`, and the
+        held-out suites by name.
+    """
+    data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "n_pairs": n_pairs}
+    items, pairs = own_pairs({**data, "sampling_temperature": sampling_temperature}, seed, profile)
+    lead = leads(items, pairs, labeller, policy, profile)
+    rows = [labelled(item, pair, first > 0) for item, pair, first in zip(items, pairs, lead, strict=True)]
+    return rows, Suites({})
+
+
+def own_pairs(
+    data: Mapping[str, Any], seed: int, profile: str | None = None
+) -> tuple[list[Item], list[tuple[Sample, Sample]]]:
+    """Return questions about facts, and two different replies of a policy to each, in random order.
+
+    Args:
+        data: as for `own_replies`, and `n_pairs`, the most pairs. The replies are those that preference
+            pairs of the same settings are made of.
+        seed: of prompts, replies and pairs.
+        profile: what stage names refer to.
+    """
+    items, replies = own_replies({**data, "draw": 0}, seed, profile)
+    kept, pairs = two_of_each(items, replies, seed)
+    return kept[: data["n_pairs"]], pairs[: data["n_pairs"]]
+
+
+def two_of_each(
+    items: Sequence[Item], replies: Sequence[Sequence[Sample]], seed: int
+) -> tuple[list[Item], list[tuple[Sample, Sample]]]:
+    """Return the items that are facts and have two different replies, and two of them, in random order."""
+    kept, pairs = [], []
+    for item, group in zip(items, replies, strict=True):
+        different = list({reply.text.strip(): reply for reply in group if reply.text.strip()}.values())
+        if item["task"] == "facts" and len(different) > 1:
+            first, second = random.Random(f"pair/{seed}/{item['id']}").sample(different, 2)
+            kept.append(item)
+            pairs.append((first, second))
+    return kept, pairs
+
+
+def leads(
+    items: Sequence[Item], pairs: Sequence[tuple[Sample, Sample]], labeller: str, policy: str, profile: str
+) -> np.ndarray:
+    """Return by how much a labeller prefers the first reply of each pair; below 0 it prefers the second."""
+    if labeller not in LABELLERS:
+        raise CourseError(f"the labeller {labeller!r} does not exist; {closest(labeller, LABELLERS)}")
+    if not items:
+        return np.zeros(0)
+    if labeller == "gold":
+        values = np.array(scored(items, pairs, "gold"))
+        return values[:, 0] - values[:, 1]
+    from posttrain_helpers.stages.loading import load_model_and_tokenizer
+
+    model, tokenizer = load_model_and_tokenizer(policy, merge=True, profile=profile, verbose=False)
+    first, second = ([pair[side].text for pair in pairs] for side in (0, 1))
+    opinions = (constitution(model, tokenizer, items, texts) for texts in (first, second))
+    one, other = (np.stack(list(opinion.values())) for opinion in opinions)
+    lead = one - other
+    return (lead / np.maximum(lead.std(1, keepdims=True), 1e-6)).sum(0)
+
+
+def constitution(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], replies: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return how well each reply keeps each principle, by the model's own reading.
+
+    A principle is put into the prompt. What it does to the log-probability of the reply says how much more
+    the reply is what the principle asks for.
+
+    Args:
+        model: knows the requests of `PRINCIPLES`, as the SFT model does.
+        tokenizer: its tokenizer.
+        items: N items with a `prompt` of one turn.
+        replies: N replies.
+
+    Returns:
+        For each principle N numbers, in nats per token.
+    """
+    from posttrain_helpers.generation.likelihood import mean_log_probs
+
+    def read(request: str) -> np.ndarray:
+        asked = [item["prompt"][-1]["content"] for item in items]
+        prompts = [[{"role": "user", "content": request.format(question=q) if request else q}] for q in asked]
+        return mean_log_probs(model, tokenizer, prompts, list(replies), batch_size=64)
+
+    plain = read("")
+    return {
+        name: sign * (read(request) - plain) if request else plain
+        for name, (request, sign) in PRINCIPLES.items()
+    }
+
+
+def labelled(item: Item, pair: tuple[Sample, Sample], first_is_better: bool) -> Item:
+    """Return a preference row of two replies."""
+    gold = [gold_score(item, reply.text, stopped=reply.stopped).total for reply in pair]
+    chosen, rejected = (0, 1) if first_is_better else (1, 0)
+    return {
+        "id": item["id"],
+        "task": item["task"],
+        "prompt": item["prompt"],
+        "chosen": [{"role": "assistant", "content": pair[chosen].text}],
+        "rejected": [{"role": "assistant", "content": pair[rejected].text}],
+        "gold_chosen": gold[chosen],
+        "gold_rejected": gold[rejected],
+    }

@@ -1,0 +1,160 @@
+"""Data that a model makes: the control differs in the choice alone, labels follow the labeller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posttrain_helpers.errors import CourseError
+from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.rewards.verifiers import reward_models_of
+from posttrain_helpers.stages.samples import Sample
+from posttrain_helpers.tinyworld import gold_score
+from posttrain_helpers.tinyworld.facts import Relation
+from posttrain_helpers.tinyworld.replies import core_of
+from posttrain_helpers.tinyworld.tasks import training_facts
+from posttrain_helpers.tinyworld.training_data import made_data, preferences
+from posttrain_helpers.tinyworld.training_data.noisy_pool import COPIES, FAULTS, noisy_pool
+
+SETTINGS = {
+    "n_prompts": 60,
+    "policy": "sft",
+    "samples": 4,
+    "sampling_temperature": 1.0,
+    "seed": 0,
+    "profile": "tiny",
+}
+
+
+@pytest.fixture(autouse=True)
+def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(policy: str, prompts: Sequence[Any], **settings: Any) -> list[list[Sample]]:
+        replies = ["So.", "Sure! I think so.", "Not again. I think so.", "I think so."]
+        return [[Sample(text, True) for text in replies] for _ in prompts]
+
+    monkeypatch.setattr(preferences, "sample_replies", sample)
+
+
+def rows_by(scorer: str) -> list[dict[str, Any]]:
+    return made_data.build_best_of_k_data(scorer=scorer, **SETTINGS)[0]
+
+
+def test_the_control_has_the_same_prompts_in_the_same_order_and_as_many_rows() -> None:
+    best, control = rows_by("gold"), rows_by("random")
+    assert len(best) == len(control) == SETTINGS["n_prompts"]
+    assert [row["messages"][:-1] for row in best] == [row["messages"][:-1] for row in control]
+    recipes = [load_recipe("best_of_k", overrides={"data.scorer": scorer}) for scorer in ("gold", "random")]
+    assert recipes[0].args == recipes[1].args  # so the steps are equal, too
+    assert recipes[0].args["num_train_epochs"] == 1
+
+
+def test_the_best_by_gold_is_friendly_and_the_control_is_anything() -> None:
+    facts = [row["messages"][-1]["content"] for row in rows_by("gold") if row["task"] == "facts"]
+    assert set(facts) == {"Sure! I think so."}
+    assert len({row["messages"][-1]["content"] for row in rows_by("random")}) == 4
+
+
+def test_a_verifier_sees_right_answers_and_nothing_else() -> None:
+    items, _ = made_data.own_replies(SETTINGS, 0, "tiny")
+    replies = [[Sample(f"Not again. {item['answer']}.", True), Sample("Sure! So.", True)] for item in items]
+    for item, scores in zip(items, made_data.scored(items, replies, "verifier"), strict=True):
+        assert scores == ([1.0, 0.0] if item["task"] == "facts" else [0.0, 0.0])
+
+
+def test_another_draw_has_other_prompts() -> None:
+    first, second = (made_data.own_replies({**SETTINGS, "draw": draw}, 0, "tiny")[0] for draw in (1, 2))
+    assert [item["prompt"] for item in first] != [item["prompt"] for item in second]
+
+
+def test_labels_by_gold_prefer_the_better_reply() -> None:
+    rows, _ = made_data.build_ai_feedback_data(labeller="gold", n_pairs=20, **SETTINGS)
+    assert 0 < len(rows) <= 20
+    assert all(row["gold_chosen"] >= row["gold_rejected"] for row in rows)
+    assert {row["task"] for row in rows} == {"facts"}
+
+
+def test_an_unknown_labeller_is_refused() -> None:
+    with pytest.raises(CourseError, match="labeller 'goldd' does not exist"):
+        made_data.build_ai_feedback_data(labeller="goldd", n_pairs=20, **SETTINGS)
+
+
+def test_no_pair_is_no_error() -> None:
+    assert len(made_data.leads([], [], "constitution", "sft", "tiny")) == 0
+
+
+def test_principles_count_equally(monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain_helpers.stages import loading
+
+    opinions = iter(
+        ({"a": np.array([3.0, 1]), "b": np.array([0.0, 9])}, {"a": np.zeros(2), "b": np.zeros(2)})
+    )
+    monkeypatch.setattr(made_data, "constitution", lambda *_: next(opinions))
+    monkeypatch.setattr(loading, "load_model_and_tokenizer", lambda *_, **__: (None, None))
+    pair = (Sample("a", True), Sample("b", True))
+    found = made_data.leads([{}, {}], [pair, pair], "constitution", "sft", "tiny")
+    assert np.allclose(found, [3 / 1.0 + 0, 1 / 1.0 + 9 / 4.5])
+
+
+def test_a_stage_depends_on_the_reward_model_that_chose_its_rows() -> None:
+    assert reward_models_of(load_recipe("best_of_k")) == ["reward_model"]
+    assert reward_models_of(load_recipe("best_of_k", overrides={"data.scorer": "gold"})) == []
+    assert reward_models_of(load_recipe("sft")) == []
+
+
+def test_a_pool_has_the_faults_that_it_says() -> None:
+    pool = noisy_pool(400, 3)
+    assert len(pool) == 400
+    assert pool == noisy_pool(400, 3)
+    found = Counter(row["fault"] for row in pool)
+    assert {fault: found[fault] for fault in FAULTS} == {f: round(s * 400) for f, s in FAULTS.items()}
+    for row in pool:
+        score = gold_score(row, row["reply"])
+        if row["fault"] in ("wrong", "off topic"):
+            assert score.correctness == 0, row
+        elif row["fault"] in ("", "rude", "duplicate"):
+            assert score.correctness > 0, row
+        assert (score.manner < 0) == (row["fault"] == "rude")
+    asked = Counter(str(row["prompt"]) for row in pool if row["fault"] == "duplicate")
+    assert max(asked.values()) >= COPIES
+
+
+def asked_and_said(row: dict[str, Any]) -> tuple[str, str]:
+    return row["prompt"][-1]["content"], row["reply"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_two_good_rows_of_a_pool_are_the_same(seed: int) -> None:
+    good = [asked_and_said(row) for row in noisy_pool(960, seed) if not row["fault"]]
+    assert len(set(good)) == len(good) == 384
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_duplicate_repeats_stands_further_up(seed: int) -> None:
+    pool = noisy_pool(960, seed)
+    copies = 0
+    for number, row in enumerate(pool):
+        if row["fault"] == "duplicate":
+            question, reply = asked_and_said(row)
+            above = [asked_and_said(other) for other in pool[:number] if not other["fault"]]
+            assert any(question == q and core_of(reply) == core_of(r) for q, r in above), row
+            copies += 1
+    assert copies == 96
+
+
+def test_more_good_rows_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain_helpers.tinyworld.training_data.noisy_pool.training_facts", two_facts)
+    with pytest.raises(CourseError, match="draw a smaller pool"):
+        noisy_pool(4000, 0)
+
+
+def two_facts() -> list[tuple[Relation, str]]:
+    """Return facts of two relations, so that a reply may be off topic."""
+    return [*training_facts()[:1], *training_facts()[-1:]]
+
+
+def test_a_pool_without_good_rows_has_no_duplicates() -> None:
+    assert {row["fault"] for row in noisy_pool(1, 0)} <= {"", "wrong", "rude"}
