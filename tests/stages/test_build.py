@@ -999,7 +999,7 @@ class Stop(TrainerCallback):
         time.sleep(600)
 
 make = training.make_trainer
-training.make_trainer = lambda *args, **options: make(*args, callbacks=[Stop()], **options)
+training.make_trainer = lambda *args, **options: make(*args[:4], [*args[4], Stop()], **options)
 """
 WHILE_SAVING = """
 def stop(*args):
