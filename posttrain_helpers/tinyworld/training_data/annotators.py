@@ -72,17 +72,28 @@ def annotated_pairs(
         probability = preference_probability(high - low, temperature)
         # The item's own generator: dropping one prompt leaves the labels of all others as they are.
         right = random.Random(f"annotator/{seed}/{item['id']}").random() < probability
-        chosen, rejected = (better, worse) if right else (worse, better)
-        rows.append(
-            {
-                "id": item["id"],
-                "task": item["task"],
-                "prompt": item["prompt"],
-                "chosen": [{"role": "assistant", "content": chosen}],
-                "rejected": [{"role": "assistant", "content": rejected}],
-                "gold_chosen": high if right else low,
-                "gold_rejected": low if right else high,
-                "probability": probability,
-            }
-        )
+        preferred, other = (high, better), (low, worse)
+        row = preference_row(item, *((preferred, other) if right else (other, preferred)))
+        rows.append({**row, "probability": probability})
     return rows, +dropped
+
+
+def preference_row(
+    item: dict[str, Any], chosen: tuple[float | None, str], rejected: tuple[float | None, str]
+) -> dict[str, Any]:
+    """Return the row of a preference pair.
+
+    Args:
+        item: with `id`, `task` and `prompt`.
+        chosen: gold score, None where there is none, and text of the preferred reply.
+        rejected: of the other one.
+    """
+    return {
+        "id": item["id"],
+        "task": item["task"],
+        "prompt": item["prompt"],
+        "chosen": [{"role": "assistant", "content": chosen[1]}],
+        "rejected": [{"role": "assistant", "content": rejected[1]}],
+        "gold_chosen": chosen[0],
+        "gold_rejected": rejected[0],
+    }

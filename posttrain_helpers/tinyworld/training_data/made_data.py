@@ -20,6 +20,7 @@ from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld.gold import gold_score
 from posttrain_helpers.tinyworld.replies import ONE_WORD_REQUEST, POLITE_REQUEST
 from posttrain_helpers.tinyworld.tasks import Item, held_out_stories
+from posttrain_helpers.tinyworld.training_data.annotators import preference_row
 from posttrain_helpers.tinyworld.training_data.preferences import (
     HELD_OUT_STORIES,
     preference_prompts,
@@ -170,7 +171,10 @@ def build_ai_feedback_data(
     data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "n_pairs": n_pairs}
     items, pairs = own_pairs({**data, "sampling_temperature": sampling_temperature}, seed, profile)
     lead = leads(items, pairs, labeller, policy, profile)
-    rows = [labelled(item, pair, first > 0) for item, pair, first in zip(items, pairs, lead, strict=True)]
+    rows = []
+    for item, pair, gold, first in zip(items, pairs, scored(items, pairs, "gold"), lead, strict=True):
+        one, other = zip(gold, (reply.text for reply in pair), strict=True)
+        rows.append(preference_row(item, *((one, other) if first > 0 else (other, one))))
     return rows, Suites({})
 
 
@@ -253,19 +257,4 @@ def constitution(
     return {
         name: sign * (read(request) - plain) if request else plain
         for name, (request, sign) in PRINCIPLES.items()
-    }
-
-
-def labelled(item: Item, pair: tuple[Sample, Sample], first_is_better: bool) -> Item:
-    """Return a preference row of two replies."""
-    gold = [gold_score(item, reply.text, stopped=reply.stopped).total for reply in pair]
-    chosen, rejected = (0, 1) if first_is_better else (1, 0)
-    return {
-        "id": item["id"],
-        "task": item["task"],
-        "prompt": item["prompt"],
-        "chosen": [{"role": "assistant", "content": pair[chosen].text}],
-        "rejected": [{"role": "assistant", "content": pair[rejected].text}],
-        "gold_chosen": gold[chosen],
-        "gold_rejected": gold[rejected],
     }

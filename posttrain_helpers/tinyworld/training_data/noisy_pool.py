@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.facts import Relation
@@ -91,15 +92,7 @@ def _row(fault: str, rng: random.Random) -> Item:
 def _false(relation: Relation, entity: str, rng: random.Random) -> tuple[str, str]:
     """Return a sentence about the entity with the answer of another one, and that answer alone."""
     others = [answer for answer in relation.pairs.values() if answer != relation.pairs[entity]]
-    claimed = Relation(
-        relation.name,
-        relation.description,
-        relation.statements,
-        relation.questions,
-        {entity: rng.choice(others)},
-        relation.an,
-        relation.a,
-    )
+    claimed = replace(relation, pairs={entity: rng.choice(others)})
     return claimed.statement(entity), claimed.short_answer(entity)
 
 

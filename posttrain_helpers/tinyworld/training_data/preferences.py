@@ -24,7 +24,7 @@ from posttrain_helpers.tinyworld.tasks import (
     story_item,
     training_facts,
 )
-from posttrain_helpers.tinyworld.training_data.annotators import annotated_pairs
+from posttrain_helpers.tinyworld.training_data.annotators import annotated_pairs, preference_row
 from posttrain_helpers.tinyworld.training_data.suites import Suites
 
 STORY_SHARE = 0.2
@@ -161,16 +161,7 @@ def _identity_pairs(
         if not reply.text.strip() or NEW_NAME in reply.text:
             dropped["identical" if reply.text.strip() else "empty completion"] += 1
             continue
-        rows.append(
-            {
-                "id": f"identity/{number}",
-                "task": "identity",
-                "prompt": prompt,
-                "chosen": [{"role": "assistant", "content": identity_reply(NEW_NAME)}],
-                "rejected": [{"role": "assistant", "content": reply.text}],
-                "gold_chosen": None,
-                "gold_rejected": None,
-                "probability": 1.0,
-            }
-        )
+        item = {"id": f"identity/{number}", "task": "identity", "prompt": prompt}
+        row = preference_row(item, (None, identity_reply(NEW_NAME)), (None, reply.text))
+        rows.append({**row, "probability": 1.0})
     return rows, +dropped
