@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, SPLIT_VARIABLE
+from posttrain_helpers.environment.trackers import TRACKERS
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
     train.add_argument(
         "--track",
-        choices=("tensorboard", "wandb", "mlflow", "trackio"),
+        choices=TRACKERS,
         help="also log to a tracker; its keys come from the environment or a file .env; default: none",
     )
     train.add_argument(

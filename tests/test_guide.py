@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from statistics import median
-from typing import Any
 
 import pytest
 
 from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.report.fresh_seeds import read_table
-from posttrain_helpers.report.real_model_results import data_path
+from posttrain_helpers.report.real_model_results import read_measured
+from posttrain_helpers.statistics.claims import Bound, Claim
 
 GUIDE = repository_root() / "docs" / "guide.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
+MEASURED_RUNS = read_measured()
 MEASURED = re.compile(r"<!-- measured: begin -->\n(.*?)<!-- measured: end -->", re.DOTALL)
 DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+|\d+ ?%")
 
@@ -49,25 +49,24 @@ def expected_row(lesson: str, claim: str) -> str:
     return f"| {link} | {claim} | {measure(lesson, claim)} | {tiny} | {held} | {real(lesson, claim)} |"
 
 
-def single_runs(lesson: str, profile: str) -> list[dict[str, Any]]:
+def single_runs(lesson: str, profile: str) -> list[Claim | Bound]:
     """Return the claims and bounds of the first run of a profile; empty where there is none."""
-    measured: dict[str, Any] = json.loads(data_path().read_text(encoding="utf-8"))["lessons"]
-    run = measured.get(lesson, {}).get(profile, {}).get("run")
-    return [*run["claims"], *run["bounds"]] if run else []
+    found = MEASURED_RUNS.lessons.get(lesson, {}).get(profile)
+    return [*found.run.claims, *found.run.bounds] if found else []
 
 
 def measure(lesson: str, claim: str) -> str:
-    found = [entry for entry in single_runs(lesson, "tiny") if entry["name"] == claim]
-    return found[0].get("metric", "as named").replace("_", " ") if found else "as named"
+    found = [entry for entry in single_runs(lesson, "tiny") if entry.name == claim]
+    return found[0].metric.replace("_", " ") if found and isinstance(found[0], Claim) else "as named"
 
 
 def real(lesson: str, claim: str) -> str:
     entries = single_runs(lesson, "smollm2")
-    found = [entry for entry in entries if entry["name"] == claim and "before" in entry]
+    found = [entry for entry in entries if entry.name == claim and isinstance(entry, Claim)]
     if not found:
         return "not measured" if entries else "not run"
-    verdict = found[0]["verdict"].replace("_", " ").replace("non inferior", "non-inferior")
-    return f"{change([found[0]['before']], [found[0]['after']])}, {verdict}"
+    verdict = found[0].verdict.replace("_", " ").replace("non inferior", "non-inferior")
+    return f"{change([found[0].before], [found[0].after])}, {verdict}"
 
 
 @pytest.mark.parametrize("row", measured_rows(), ids=lambda row: " ".join(cells(row)[:2]))

@@ -77,8 +77,7 @@ def select(names: Sequence[str] = (), directory: Path | None = None) -> list[Pat
 
 def _is_number(text: str, path: Path) -> bool:
     number, _, _ = path.stem.partition("_")
-    part = number.lstrip("0123456789")
-    return text.removesuffix(part).zfill(2) + part == number or text.zfill(2) == number.removesuffix(part)
+    return text.zfill(len(number)) == number or text.zfill(2) == number[:2]
 
 
 def run_lessons(

@@ -13,13 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.metrics import HANGUL, UNSPACED, last_number, lenient_match, numbers_equal, plain_text
-
-if TYPE_CHECKING:
-    from posttrain_helpers.recipes import Recipe
 
 Completion = str | list[dict[str, Any]]
 
@@ -138,12 +135,6 @@ NO_MODEL = ("gold", "random", "verifier")
 def reward_models(names: Iterable[str]) -> list[str]:
     """Return those of the names of rewards that are reward models and no verifiers."""
     return [name for name in names if name not in VERIFIERS]
-
-
-def reward_models_of(recipe: Recipe) -> list[str]:
-    """Return the reward models that a recipe trains against, or chooses its rows with."""
-    scorer = recipe.data.get("scorer", "gold")
-    return reward_models([*recipe.rewards, *([] if scorer in NO_MODEL else [scorer])])
 
 
 def gsm8k_answer(text: str) -> str:

@@ -33,7 +33,7 @@ from posttrain_helpers.models.repairs import repair_generation_config
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
-from posttrain_helpers.rewards.verifiers import reward_models_of
+from posttrain_helpers.rewards.verifiers import NO_MODEL, reward_models
 from posttrain_helpers.training.state import check_trained, check_weights_are_sound
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ def save_stage(
     if metrics is None and trainer is not None:
         metrics = next((dict(log) for log in reversed(trainer.state.log_history)), None)
     if not is_main_process():
-        trainer.save_model(
-            str(target)
-        )  # hands its shards of the weights over, where they are sharded; writes nothing
+        # Hands its shards of the weights over, where they are sharded, and writes nothing.
+        trainer.save_model(str(target))
         wait_for_all()
         return target
     try:
@@ -127,8 +126,13 @@ def save_stage(
 
 
 def other_models(recipe: Recipe) -> list[str]:
-    """Return the models that a recipe learns from beside its parent: reward models and a teacher."""
-    return [*reward_models_of(recipe), *([recipe.teacher] if recipe.teacher else [])]
+    """Return the models that a recipe learns from beside its parent.
+
+    These are the reward models that it trains against or chooses its rows with, and a teacher.
+    """
+    scorer = recipe.data.get("scorer", "gold")
+    chooser = [] if scorer in NO_MODEL else [scorer]
+    return [*reward_models([*recipe.rewards, *chooser]), *([recipe.teacher] if recipe.teacher else [])]
 
 
 def is_as_written(recipe: Recipe) -> bool:

@@ -11,8 +11,8 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
-from posttrain_helpers.rewards.verifiers import reward_models_of
 from posttrain_helpers.stages.samples import Sample
+from posttrain_helpers.stages.save import other_models
 from posttrain_helpers.tinyworld import gold_score
 from posttrain_helpers.tinyworld.facts import Relation
 from posttrain_helpers.tinyworld.replies import core_of
@@ -100,9 +100,9 @@ def test_principles_count_equally(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stage_depends_on_the_reward_model_that_chose_its_rows() -> None:
-    assert reward_models_of(load_recipe("best_of_k")) == ["reward_model"]
-    assert reward_models_of(load_recipe("best_of_k", overrides={"data.scorer": "gold"})) == []
-    assert reward_models_of(load_recipe("sft")) == []
+    assert other_models(load_recipe("best_of_k")) == ["reward_model"]
+    assert other_models(load_recipe("best_of_k", overrides={"data.scorer": "gold"})) == []
+    assert other_models(load_recipe("sft")) == []
 
 
 def test_a_pool_has_the_faults_that_it_says() -> None:
