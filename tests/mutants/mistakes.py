@@ -616,10 +616,10 @@ KL = Group(
             "kl_div(policy, reference,",
         ),
         Mistake(
-            "token_kl",
+            "_log_probs",
             "not in float32",
-            "policy_logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)",
-            "policy_logits.log_softmax(-1), reference_logits.log_softmax(-1)",
+            "logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)",
+            "logits.log_softmax(-1)",
         ),
         Mistake(
             "k1_estimate",
@@ -842,10 +842,15 @@ ANNOTATORS = Group(
         Mistake(
             "annotated_pairs",
             "the annotator is always wrong",
-            "(better, worse) if right else",
-            "(worse, better) if right else",
+            "(preferred, other) if right else",
+            "(other, preferred) if right else",
         ),
-        Mistake("annotated_pairs", "gold scores of the wrong side", "high if right else low", "high"),
+        Mistake(
+            "annotated_pairs",
+            "gold scores of the wrong side",
+            "(high, better), (low, worse)",
+            "(low, better), (high, worse)",
+        ),
         Mistake("annotated_pairs", "ends are not looked at", "stopped=r.stopped", "stopped=True"),
     ),
 )
@@ -1147,8 +1152,8 @@ ROLLOUTS = Group(
         Mistake(
             "_sample_batch",
             "log-probabilities without temperature",
-            "(outputs.logits[:, -1].float() / temperature).log_softmax(-1)",
-            "outputs.logits[:, -1].float().log_softmax(-1)",
+            "(logits.float() / temperature).log_softmax(-1)",
+            "logits.float().log_softmax(-1)",
         ),
         Mistake(
             "_sample_batch",
