@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from posttrain_helpers.environment.fetched import fetched_directory
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE, repository_root
+from posttrain_helpers.environment.profiles import MODEL_VARIABLE, get_profile
 
 SECONDS = 1800.0
 _PRINTED = "printed.txt"
@@ -129,6 +131,8 @@ def _environment(directory: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "USE_LIBUV": "0",  # PyTorch for Windows may come without it
     }
+    if fetched := fetched_directory(get_profile().base_model):  # it lies below the reader's own output
+        variables[MODEL_VARIABLE] = str(fetched)
     if torch.cuda.device_count() < 2:  # two processes cannot share one GPU
         variables["CUDA_VISIBLE_DEVICES"] = ""
     return variables

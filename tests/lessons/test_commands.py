@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from posttrain_helpers.environment.fetched import PROVENANCE
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
 from posttrain_helpers.lessons.commands import kill_when, run, torchrun
 
@@ -40,6 +41,17 @@ def test_lines_come_back_from_any_working_directory(tmp_path: Path, monkeypatch:
     program = f"import os, posttrain_helpers; print('é'); print(os.environ[{OUTPUT_VARIABLE!r}])"
     program += "; print(os.environ['OMP_NUM_THREADS'])"
     assert run(python(program), tmp_path) == ["é", str(tmp_path), "1"]
+
+
+def test_a_model_that_was_fetched_into_the_readers_output_is_found(
+    tmp_path: Path, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = output_root / "models" / "SmolLM2-135M-Instruct"
+    directory.mkdir(parents=True)
+    (directory / PROVENANCE).write_text("{}", encoding="utf-8")
+    monkeypatch.setenv("POSTTRAIN_PROFILE", "smollm2")
+    program = "from posttrain_helpers import get_profile; print(get_profile().base_model)"
+    assert run(python(program), tmp_path) == [str(directory.resolve())]
 
 
 def test_a_command_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
