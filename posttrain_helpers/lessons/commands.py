@@ -23,7 +23,7 @@ from posttrain_helpers.environment.profiles import MODEL_VARIABLE, get_profile
 
 SECONDS = 1800.0
 _PRINTED = "printed.txt"
-_LAST_LINES = 15
+_LAST_LINES = 60  # what torchrun says after the error is long
 
 
 def torchrun(processes: int) -> list[str]:
@@ -67,22 +67,30 @@ def kill_when(command: Sequence[str], directory: Path, pattern: str, seconds: fl
     Args:
         command: its words.
         directory: as for `run`.
-        pattern: of the file below the directory.
-        seconds: after so many it is killed in any case.
+        pattern: of the file below the directory, which is not there yet.
+        seconds: after so many it is killed without the file.
 
     Raises:
-        RuntimeError: it failed before.
+        RuntimeError: the file was there before, or the command ended or took too long without being killed at
+            its file; where the command was started, the message ends with the last lines that it printed.
     """
+    if any(directory.glob(pattern)):
+        raise RuntimeError(f"{pattern} is there before the command starts; remove it first.")
     process = _start(command, directory)
     latest = time.monotonic() + seconds
+    there = False
     try:
-        while process.poll() is None and time.monotonic() < latest and not any(directory.glob(pattern)):
+        while process.poll() is None and not there and time.monotonic() < latest:
             time.sleep(0.02)
-        failed = bool(process.returncode)
+            there = any(directory.glob(pattern))
+        ended = process.poll() is not None
     finally:
         code = _end(process)
-    if failed:
-        raise _failed(command, f"failed with exit code {code}", _printed(directory))
+    if ended:
+        how = f"failed with exit code {code}" if code else f"ended before it was killed at {pattern}"
+        raise _failed(command, how, _printed(directory))
+    if not there:
+        raise _failed(command, f"took more than {seconds:g} seconds to {pattern}", _printed(directory))
     return code
 
 

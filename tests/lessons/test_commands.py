@@ -91,14 +91,24 @@ def test_a_command_is_killed_when_its_file_is_there(tmp_path: Path) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_what_ends_by_itself_is_not_killed(tmp_path: Path) -> None:
-    assert kill_when(python("pass"), tmp_path, "nothing") == 0
+def test_what_ends_before_its_file_is_there_was_not_killed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="ended before it was killed at nothing"):
+        kill_when(python("pass"), tmp_path, "nothing")
     with pytest.raises(RuntimeError, match="failed with exit code 3"):
         kill_when(python("raise SystemExit(3)"), tmp_path, "nothing")
 
 
-def test_a_command_without_its_file_is_killed_in_the_end(tmp_path: Path) -> None:
-    assert kill_when(python(WAITS), tmp_path, "nothing", seconds=0.5) != 0
+def test_a_command_without_its_file_is_killed_in_the_end_and_is_an_error(tmp_path: Path) -> None:
+    note = tmp_path / "child"
+    with pytest.raises(RuntimeError, match="took more than 3 seconds to nothing"):
+        kill_when(python(FAMILY, note), tmp_path, "nothing", seconds=3)
+    assert is_gone(int(note.read_text()))
+
+
+def test_a_file_of_an_earlier_run_kills_nothing(tmp_path: Path) -> None:
+    (tmp_path / "child").write_text("")
+    with pytest.raises(RuntimeError, match="child is there before the command starts"):
+        kill_when(python("pass"), tmp_path, "child")
 
 
 def test_each_group_has_a_port_of_its_own() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
@@ -12,6 +14,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     choice,
+    compared,
     is_close,
     name_mistake,
     number,
@@ -111,6 +114,30 @@ SETTINGS = (
 _SAME = paired_binary([True] * 70 + [False] * 30, [True] * 68 + [False] * 30 + [True] * 2)
 
 
+def grade_change(answer: Any) -> None:
+    """Take a comparison after a change that changes something."""
+    from posttrain_helpers.recipes.loading import load_recipe
+
+    compared(answer, SETTINGS)
+    try:
+        changed = load_recipe("sft", overrides=[answer["changed"]])
+    except CourseError as error:
+        raise NotYet(f"The recipe does not take that: {error}") from error
+    if changed.args == load_recipe("sft").args:
+        raise NotYet(f"{answer['changed']} is what the recipe has already: give it another value.")
+
+
+_CHANGE = change_exercise(
+    "15.3",
+    SETTINGS,
+    "args.learning_rate=6e-4",
+    _SAME,
+    "One change, the same questions, an interval, and a verdict that follows from it.",
+)
+_UNCHANGED = {**_CHANGE.solution, "changed": "args.per_device_train_batch_size=8"}
+_REFUSED = {**_CHANGE.solution, "changed": "args.gradient_accumulation_steps=two"}
+
+
 # --- 15.4: a training that goes on
 
 ROWS = [1.0, -2.0, 4.0, 0.5, -3.0]
@@ -207,12 +234,10 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         "The same holds for gradients, and for micro-batches that are accumulated in one process.",
     ),
-    change_exercise(
-        "15.3",
-        SETTINGS,
-        "args.learning_rate=6e-4",
-        _SAME,
-        "One change, the same questions, an interval, and a verdict that follows from it.",
+    replace(
+        _CHANGE,
+        grade=grade_change,
+        mistakes=(*_CHANGE.mistakes, (_UNCHANGED, "has already"), (_REFUSED, "does not take that")),
     ),
     Exercise(
         "15.4",
