@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers import cli
 from posttrain_helpers.generation import rollouts
+from posttrain_helpers.lessons import commands
 from posttrain_helpers.training.ppo import rollouts as ppo_rollouts
 
 pytestmark = [
@@ -38,11 +39,7 @@ SAMPLED = f"args.max_completion_length=6 {STEPS}"
 
 
 def torchrun(*arguments: object) -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = f"-m torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port {port}"
-    return [sys.executable, *launcher.split(), *map(str, arguments)]
+    return [*commands.torchrun(2), *map(str, arguments)]
 
 
 def run(command: list[str], output: Path) -> subprocess.CompletedProcess[str]:

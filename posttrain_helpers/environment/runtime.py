@@ -312,6 +312,7 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", message="IProgress not found")
     # bitsandbytes asks for a package that would make it quicker; peft imports it wherever it is installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says when it starts and when it stops
     import datasets
     import transformers
 

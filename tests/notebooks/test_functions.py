@@ -301,3 +301,27 @@ def test_another_result_order_or_default_is_noticed() -> None:
     assert not differences(subtract, lambda a, b=1.0: a - b, calls)
     for name, other in others.items():
         assert differences(subtract, other, calls), name
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [5, 12, 31])
+def test_the_ring_of_lesson_15_sums_up_with_the_bytes_of_its_formula(ranks: int, size: int) -> None:
+    ring = executed("15_scaling_out.ipynb", "ring_all_reduce", np=np)
+    generator = np.random.default_rng(size)
+    arrays = [generator.integers(-9, 9, size).astype(np.float64) for _ in range(ranks)]
+    before = [array.copy() for array in arrays]
+    results, sent = ring(arrays)
+    assert len(results) == ranks
+    for result in results:
+        np.testing.assert_array_equal(result, np.sum(arrays, axis=0))
+    np.testing.assert_array_equal(arrays, before)
+    if size % ranks == 0:
+        assert sent == 2 * (ranks - 1) / ranks * arrays[0].nbytes
+
+
+def test_the_bytes_of_lesson_15_are_those_of_the_paper() -> None:
+    bytes_per_rank = executed("15_scaling_out.ipynb", "bytes_per_rank")
+    # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs, in GB.
+    found = [bytes_per_rank(7.5, 64, stage) for stage in range(4)]
+    assert found == pytest.approx([120, 31.4, 16.6, 1.9], abs=0.05)
+    assert [bytes_per_rank(1, 1, stage) for stage in range(4)] == [16] * 4

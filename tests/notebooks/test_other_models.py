@@ -39,6 +39,7 @@ LESSONS = {
     "12_evaluation": [],
     "13_judges": [],
     "14_real_data": ["sft_ultrachat"],
+    "15_scaling_out": [],
 }
 SAVED_RECIPES = {"reward_model": "reward"}
 # What runs unasked, as all of them take minutes: each of the first lessons under one of the models at least.

@@ -29,7 +29,9 @@ def missing_names(cells: list[nbformat.NotebookNode]) -> set[str]:
     kept = [
         cell.source
         for cell in cells
-        if cell.cell_type == "code" and PROBE_TAG not in cell.metadata.get("tags", [])
+        if cell.cell_type == "code"
+        and PROBE_TAG not in cell.metadata.get("tags", [])
+        and not cell.source.startswith("%%")  # a file that the cell writes, say
     ]
     module = symtable.symtable("\n".join(kept), "lesson", "exec")
     defined = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned()}
