@@ -5,6 +5,7 @@
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
     python -m posttrain_helpers export dpo ./my-assistant
+    python -m posttrain_helpers serve dpo
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers fetch smollm2
@@ -144,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--merge", action="store_true", help="add an adapter to the weights of its base: one whole model"
     )
 
+    _add_serving(commands, profile)
     commands.add_parser(
         "report", parents=[profile, split], help="build the report card from the results of past runs"
     )
@@ -204,6 +206,18 @@ def _add_evaluate(commands: Any, parents: list[argparse.ArgumentParser]) -> None
     )
     evaluate.add_argument("--fresh", action="store_true", help="measure again what is on disk already")
     evaluate.add_argument("--output", metavar="FILE.json", help="also write all records into one file")
+
+
+def _add_serving(commands: Any, profile: argparse.ArgumentParser) -> None:
+    address = argparse.ArgumentParser(add_help=False)
+    address.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on; default: 127.0.0.1, this machine only"
+    )
+    serve = commands.add_parser(
+        "serve", parents=[profile, address], help="let programs ask a model, as they ask OpenAI's"
+    )
+    serve.add_argument("model", metavar="MODEL", help="base, a finished stage, a directory or a Hub id")
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -540,6 +554,15 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.environment.runtime import setup
+    from posttrain_helpers.serving.server import serve
+
+    profile = setup(arguments.profile).profile
+    serve(arguments.model, arguments.host, arguments.port, profile)
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.report.page import build_report
 
@@ -576,6 +599,7 @@ _COMMANDS = {
     "seeds": _seeds,
     "prepare": _prepare,
     "export": _export,
+    "serve": _serve,
     "report": _report,
     "fetch": _fetch,
     "real-model": _real_model,
