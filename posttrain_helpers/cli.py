@@ -6,6 +6,7 @@
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
     python -m posttrain_helpers export dpo ./my-assistant
     python -m posttrain_helpers serve dpo
+    python -m posttrain_helpers chat sft dpo
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers fetch smollm2
@@ -218,6 +219,18 @@ def _add_serving(commands: Any, profile: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("model", metavar="MODEL", help="base, a finished stage, a directory or a Hub id")
     serve.add_argument("--port", type=int, default=8000, help="default: 8000")
+    chat = commands.add_parser(
+        "chat",
+        parents=[profile, address],
+        help="open a page with models side by side on the same message",
+    )
+    chat.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="up to three: base, finished stages, directories, Hub ids",
+    )
+    chat.add_argument("--port", type=int, default=7860, help="default: 7860")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -563,6 +576,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _chat(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.environment.runtime import setup
+    from posttrain_helpers.serving.chat import open_page
+
+    profile = setup(arguments.profile).profile
+    open_page(arguments.models, arguments.host, arguments.port, profile)
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.report.page import build_report
 
@@ -600,6 +622,7 @@ _COMMANDS = {
     "prepare": _prepare,
     "export": _export,
     "serve": _serve,
+    "chat": _chat,
     "report": _report,
     "fetch": _fetch,
     "real-model": _real_model,
@@ -611,4 +634,5 @@ _WORDS = {
     "train": "overrides",
     "prepare": "overrides",
     "evaluate": "models",
+    "chat": "models",
 }

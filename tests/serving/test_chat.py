@@ -1,0 +1,140 @@
+"""`chat` in headless Chromium: replies as the course generates them, stop, errors, nothing from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from served import LORA, save, served
+
+from posttrain_helpers import cli
+from posttrain_helpers.generation import generate
+from posttrain_helpers.serving import server
+from posttrain_helpers.stages.loading import load_model_and_tokenizer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+QUESTION = "What is the capital of France?"
+STAGES = {"whole": {}, "adapter": {"lora": LORA}, "endless": {"endless": True}}
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The page with two stages in a browser; `page.asked` lists what it requested."""
+    for package in ("gradio", "playwright"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install gradio playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSTTRAIN_OUTPUT", str(tmp_path_factory.mktemp("chat")))
+        for name, options in STAGES.items():
+            save(name, **options)
+        with served("chat", *STAGES, "--profile", "tiny") as (_, port), sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+            page = browser.new_page(viewport=DESK)
+            page.set_default_timeout(60_000)
+            page.asked = []
+            page.on("request", lambda request: page.asked.append(request.url))
+            page.goto(f"http://127.0.0.1:{port}")
+            page.get_by_label("Your message").wait_for()
+            yield page
+            browser.close()
+
+
+def send(page: Any, text: str) -> None:
+    page.get_by_role("button", name="Clear", exact=True).last.click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length == 0")
+    page.get_by_label("Your message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def replies(page: Any) -> list[str]:
+    """Return the last reply of each model, once none changes any more."""
+    page.wait_for_function("document.querySelectorAll('.bot.message').length >= 3")
+    page.wait_for_function(
+        "(() => { const now = [...document.querySelectorAll('.bot.message')].map(e => e.innerText).join();"
+        " const same = window.before === now; window.before = now; return same; })()",
+        polling=1500,
+    )
+    return [text.strip() for text in page.locator(".bot.message").all_inner_texts()]
+
+
+def generated(name: str, longest: int = 128) -> str:
+    model, tokenizer = load_model_and_tokenizer(name, verbose=False)
+    prompt = [{"role": "user", "content": QUESTION}]
+    return generate(model, tokenizer, [prompt], max_new_tokens=longest)[0].text.strip()
+
+
+@pytest.mark.slow
+def test_all_models_answer_as_the_course_generates(page: Any) -> None:
+    send(page, QUESTION)
+    for name, text in zip(STAGES, replies(page), strict=True):
+        assert text == generated(name)
+        assert page.get_by_text(name, exact=True).is_visible()
+    assert page.get_by_label("Your message").input_value() == ""
+    assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"  # the next can be typed at once
+
+
+@pytest.mark.slow
+def test_stop_ends_the_replies(page: Any) -> None:
+    page.get_by_text("Settings").click()
+    longest = page.get_by_label("number input for Longest reply")
+    longest.fill("450")
+    send(page, QUESTION)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.bot.message')].some(e => e.innerText.length > 60)"
+    )
+    page.get_by_role("button", name="Stop").click()
+    stopped = replies(page)[-1]
+    longest.fill("128")
+    page.get_by_text("Settings").click()
+    whole = generated("endless", 450)
+    assert whole.startswith(stopped[:60])
+    assert len(stopped) < len(whole)
+
+
+@pytest.mark.slow
+def test_what_a_model_cannot_answer_is_a_sentence_and_is_not_shown_to_it(page: Any) -> None:
+    send(page, "a cow says " * 300)
+    for text in replies(page):
+        assert "No reply" in text
+        assert (
+            "tokens and 128 new ones are asked for, but the model has 512 positions in all; shorten" in text
+        )
+    page.get_by_label("Your message").fill(QUESTION)
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('.bot.message').length >= 6")
+    assert not any("No reply" in text for text in replies(page)[1::2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_the_page_fits_and_comes_from_this_machine(page: Any, size: dict[str, int]) -> None:
+    page.set_viewport_size(size)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    places = [pane.bounding_box() for pane in page.locator(".pane").all()]
+    assert (places[0]["y"] == places[1]["y"]) == (size is DESK)
+    assert page.get_by_role("button", name="Send").is_visible()
+    assert {url.split("/")[2].partition(":")[0] for url in page.asked if "://" in url} == {"127.0.0.1"}
+
+
+def test_what_cannot_be_shown_is_one_sentence(
+    output_root: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "find_spec", lambda name: None)
+    for line, sentence in {
+        "chat base": "chat needs gradio, which is not part of the plain installation",
+        "chat base sft dpo ppo": "the page has room for 3 models, but 4 are named",
+    }.items():
+        assert cli.main([*line.split(), "--profile", "tiny"]) == cli.EXIT_MISTAKE
+        assert sentence in capsys.readouterr().err
+    assert "GRADIO_ANALYTICS_ENABLED" not in os.environ
