@@ -382,7 +382,9 @@ def _train_here(arguments: argparse.Namespace) -> int:
     if len(changes) > 1:
         return _train_several(arguments, changes)
     recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *changes[0]])
-    recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
+    one_of_several = arguments.model_index is not None  # called as in a run of them all
+    name = _name_in_series(recipe, arguments) if one_of_several else _stage_name(recipe, arguments.name)
+    recipe = replace(recipe, stage=name)
     print(recipe)
     if arguments.track:
         recipe = _tracked(recipe, arguments.track)
@@ -433,8 +435,7 @@ def _train_several(arguments: argparse.Namespace, changes: list[list[str]]) -> i
     recipes = {}
     for change in changes:  # all are checked before the first is trained
         recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *change])
-        name = f"{arguments.name or recipe.stage}-{recipe.hash[:6]}"
-        recipes[" ".join(change)] = replace(recipe, stage=name)
+        recipes[" ".join(change)] = replace(recipe, stage=_name_in_series(recipe, arguments))
     if arguments.track:
         recipes = {change: _tracked(recipe, arguments.track) for change, recipe in recipes.items()}
     if arguments.dry_run:
@@ -467,6 +468,10 @@ def _tracked(recipe: Recipe, tracker: str) -> Recipe:
 
     prepare_tracker(tracker, output_root() / recipe.profile / "tracking" / tracker)
     return replace(recipe, args={**recipe.args, "report_to": [tracker], "run_name": recipe.stage})
+
+
+def _name_in_series(recipe: Recipe, arguments: argparse.Namespace) -> str:
+    return f"{arguments.name or recipe.stage}-{recipe.hash[:6]}"
 
 
 def _stage_name(recipe: Recipe, name: str | None) -> str:
