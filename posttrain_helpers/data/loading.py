@@ -8,6 +8,8 @@ dropped from them, and why, is counted and printed.
 
 Keys of the data section for such a source: `source`, `adapter` or `columns`, `split`, `subset`, `revision`,
 `seed`, `max_samples`, `held_out_samples`, `length_groups`, `answer_format`, and
+    dev: rows to watch the loss of while the others are trained on: a file, or a number of questions to hold
+        back (of a built-in source too).
     system_prompt: a system turn before the first user turn of every row. It replaces a row's own, so that the
         model is trained with the one prompt that it will get; an empty text takes the rows' own away.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -46,7 +49,7 @@ from posttrain_helpers.data.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import special_tokens, text_key
 from posttrain_helpers.recipes.methods import METHODS
-from posttrain_helpers.recipes.sources import is_built_in
+from posttrain_helpers.recipes.sources import data_types, is_built_in
 from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
@@ -83,6 +86,14 @@ def load_data(
         CourseError: unknown source or suite, unreadable file, missing column, rows that are not
             conversational or not of the kind that the method needs, nothing left after filtering.
     """
+    train, _, held_out = load_rows(recipe, verbose, tokenizer)
+    return train, held_out
+
+
+def load_rows(
+    recipe: Recipe, verbose: bool = True, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[Dataset, Dataset | None, list[Row]]:
+    """Return what `load_data` does, with the dev rows in between: None where the recipe has no `data.dev`."""
     from datasets import Dataset
 
     source, data = recipe.data.get("source"), recipe.data
@@ -125,12 +136,56 @@ def load_data(
             f"the method {recipe.method!r} learns from pairs of replies, but the source {source!r} holds "
             "conversations; set data.source to one with chosen and rejected replies."
         )
+    train, dev = _without_dev(train, recipe, tokenizer)
     if size := recipe.data.get("length_groups"):
         train = in_length_groups(train, size)
     if verbose:
         reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
-        print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
-    return train, held_out
+        watched = f", {len(dev):,} dev rows" if dev else ""
+        print(
+            f"data {source}: {len(train):,} training rows{watched}, {len(held_out):,} held-out items{reasons}"
+        )
+    return train, dev, held_out
+
+
+def _without_dev(
+    train: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[Dataset, Dataset | None]:
+    """Return the rows to train on and those to watch meanwhile, which share no question.
+
+    The latter are all rows of the first so many questions, or those of a file.
+    """
+    wanted = recipe.data.get("dev")
+    if wanted is None:
+        return train, None
+    questions = [_question(row) for row in train]
+    if isinstance(wanted, str):
+        apart = ("dev", "max_samples", "held_out_samples", "length_groups")
+        data = {
+            key: recipe.data[key] for key in data_types(wanted) if key in recipe.data and key not in apart
+        }
+        dev, _ = load_data(
+            replace(recipe, data=data | {"source": wanted}), verbose=False, tokenizer=tokenizer
+        )
+        held_back = {_question(row) for row in dev}
+    else:
+        held_back = set(list(dict.fromkeys(questions))[: max(0, wanted)])
+        dev = train.select([place for place, text in enumerate(questions) if text in held_back])
+    kept = [place for place, text in enumerate(questions) if text not in held_back]
+    if not kept or not held_back:
+        raise CourseError(
+            f"data.dev={wanted} leaves {len(kept):,} of {len(train):,} training rows and {len(held_back):,} "
+            "questions to watch; each needs at least one."
+        )
+    return train.select(kept), dev
+
+
+def _question(row: Row) -> str:
+    """Return what identifies the question of a training row: its user's first message, if there is one."""
+    turns = next((row[name] for name in ("prompt", "messages", "chosen") if row.get(name)), None)
+    if isinstance(turns, list):
+        turns = next((turn["content"] for turn in turns if turn["role"] == "user"), None)
+    return turns or str(row)
 
 
 def raw_rows(recipe: Recipe, most: int = 1000) -> list[Row]:

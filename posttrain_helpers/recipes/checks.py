@@ -56,6 +56,7 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
     data = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
     check_values(data, types, "data.", where)
     _check_arguments(settings["args"], config_class(settings["method"]), "args.", where)
+    _check_evaluation(settings, where)
     if settings["lora"]:
         from peft import LoraConfig
 
@@ -148,6 +149,31 @@ def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, wher
                 f"{where}: the key {prefix}{key} does not exist; {hint or 'no known key is near. '}Correct "
                 "or remove it."
             )
+
+
+def _check_evaluation(settings: Mapping[str, Any], where: str) -> None:
+    """Check that what looks at dev rows while it trains has some, and that early stopping has evaluations."""
+    method, evaluates = settings["method"], evaluates_while_training(settings["args"])
+    if evaluates and not METHODS[method].evaluates:
+        raise CourseError(
+            f"{where}: the method {method!r} is not evaluated while it trains; leave args.eval_strategy out, "
+            "and compare its stages on dev with `evaluate --split dev`."
+        )
+    if evaluates and settings["data"].get("dev") is None:
+        raise CourseError(
+            f"{where}: args.eval_strategy asks for evaluations, but there are no rows for them; set data.dev "
+            "to a number of questions that are then not trained on, or to a file, as prepare's dev.jsonl."
+        )
+    if settings.get("early_stopping") and not evaluates:
+        raise CourseError(
+            f"{where}: early_stopping waits for evaluations that get no better, but there are none; set "
+            "args.eval_strategy=steps, args.eval_steps and data.dev."
+        )
+
+
+def evaluates_while_training(args: Mapping[str, Any]) -> bool:
+    """Say whether the arguments of a trainer ask for evaluations."""
+    return args.get("eval_strategy", "no") not in ("no", None)
 
 
 def _check_arguments(arguments: Mapping[str, Any], config: type, prefix: str, where: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from posttrain_helpers.data.loading import BUILDERS, builder, load_data
+from posttrain_helpers.data import loading
+from posttrain_helpers.data.loading import BUILDERS, builder, load_data, load_rows
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import Recipe, load_recipe
 from posttrain_helpers.recipes.sources import BUILT_IN, data_types
@@ -534,6 +535,40 @@ def test_the_keys_of_a_source_are_what_its_builder_takes() -> None:
         assert "seed" in signature(builder(source)).parameters
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "grpo"])
+def test_dev_rows_share_no_question_with_those_trained_on(recipe_for, method: str) -> None:
+    rows: list[dict[str, Any]] = GOOD + [chat("question 3", "another reply")] * 3
+    if method in ("dpo", "kto"):
+        rows = [
+            {"chosen": row["messages"], "rejected": chat(row["messages"][0]["content"], "no")["messages"]}
+            for row in rows
+        ]
+    if method == "grpo":
+        rows = [{"prompt": row["messages"][:1]} for row in GOOD]
+    recipe = recipe_for(rows, method=method, dev=6)
+    train, dev, _ = load_rows(recipe, verbose=False)
+    kept, held_back = ({loading._question(row) for row in part} for part in (train, dev))
+    assert not kept & held_back
+    assert len(held_back) == 6
+    assert len(kept) == 14
+    assert train.column_names == dev.column_names
+    assert [*load_data(recipe, verbose=False)[0]] == [*train]
+
+
+def test_dev_rows_of_a_file(recipe_for, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watched = tmp_path / "dev.jsonl"
+    watched.write_text("\n".join(json.dumps(row) for row in GOOD[:3]), encoding="utf-8")
+    train, dev, held_out = load_rows(recipe_for(GOOD, dev=str(watched), held_out_samples=5, max_samples=9))
+    assert (len(dev), len(held_out)) == (3, 5)
+    assert {row["messages"][0]["content"] for row in dev} == {f"question {number}" for number in range(3)}
+    assert not {str(row) for row in dev} & {str(row) for row in train}
+    assert "training rows, 3 dev rows, 5 held-out items" in capsys.readouterr().out
+    with pytest.raises(CourseError, match=r"data\.dev=20 leaves 0 of 20 training rows"):
+        load_rows(recipe_for(GOOD, dev=20))
+    with pytest.raises(CourseError, match=r"data\.dev=0 leaves 20 of 20 training rows and 0 questions"):
+        load_rows(recipe_for(GOOD, dev=0))
+
+
 def test_length_groups_sort_within_groups_only(recipe_for) -> None:
     rows = [chat(f"question {number}", "word " * (number * 7 % 20 + 1)) for number in range(20)]
 
@@ -578,7 +613,7 @@ def test_built_in_conversations_are_no_pairs() -> None:
 
 
 def test_the_keys_of_each_source() -> None:
-    common = {"source", "seed", "length_groups"}
+    common = {"source", "seed", "length_groups", "dev"}
     assert data_types("tinyworld/prompts").keys() == {*common, "held_out", "n_prompts"}
     assert data_types("tinyworld/word_problems").keys() == {
         *common,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from posttrain_helpers import cli
 from posttrain_helpers.models.manifest import saved_stages, stage_path
-from posttrain_helpers.stages import build
+from posttrain_helpers.stages import build, unfinished
 
 ON_REQUEST = "POSTTRAIN_EVERY_LAUNCH"
 
@@ -101,6 +102,43 @@ def test_an_interrupted_training_goes_on(
     assert largest_difference("cut", "whole") < 1e-6
     assert curve("cut") == pytest.approx(curve("whole"), abs=1e-5)
     assert not (run / "cut").exists()
+
+
+def test_early_stopping_keeps_the_best_weights_also_when_it_is_resumed(
+    line: str, output_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = (
+        "args.eval_strategy=steps args.eval_steps=2 data.dev=24 early_stopping=2 args.learning_rate=5e-2"
+    )
+    line = line.replace("max_steps=12", "max_steps=60").replace("--name", f"{watched} --name")
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(run: unfinished.Run) -> None:
+        for path in run.directory.glob("checkpoint-*"):
+            kept[path.name] = load_file(path / "model.safetensors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.Run, "drop", keep)
+        assert train(f"{line} whole") == 0
+    said = re.search(r"after step (\d+) of 60 and kept the weights of step (\d+)", capsys.readouterr().out)
+    ended, best = map(int, said.groups())
+    assert ended == best + 4 < 60
+    found = dev_curve("whole")
+    assert min(found, key=found.get) == best
+    assert list(found) == list(range(2, ended + 1, 2))
+    assert set(kept) == {f"checkpoint-{best}"}
+    for key, weight in weights("whole").items():
+        assert torch.equal(weight, kept[f"checkpoint-{best}"][key])
+
+    cut_short(f"{line} cut", best + 3, monkeypatch)
+    assert train(f"{line} cut --resume") == 0
+    assert largest_difference("cut", "whole") < 1e-6
+    assert dev_curve("cut") == pytest.approx(found, abs=1e-5)
+
+
+def dev_curve(name: str) -> dict[int, float]:
+    text = (stage_path(name, "tiny") / "training_log.json").read_text(encoding="utf-8")
+    return {log["step"]: log["eval_loss"] for log in json.loads(text) if "eval_loss" in log}
 
 
 def test_what_is_not_asked_for_is_not_resumed(
