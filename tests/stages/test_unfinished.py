@@ -166,9 +166,21 @@ def test_a_second_training_of_the_same_stage_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get(ON_REQUEST), reason=f"takes minutes; set {ON_REQUEST}=1")
-@pytest.mark.parametrize("moment", range(3))
-def test_a_training_that_is_killed_at_any_moment_goes_on(line: str, output_root: Path, moment: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "moment"), [("sft", n) for n in range(3)] + [(m, n) for m in ("dpo", "grpo") for n in range(5)]
+)
+def test_a_training_that_is_killed_at_any_moment_goes_on(
+    line: str, random_model_dir: Path, output_root: Path, tmp_path: Path, method: str, moment: int
+) -> None:
     line = line.replace("max_steps=12", "max_steps=60")
+    if method != "sft":
+        line = line.replace("train sft", f"train {method}").replace("rows.jsonl", f"{method}.jsonl")
+        write_rows(tmp_path / f"{method}.jsonl", method)
+    if method == "grpo":
+        sizes = "args.num_generations=4 args.max_completion_length=6 args.num_iterations=2"
+        line = line.replace(
+            "--save-steps", f"{sizes} rewards=[{scorer(random_model_dir, tmp_path)}] --save-steps"
+        )
     assert train(f"{line} whole") == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "posttrain_helpers", *shlex.split(f"{line} cut")],
@@ -190,3 +202,26 @@ def test_a_training_that_is_killed_at_any_moment_goes_on(line: str, output_root:
     assert curve("cut") == pytest.approx(curve("whole"), abs=1e-4)
     assert not list((output_root / "tiny" / "stages").glob(".*.tmp"))
     assert not (output_root / "tiny" / "runs" / "cut").exists()
+
+
+def write_rows(path: Path, method: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(96):
+            prompt = [{"role": "user", "content": f"What is {number} + 1?"}]
+            texts = (
+                {"chosen": f"It is {number + 1}.", "rejected": f"Moo, {number}!"} if method == "dpo" else {}
+            )
+            replies = {key: [{"role": "assistant", "content": text}] for key, text in texts.items()}
+            file.write(json.dumps({"prompt": prompt, **replies}) + "\n")
+
+
+def scorer(model: Path, directory: Path) -> Path:
+    """Write a reward model of random weights."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(3)
+    scoring = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
+    torch.nn.init.normal_(scoring.score.weight, std=0.3)
+    scoring.save_pretrained(directory / "scorer")
+    AutoTokenizer.from_pretrained(model).save_pretrained(directory / "scorer")
+    return directory / "scorer"
