@@ -405,9 +405,7 @@ class StreamedReply:
                 **{name: tensor.to(_device(model)) for name, tensor in inputs.items()},
                 generation_config=config,
                 streamer=self,
-                stopping_criteria=[
-                    lambda ids, scores, **_: ids.new_full(ids.shape[:1], self._stopped).bool()
-                ],
+                stopping_criteria=[lambda ids, *_, **__: ids.new_full(ids.shape[:1], self._stopped).bool()],
             )
         except Exception as error:  # said by whoever reads the reply
             self.error = error

@@ -98,16 +98,23 @@ def build_page(models: Sequence[tuple[str, Loaded]]) -> gradio.Blocks:
         begun = writing[visitor] = [reply for reply in replies if isinstance(reply, StreamedReply)]
         try:
             running = True
-            while running:
+            while running and writing.get(visitor) is begun:
                 running = any(reply.running for reply in begun)
                 yield ["", *([*turn, _shown(reply)] for turn, reply in zip(turns, replies, strict=True))]
                 time.sleep(_SECONDS_BETWEEN_UPDATES)
+            if writing.get(visitor) is not begun:  # the page was cleared, before what was on its way arrived
+                yield ["", *([] for _ in histories)]
         finally:  # also where the page was closed
-            stop(visitor)
+            for reply in begun:
+                reply.stop()
 
     def stop(visitor: str) -> None:
-        for reply in writing.pop(visitor, []):
+        for reply in writing.get(visitor, []):
             reply.stop()
+
+    def cleared(visitor: str) -> list[list[Message]]:
+        writing.pop(visitor, None)
+        return [[] for _ in models]
 
     names = [name for name, _ in models]
     with gradio.Blocks(title=" · ".join(names), analytics_enabled=False) as page:
@@ -115,12 +122,7 @@ def build_page(models: Sequence[tuple[str, Loaded]]) -> gradio.Blocks:
         with gradio.Row():
             panes = [
                 gradio.Chatbot(
-                    label=name,
-                    elem_classes="pane",
-                    min_width=280,
-                    scale=1,
-                    render_markdown=False,
-                    buttons=["copy"],
+                    label=name, elem_classes="pane", min_width=280, render_markdown=False, buttons=["copy"]
                 )
                 for name in names
             ]
@@ -147,20 +149,20 @@ def build_page(models: Sequence[tuple[str, Loaded]]) -> gradio.Blocks:
             concurrency_limit=4,
         )
         stopping.click(stop, visitor, queue=False)
-        anew.click(lambda: [[] for _ in panes], None, panes, queue=False)
+        anew.click(cleared, visitor, panes, queue=False)
     return page
 
 
 def _begun(
     loaded: Loaded, messages: list[Message], longest: int, temperature: float
-) -> StreamedReply | CourseError:
+) -> StreamedReply | Exception:
     try:
         return StreamedReply(*loaded, messages, longest, temperature)
-    except CourseError as error:
+    except Exception as error:  # too long, or refused by the chat template: for the reader, not for the log
         return error
 
 
-def _shown(reply: StreamedReply | CourseError) -> Message:
+def _shown(reply: StreamedReply | Exception) -> Message:
     error = reply.error if isinstance(reply, StreamedReply) else reply
     if error is None:
         return {"role": "assistant", "content": reply.text}
