@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,31 @@ import sitecustomize  # noqa: E402, F401  blocks this process
 # the second begins with lessons that need few of them. Lesson 12, which builds all that are missing, is last.
 FIRST_WORKER = ("01", "05", "06", "07", "04", "03", "02", "11a")
 SECOND_WORKER = ("14", "00", "10", "08", "09", "13", "11b", "12")
+
+
+_libraries = 0  # modules that were there when the collector last forgot what it had
+
+
+def leave_out_libraries() -> None:
+    """Take what libraries hold out of the garbage collector's sight, once more when many were imported.
+
+    Every training collects at its begin, which takes a third of a second when it walks through all of them.
+    """
+    global _libraries
+    if len(sys.modules) >= _libraries + 200:
+        gc.collect()
+        gc.freeze()
+        _libraries = len(sys.modules)
+
+
+def pytest_collection() -> None:
+    """Import the files of tests, and so the libraries, without a look for garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    leave_out_libraries()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
@@ -55,6 +81,12 @@ def hub_stays_offline() -> Iterator[None]:
     yield
     if "huggingface_hub.constants" in sys.modules:
         sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = True
+
+
+@pytest.fixture(autouse=True)
+def _libraries_left_out() -> Iterator[None]:
+    yield
+    leave_out_libraries()
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def write_llama(directory: Path) -> Path:
     """Write a Llama of two layers with a tokenizer unlike that of Qwen3, and return the directory."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _foreign_tokenizer()
+    tokenizer = foreign_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     sizes = {**_SIZES, "hidden_size": _WIDTH, "max_position_embeddings": 2048}
     config = LlamaConfig(vocab_size=len(tokenizer), **sizes, **special)
@@ -215,7 +215,7 @@ def _texts() -> list[str]:
     return texts + [problem["prompt"][-1]["content"] for problem in _problems()]
 
 
-def _foreign_tokenizer() -> PreTrainedTokenizerBase:
+def foreign_tokenizer() -> PreTrainedTokenizerBase:
     """Return a BPE tokenizer with the markers and the habits of Llama 2."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from launched import same_replies_on_every_process
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers import cli
+from posttrain_helpers.generation import rollouts
+from posttrain_helpers.training.ppo import rollouts as ppo_rollouts
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,14 +90,41 @@ def lines(files: dict[str, Path]) -> dict[str, str]:
     }
 
 
-def test_two_processes_give_the_curve_of_one(files: dict[str, Path], tmp_path: Path) -> None:
+def train_here(
+    commands: list[str], output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """Run the commands in this process, as `launched.py` does in others, and return what they print."""
+    for module, name in ((rollouts, "sample_completions"), (ppo_rollouts, "sample_completions")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # undone after the test
+    monkeypatch.setenv("POSTTRAIN_OUTPUT", str(output))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    same_replies_on_every_process()
+    threads = torch.get_num_threads()
+    capsys.readouterr()
+    try:
+        for line in commands:
+            assert cli.main(shlex.split(line)) == 0, capsys.readouterr().err
+    finally:
+        torch.set_num_threads(threads)
+    return capsys.readouterr().out
+
+
+def test_two_processes_give_the_curve_of_one(
+    files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     commands = [f"{line} --name my-{name}" for name, line in lines(files).items()]
-    outputs = {}
-    for label, start in (("one", [sys.executable]), ("two", torchrun())):
-        outputs[label] = tmp_path / label
-        done = run([*start, str(HERE / "launched.py"), *commands], outputs[label])
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("stage: ") == 4, "the main process alone speaks"
+    outputs = {label: tmp_path / label for label in ("one", "two")}
+    done = run(torchrun(HERE / "launched.py", *commands), outputs["two"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = {
+        "one": train_here(commands, outputs["one"], monkeypatch, capsys),
+        "two": done.stdout,
+    }
+    for label, text in printed.items():
+        assert text.count("stage: ") == 4, "the main process alone speaks"
         assert not list(outputs[label].glob("*/stages/.*.tmp"))
     for name in lines(files):
         one, two = (output / "tiny" / "stages" / f"my-{name}" for output in outputs.values())

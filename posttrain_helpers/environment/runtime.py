@@ -19,11 +19,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.fetched import fetched_directory
+from posttrain_helpers.environment.imports import importing_libraries
 from posttrain_helpers.environment.limits import available_cores, memory_limit
 from posttrain_helpers.environment.missing_names import explain_errors
 from posttrain_helpers.environment.paths import repository_root
@@ -132,14 +134,15 @@ def setup(profile: str | Profile | None = None, seed: int = 0, threads: int | No
     _set_library_environment(profile)
     _silence_libraries()
     runtime = _detect(profile, seed, threads)
-    import torch
-    from transformers import set_seed
+    with importing_libraries():
+        import torch
+        from transformers import set_seed
 
+        prepare_trainers()
     torch.set_num_threads(runtime.threads)
     runtime = replace(runtime, matmul_gflops=matmul_gflops(runtime.device))
     set_seed(seed)
     _current = runtime
-    prepare_trainers()
     explain_errors()
     print(runtime)
     return runtime
@@ -244,7 +247,6 @@ def display_path(path: str | Path) -> str:
 
 
 def _detect(profile: Profile, seed: int, threads: int | None) -> Runtime:
-    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
     device = _device(profile)
     return Runtime(
         profile=profile,
@@ -253,10 +255,15 @@ def _detect(profile: Profile, seed: int, threads: int | None) -> Runtime:
         dtype=profile.dtype,
         bfloat16=profile.autocast and multiplies_bfloat16_fast(device),
         threads=threads or _default_threads(),
-        versions=versions,
+        versions=dict(_versions()),
         started=time.time(),
         split=reported_split(),
     )
+
+
+@cache  # each look parses a file of many lines, and a recipe asks for the runtime several times
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 def _device(profile: Profile) -> str:

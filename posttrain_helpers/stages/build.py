@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posttrain_helpers.environment.imports import importing_libraries
 from posttrain_helpers.environment.paths import output_root
 from posttrain_helpers.environment.processes import (
     is_main_process,
@@ -20,7 +21,7 @@ from posttrain_helpers.environment.processes import (
     sharded_by,
 )
 from posttrain_helpers.environment.profiles import Profile, get_profile
-from posttrain_helpers.environment.runtime import current_runtime, preserved_random_state
+from posttrain_helpers.environment.runtime import current_runtime, prepare_trainers, preserved_random_state
 from posttrain_helpers.environment.training_watch import uncounted_training
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.loading import model_directory
@@ -134,7 +135,10 @@ def build_stage(
     Raises:
         CourseError: whatever is wrong with model, data, arguments, memory or disk, in one sentence.
     """
-    from transformers import EarlyStoppingCallback, set_seed
+    with importing_libraries():
+        from transformers import EarlyStoppingCallback, set_seed
+
+        prepare_trainers()
 
     from posttrain_helpers.data.loading import load_rows
     from posttrain_helpers.models.loading import load_repaired, with_all_weights_trained

@@ -66,9 +66,10 @@ def test_conversations_are_trained_as_without_documents(random_model_dir: Path) 
 
 
 def test_another_family_ends_documents_with_its_own_token(tmp_path: Path) -> None:
-    from small_models import write_llama
+    from small_models import foreign_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(write_llama(tmp_path / "llama"))
+    foreign_tokenizer().save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     document, conversation = tokenized_rows([{"text": "A cow says moo."}, {"messages": TURNS}], tokenizer)
     assert tokenizer.decode(document["input_ids"]).endswith("</s>")
     assert document["labels"] == document["input_ids"]

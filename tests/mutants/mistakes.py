@@ -1570,6 +1570,16 @@ PROCESSES = Group(
     ),
 )
 
+IMPORTS = Group(
+    "posttrain_helpers.environment.imports",
+    ("tests/environment/test_imports.py",),
+    (
+        Mistake("importing_libraries", "models are left out too", "if first and", "if"),
+        Mistake("importing_libraries", "it never collects again", "if collecting:", "if not collecting:"),
+        Mistake("importing_libraries", "it collects meanwhile", "gc.disable()", "gc.enable()"),
+    ),
+)
+
 CHECKPOINTS = Group(
     "posttrain_helpers.training.checkpoints",
     ("tests/training/test_checkpoints.py",),
@@ -1632,4 +1642,5 @@ GROUPS = (
     STAGE_SAVING,
     STORAGE,
     WEIGHTS,
+    IMPORTS,
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -47,15 +49,21 @@ UNASKED = {
 EVERY_LESSON = "POSTTRAIN_EVERY_LESSON"
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def variables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return environment(tmp_path_factory.mktemp(request.param), request.param)
+@pytest.fixture(scope="module")
+def courses(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """The variables of a kind, whose model and stages all its lessons share."""
+    return cache(lambda kind: environment(tmp_path_factory.mktemp(kind), kind))
 
 
-@pytest.fixture(autouse=True)
-def _other_model(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in variables.items():
+@pytest.fixture(params=KINDS)
+def variables(
+    request: pytest.FixtureRequest,
+    courses: Callable[[str], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, str]:
+    for name, value in courses(request.param).items():
         monkeypatch.setenv(name, value)
+    return courses(request.param)
 
 
 def printed(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +29,15 @@ FIRST_LOG = {
 }
 
 
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return environment(tmp_path_factory.mktemp("llama"), "llama")
+
+
 @pytest.fixture
-def small_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(tmp_path, "llama").items():
+def small_course(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model and stages that all tests share: what is built for one is there for the next."""
+    for name, value in variables.items():
         monkeypatch.setenv(name, value + LEARNED.get(name, ""))
 
 

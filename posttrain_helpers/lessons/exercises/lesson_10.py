@@ -1,4 +1,4 @@
-"""The exercises of lesson 10: what the clip stops, pass@k, dynamic sampling, one setting."""
+"""The exercises of lesson 10: rewards that teach the same, pass@k, dynamic sampling, one setting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from posttrain_helpers.lessons.exercises.exercise import (
     is_close,
     name_mistake,
     number,
-    numbers,
     plain,
     yes_or_no,
 )
@@ -32,20 +31,24 @@ _SETTINGS = (
 )
 
 
-def _clipped_tokens(answer: Any) -> None:
-    found = [round(value) for value in numbers(answer, 5)]
-    if found == [1, 0, 0, 1, 0]:
-        return
-    if found == [1, 0, 0, 1, 1]:
+def _changed_rewards(answer: Any) -> None:
+    plus, times, steps, minus, unscaled, form = yes_or_no(answer, 6)
+    if plus:
+        raise NotYet("Add 5 to every reward: what does that do to the mean, and to the difference from it?")
+    if times:
         raise NotYet(
-            "These are all the ratios outside 0.8 to 1.2. One of them moved against what its advantage asks "
-            "for; is its loss constant, too?"
+            "Multiply every reward by 3: what does that do to the difference, and to what divides it?"
         )
-    if found == [1, 0, 0, 0, 1]:
+    if minus:
+        raise NotYet("Can you make 1, -1, -1, 1 of 1, 0, 0, 1 by one product and one sum for all four?")
+    if not unscaled:
+        raise NotYet('With the scale "none" nothing divides. What is left of the 3?')
+    if not steps:
+        raise NotYet("Two completions are right. Are they still equally good when one of them gets more?")
+    if not form:
         raise NotYet(
-            "You look at ratios above 1.2 only. Which way should the tokens of the wrong completion move?"
+            "Work out the mean and the four differences of 1, 0.5, 0, 1: are the two wrong ones equal?"
         )
-    raise NotYet("Write down ratio * A and clip(ratio) * A for each token: where is the clipped one smaller?")
 
 
 def _independent(n, c, k):
@@ -155,14 +158,17 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="10.1",
         kind="predict",
-        grade=_clipped_tokens,
-        solution=[1, 0, 0, 1, 0],
+        grade=_changed_rewards,
+        solution=[0, 0, 1, 0, 1, 1],
         mistakes=(
-            ([1, 0, 0, 1, 1], "moved against what its advantage asks"),
-            ([1, 0, 0, 0, 1], "above 1.2 only"),
-            ([0, 1, 1, 0, 1], "where is the clipped one smaller"),
+            ([1, 1, 1, 1, 1, 1], "from it"),
+            ([0, 1, 1, 1, 1, 1], "what divides it"),
+            ([0, 0, 1, 1, 1, 1], "one product and one sum"),
+            ([0, 0, 1, 0, 0, 1], "What is left of the 3"),
+            ([0, 0, 0, 0, 1, 1], "when one of them gets more"),
+            ([0, 0, 1, 0, 1, 0], "the two wrong ones"),
         ),
-        why="1.5 is far enough up for a right answer, 0.5 far enough down for a wrong one; 1.3 must fall.",
+        why="Divided by its own deviation, a group knows how its rewards lie to each other, and no scale.",
     ),
     Exercise(
         id="10.2",
