@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from importlib import import_module
 from inspect import Parameter, signature
@@ -50,7 +50,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import special_tokens, text_key
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.recipes.sources import data_types, is_built_in
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import closest, counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,12 +136,12 @@ def load_rows(
             f"the method {recipe.method!r} learns from pairs of replies, but the source {source!r} holds "
             "conversations; set data.source to one with chosen and rejected replies."
         )
-    train, dev = _without_dev(train, recipe, tokenizer)
+    train, dev, questions = _without_dev(train, held_out, recipe, tokenizer, dropped)
     if size := recipe.data.get("length_groups"):
         train = in_length_groups(train, size)
     if verbose:
-        reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
-        watched = f", {len(dev):,} dev rows" if dev else ""
+        reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped.total() else ""
+        watched = f", {len(dev):,} dev rows of {counted(questions, 'question')}" if dev else ""
         print(
             f"data {source}: {len(train):,} training rows{watched}, {len(held_out):,} held-out items{reasons}"
         )
@@ -149,43 +149,68 @@ def load_rows(
 
 
 def _without_dev(
-    train: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[Dataset, Dataset | None]:
-    """Return the rows to train on and those to watch meanwhile, which share no question.
+    train: Dataset,
+    held_out: list[Row],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dropped: Counter[str],
+) -> tuple[Dataset, Dataset | None, int]:
+    """Return the rows to train on, those to watch meanwhile, and of how many questions the latter are.
 
-    The latter are all rows of the first so many questions, or those of a file.
+    The latter are all rows of the first so many questions, or those of a file. A question is all of a
+    conversation but its last turn, as for held-out items, with which they share none either.
     """
     wanted = recipe.data.get("dev")
     if wanted is None:
-        return train, None
-    questions = [_question(row) for row in train]
+        return train, None, 0
+    turns = [_turns(row) for row in train]
     if isinstance(wanted, str):
         apart = ("dev", "max_samples", "held_out_samples", "length_groups")
         data = {
             key: recipe.data[key] for key in data_types(wanted) if key in recipe.data and key not in apart
         }
+        _check_dev_file(recipe)
         dev, _ = load_data(
             replace(recipe, data=data | {"source": wanted}), verbose=False, tokenizer=tokenizer
         )
-        held_back = {_question(row) for row in dev}
+        held_back = {text_key(item["prompt"]) for item in held_out}
+        of_dev = [_turns(row) for row in dev]
+        kept = [place for place, messages in enumerate(of_dev) if not _begins_with(held_back, messages)]
+        dropped["dev row with the prompt of a held-out item"] += len(dev) - len(kept)
+        dev, questions = dev.select(kept), {text_key(of_dev[place][:-1]) for place in kept}
     else:
-        held_back = set(list(dict.fromkeys(questions))[: max(0, wanted)])
-        dev = train.select([place for place, text in enumerate(questions) if text in held_back])
-    kept = [place for place, text in enumerate(questions) if text not in held_back]
-    if not kept or not held_back:
-        raise CourseError(
-            f"data.dev={wanted} leaves {len(kept):,} of {len(train):,} training rows and {len(held_back):,} "
-            "questions to watch; each needs at least one."
+        all_of_them = dict.fromkeys(text_key(messages[:-1]) for messages in turns)
+        questions = set([*all_of_them][: max(0, wanted)])
+        dev = train.select(
+            [place for place, messages in enumerate(turns) if text_key(messages[:-1]) in questions]
         )
-    return train.select(kept), dev
+    kept = [place for place, messages in enumerate(turns) if not _begins_with(questions, messages)]
+    if not kept or not questions:
+        raise CourseError(
+            f"data.dev={wanted} leaves {len(kept):,} of {len(train):,} training rows and {len(questions):,} "
+            "questions to watch that are no held-out items; each needs at least one."
+        )
+    dropped["prompt of a dev row"] += len(train) - len(kept) - (0 if isinstance(wanted, str) else len(dev))
+    return train.select(kept), dev, len(questions)
 
 
-def _question(row: Row) -> str:
-    """Return what identifies the question of a training row: its user's first message, if there is one."""
-    turns = next((row[name] for name in ("prompt", "messages", "chosen") if row.get(name)), None)
-    if isinstance(turns, list):
-        turns = next((turn["content"] for turn in turns if turn["role"] == "user"), None)
-    return turns or str(row)
+def _turns(row: Row) -> list[Row]:
+    """Return the messages of a training row and its reply last; of a row of tokens, these as a question."""
+    if row.get("messages"):
+        return row["messages"]
+    prompt = row["prompt"] if row.get("prompt") else [{"role": "user", "content": str(row)}]
+    return [*prompt, {"role": "assistant", "content": ""}]
+
+
+def _begins_with(questions: Collection[str], messages: list[Row]) -> bool:
+    """Say whether a conversation is one of the questions, as `text_key` writes them, or goes on from one."""
+    return any(text_key(messages[:end]) in questions for end in range(1, len(messages) + 1))
+
+
+def _check_dev_file(recipe: Recipe) -> None:
+    dev = recipe.data.get("dev")
+    if isinstance(dev, str) and not is_built_in(dev):
+        local_file(dev, "data.dev")
 
 
 def raw_rows(recipe: Recipe, most: int = 1000) -> list[Row]:
@@ -271,6 +296,7 @@ def check_source(recipe: Recipe) -> bool:
         CourseError: the file does not exist, or the set is one for other methods.
     """
     source = recipe.data.get("source")
+    _check_dev_file(recipe)
     if not isinstance(source, str) or not source or is_built_in(source):
         return False
     _adapter_for(source, recipe.data, METHODS[recipe.method].data)
@@ -381,8 +407,7 @@ def _split(
     for row in rows:
         if id(row) in chosen:
             continue
-        messages = turns(row)
-        if any(text_key(messages[:end]) in held_out for end in range(1, len(messages) + 1)):
+        if _begins_with(held_out, turns(row)):
             dropped["prompt of a held-out item"] += 1
         else:
             kept.append(row)

@@ -152,14 +152,15 @@ def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, wher
 
 
 def _check_evaluation(settings: Mapping[str, Any], where: str) -> None:
-    """Check that what looks at dev rows while it trains has some, and that early stopping has evaluations."""
-    method, evaluates = settings["method"], evaluates_while_training(settings["args"])
-    if evaluates and not METHODS[method].evaluates:
+    """Check that evaluations have rows, dev rows evaluations, and early stopping what it needs."""
+    method, args = settings["method"], settings["args"]
+    evaluates, dev = evaluates_while_training(args), settings["data"].get("dev")
+    if (evaluates or dev is not None) and not METHODS[method].evaluates:
         raise CourseError(
-            f"{where}: the method {method!r} is not evaluated while it trains; leave args.eval_strategy out, "
-            "and compare its stages on dev with `evaluate --split dev`."
+            f"{where}: the method {method!r} is not evaluated while it trains; leave args.eval_strategy and "
+            "data.dev out, and compare its stages on dev with `evaluate --split dev`."
         )
-    if evaluates and settings["data"].get("dev") is None:
+    if evaluates and dev is None:
         raise CourseError(
             f"{where}: args.eval_strategy asks for evaluations, but there are no rows for them; set data.dev "
             "to a number of questions that are then not trained on, or to a file, as prepare's dev.jsonl."
@@ -169,6 +170,30 @@ def _check_evaluation(settings: Mapping[str, Any], where: str) -> None:
             f"{where}: early_stopping waits for evaluations that get no better, but there are none; set "
             "args.eval_strategy=steps, args.eval_steps and data.dev."
         )
+    if not evaluates and (dev is not None or args.get("eval_steps") is not None):
+        raise CourseError(
+            f"{where}: data.dev and args.eval_steps are for evaluations, but there are none; set "
+            "args.eval_strategy=steps, or leave them out."
+        )
+    for key, value in best_kept(method).items():
+        early = settings.get("early_stopping") or key in ("metric_for_best_model", "greater_is_better")
+        if early and args.get(key, value) != value:
+            raise CourseError(
+                f"{where}: args.{key} is {args[key]!r}, but what is best on dev is told and kept with "
+                f"{value!r} for the method {method!r}; leave it out."
+            )
+
+
+def best_kept(method: str) -> dict[str, Any]:
+    """Return the arguments with which early stopping ends with the best weights, also where it is resumed."""
+    rewards = METHODS[method].rewards
+    return {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "reward" if rewards else "loss",
+        "greater_is_better": rewards,
+        "save_strategy": "best",
+        "restore_callback_states_from_checkpoint": True,  # how long it has been waiting
+    }
 
 
 def evaluates_while_training(args: Mapping[str, Any]) -> bool:

@@ -18,8 +18,14 @@ from posttrain_helpers.environment.processes import process_count, shared_batch
 from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, trainer_defaults
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.recipes.checks import check_keys, check_rewards, check_settings, check_teacher
-from posttrain_helpers.recipes.methods import METHODS, config_class
+from posttrain_helpers.recipes.checks import (
+    best_kept,
+    check_keys,
+    check_rewards,
+    check_settings,
+    check_teacher,
+)
+from posttrain_helpers.recipes.methods import config_class
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.recipes.recipe import Recipe
 from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recipe_path, stage_name
@@ -71,7 +77,7 @@ def load_recipe(
             **trainer_defaults(profile),
             "seed": seed,
             "output_dir": str(output_root() / profile.name / "runs" / path.stem),
-            **_best_kept(settings),
+            **(best_kept(settings["method"]) if settings.get("early_stopping") else {}),
             **settings["args"],
             **_shared_among_processes(settings),
         },
@@ -87,18 +93,6 @@ def load_recipe(
         models=tuple(settings.get("models") or ()),
         early_stopping=settings.get("early_stopping"),
     )
-
-
-def _best_kept(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which early stopping ends with the best weights, also where it is resumed."""
-    if not settings.get("early_stopping"):
-        return {}
-    return {
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "reward" if METHODS[settings["method"]].rewards else "loss",
-        "save_strategy": "best",
-        "restore_callback_states_from_checkpoint": True,  # how long it has been waiting
-    }
 
 
 def _shared_among_processes(settings: dict[str, Any]) -> dict[str, Any]:

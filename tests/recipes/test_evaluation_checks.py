@@ -8,6 +8,8 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
 
 STEPS = {"args.eval_strategy": "steps", "args.eval_steps": 5}
+WATCHED = {**STEPS, "data.dev": 8}
+STOPS = {**WATCHED, "early_stopping": 2}
 
 
 @pytest.mark.parametrize(
@@ -16,11 +18,18 @@ STEPS = {"args.eval_strategy": "steps", "args.eval_steps": 5}
         ("sft", STEPS, "asks for evaluations, but there are no rows for them; set data.dev"),
         (
             "sft",
-            {"early_stopping": 2, "data.dev": 8},
+            {"early_stopping": 2},
             "early_stopping waits for .*, but there are none",
         ),
         ("ppo", {**STEPS, "data.dev": 8}, "the method 'ppo' is not evaluated while it trains"),
-        ("sft", {**STEPS, "data.dev": 8, "early_stopping": 0}, "early_stopping"),
+        ("ppo", {"data.dev": 8}, "the method 'ppo' is not evaluated while it trains"),
+        ("sft", {"data.dev": 8}, "data.dev and args.eval_steps are for evaluations, but there are none"),
+        ("sft", {"args.eval_steps": 5}, "set args.eval_strategy=steps, or leave them out"),
+        ("sft", {**STOPS, "args.load_best_model_at_end": False}, "told and kept with True for the method"),
+        ("sft", {**STOPS, "args.save_strategy": "no"}, r"args\.save_strategy is 'no', but .* 'best'"),
+        ("grpo", {**STOPS, "args.greater_is_better": False}, "with True for the method 'grpo'"),
+        ("sft", {**WATCHED, "args.metric_for_best_model": "nonsense"}, "is 'nonsense', but .* 'loss'"),
+        ("sft", {**WATCHED, "early_stopping": 0}, "early_stopping"),
         ("sft", {**STEPS, "data.dev": [8]}, r"data\.dev"),
     ],
 )
@@ -30,11 +39,8 @@ def test_what_cannot_be_evaluated_is_refused(recipe: str, changes: dict, sentenc
 
 
 def test_early_stopping_keeps_the_best_by_what_the_method_learns_from() -> None:
-    watched = {**STEPS, "data.dev": 8, "early_stopping": 2}
     for name, measure in {"sft": "loss", "dpo": "loss", "grpo": "reward"}.items():
-        recipe = load_recipe(name, "tiny", watched)
+        recipe = load_recipe(name, "tiny", STOPS)
         assert recipe.args["metric_for_best_model"] == measure
         assert recipe.args["load_best_model_at_end"]
-        assert recipe.hash != load_recipe(name, "tiny", {**watched, "early_stopping": 3}).hash
-    chosen = load_recipe("sft", "tiny", {**watched, "args.metric_for_best_model": "mean_token_accuracy"})
-    assert chosen.args["metric_for_best_model"] == "mean_token_accuracy"
+        assert recipe.hash != load_recipe(name, "tiny", {**STOPS, "early_stopping": 3}).hash
