@@ -16,9 +16,16 @@ from posttrain_helpers.stages.save import save_stage
 LORA = {"r": 4, "target_modules": ["q_proj", "gate_proj"]}
 
 
-def save(name: str, lora: dict | None = None, endless: bool = False) -> None:
-    """Save the base model of the known world as a stage, with an adapter, or with replies that never end."""
+MARKUP = '<img src="http://tracker.example/x.png"><b>&lt;</b>\n  a < b\n\n'
+
+
+def save(name: str, lora: dict | None = None, endless: bool = False, markup: bool = False) -> None:
+    """Save the base model of the known world as a stage, with an adapter, or with replies that never end.
+
+    With `markup` each "e" of a reply is `MARKUP`.
+    """
     import torch
+    from tokenizers import decoders
 
     model, tokenizer = load_model_and_tokenizer("base", lora=lora, verbose=False)
     generator = torch.Generator().manual_seed(1)
@@ -28,6 +35,9 @@ def save(name: str, lora: dict | None = None, endless: bool = False) -> None:
                 weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
         if endless:
             model.get_output_embeddings().weight[tokenizer.eos_token_id] *= -1
+    if markup:
+        backend = tokenizer.backend_tokenizer
+        backend.decoder = decoders.Sequence([backend.decoder, decoders.Replace("e", MARKUP)])
     save_stage(model, name, load_recipe("sft", "tiny"), tokenizer=tokenizer)
 
 

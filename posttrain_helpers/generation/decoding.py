@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]
+SHORTEN = "shorten the prompt or lower max_new_tokens"
 
 # Many shipped generation configs set these, and `generate` takes over whatever is left unset.
 _NEUTRAL_DECODING = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
@@ -238,7 +239,7 @@ def _check_fits(
         prompt = f"Prompt {longest}" if len(encoded) > 1 else "The prompt"
         raise CourseError(
             f"{prompt} has {len(encoded[longest])} tokens and {max_new_tokens} new ones are asked "
-            f"for, but the model has {limit} positions in all; shorten the prompt or lower max_new_tokens."
+            f"for, but the model has {limit} positions in all; {SHORTEN}."
         )
     vocabulary = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.pad_token_id, *(token for ids in encoded for token in ids))

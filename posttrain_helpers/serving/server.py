@@ -6,14 +6,18 @@ loads without the course: an adapter is merged, and what the course repairs when
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from posttrain_helpers.environment.paths import naming_file, output_root
 from posttrain_helpers.environment.profiles import Profile
@@ -23,7 +27,10 @@ from posttrain_helpers.evaluation.targets import label_of
 from posttrain_helpers.models.loading import head_of, load_repaired, model_directory
 from posttrain_helpers.models.manifest import MANIFEST, STAGE_NAME, finished_stage, location
 
-LOOPBACK = "127.0.0.1"
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_OF_THIS_MACHINE = ["localhost", "127.0.0.1", "::1", "[::1]"]
 
 
 def serve(name: str, host: str, port: int, profile: Profile) -> None:
@@ -39,22 +46,64 @@ def serve(name: str, host: str, port: int, profile: Profile) -> None:
         CourseError: a package is missing, the address cannot be had, or there is no such model.
     """
     check_installed("serve", "fastapi", "openai", "uvicorn")
-    check_address(host, port)
-    with servable(name, profile) as directory:
-        from transformers.cli.serve import Serve
-        from transformers.cli.serving.model_manager import ModelManager
+    hosts = check_address(host, port)
+    try:
+        with ended_by_signals(), servable(name, profile) as directory:
+            from transformers.cli import serving
+            from transformers.cli.serve import Serve
+            from transformers.cli.serving.model_manager import ModelManager
 
-        # It would list what lies in the cache of the Hub, and none of that is served.
-        entry = {"id": directory.name, "object": "model", "created": 0, "owned_by": "posttrain"}
-        ModelManager.get_gen_models = staticmethod(lambda cache_dir=None: [entry])
-        os.chdir(directory.parent)  # clients name the model as the server does
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        print(f"serving {directory.name!r} at http://{host}:{port}/v1 until Ctrl-C", flush=True)
-        device = current_runtime(profile).device
-        try:
+            # It would list what lies in the cache of the Hub, and none of that is served.
+            entry = {"id": directory.name, "object": "model", "created": 0, "owned_by": "posttrain"}
+            ModelManager.get_gen_models = staticmethod(lambda cache_dir=None: [entry])
+            build = serving.server.build_server
+            serving.server.build_server = lambda *args, **named: _restricted(build(*args, **named), hosts)
+            os.chdir(directory.parent)  # clients name the model as the server does
+            print(f"serving {directory.name!r} at http://{host}:{port}/v1 until Ctrl-C", flush=True)
+            device = current_runtime(profile).device
             Serve(force_model=directory.name, host=host, port=port, device=device, reasoning="off")
-        except KeyboardInterrupt:
-            print("stopped")
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+def _restricted(app: FastAPI, hosts: list[str]) -> FastAPI:
+    """Return a server that keeps to its one model, and answers to the names of this machine alone."""
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    def refused(sentence: str, status: int) -> JSONResponse:
+        return JSONResponse({"error": {"message": sentence, "type": "invalid_request_error"}}, status)
+
+    @app.middleware("http")
+    async def checked(request: Request, call_next: Callable[[Request], Awaitable[Any]]) -> Any:
+        path = request.url.path
+        if path in ("/load_model", "/reset"):
+            return refused("this server keeps to the model that it was started with", 403)
+        if path == "/v1/chat/completions":
+            with suppress(ValueError):  # no JSON, which the server says itself
+                asked = json.loads(await request.body())
+                if isinstance(asked, dict) and not asked.get("messages"):
+                    return refused("messages is missing or empty", 400)
+        return await call_next(request)
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    return app
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a signal to end, and a terminal that is closed, do what Ctrl-C does: leave nothing behind."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    former = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in former.items():
+        if handler is signal.SIG_DFL:  # nohup lets the second be ignored
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -72,15 +121,36 @@ def servable(name: str, profile: Profile) -> Iterator[Path]:
     if not adapter and not repairs and directory.name == label:
         yield directory
         return
-    root = output_root() / profile.name / "serving"
+    with _own_directory(output_root() / profile.name / "serving") as own:
+        model.save_pretrained(own / label)
+        tokenizer.save_pretrained(own / label)
+        del model
+        yield own / label
+
+
+@contextmanager
+def _own_directory(root: Path) -> Iterator[Path]:
+    """Yield a new directory for as long as this process lives, and remove those of killed processes."""
+    from filelock import FileLock, Timeout
+
     with naming_file(root):
         root.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=root) as temporary:
-            copy = Path(temporary) / label
-            model.save_pretrained(copy)
-            tokenizer.save_pretrained(copy)
-            del model
-            yield copy
+        for path in root.glob("*.lock"):
+            with (
+                suppress(Timeout, OSError),
+                FileLock(path, timeout=0),
+            ):  # whoever holds it still needs its directory
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                path.unlink(missing_ok=True)
+        own = root / uuid4().hex
+        with FileLock(own.with_suffix(".lock")) as lock:
+            try:
+                own.mkdir()
+                yield own
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
+                with suppress(OSError):  # Windows does not let go of what is open
+                    Path(lock.lock_file).unlink()
 
 
 def finished_place(name: str, profile: Profile) -> str:
@@ -105,8 +175,12 @@ def check_installed(extra: str, *packages: str) -> None:
         )
 
 
-def check_address(host: str, port: int) -> None:
-    """Check that nobody listens on an address, before a model is loaded.
+def check_address(host: str, port: int) -> list[str]:
+    """Check that nobody listens on an address, before a model is loaded, and say who will reach it.
+
+    Returns:
+        The names by which clients may call it. What only this machine reaches is called by its own: no page
+        from elsewhere, whose owner lets its name point here, is answered.
 
     Raises:
         CourseError: somebody does, or it is none of this machine.
@@ -119,8 +193,14 @@ def check_address(host: str, port: int) -> None:
             if os.name == "posix":  # a connection that has just ended is no listener
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+        if ip_address(address[0].partition("%")[0]).is_loopback:
+            return [*_OF_THIS_MACHINE, host]
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CourseError(
             f"nothing can listen on {host}, port {port} ({reason}); choose another one with --port or --host."
         ) from error
+    print(
+        f"anyone who reaches this machine as {host} can use what is served; there is no password.", flush=True
+    )
+    return ["*"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 def test_openais_client_gets_the_reply_of_the_course(kind: str, output_root: Path) -> None:
     for package in ("fastapi", "uvicorn", "openai"):
         pytest.importorskip(package, reason=f'{package} is not installed: pip install -e ".[serve]"')
+    import httpx
     import openai
     import psutil
 
@@ -41,10 +44,21 @@ def test_openais_client_gets_the_reply_of_the_course(kind: str, output_root: Pat
             for chunk in client.chat.completions.create(**asked, stream=True)
         ]
         assert "".join(parts) == expected.text
+        here = f"http://127.0.0.1:{port}"
+        for path, body, status in (
+            ("load_model", {"model": "Qwen/Qwen3-0.6B"}, 403),
+            ("reset", {}, 403),
+            ("v1/chat/completions", {"model": kind, "messages": []}, 400),
+            ("v1/chat/completions", {"model": kind}, 400),
+        ):
+            refused = httpx.post(f"{here}/{path}", json=body)
+            assert refused.status_code == status
+            assert refused.json()["error"]["message"]
+        assert httpx.get(f"{here}/v1/models", headers={"Host": "evil.example"}).status_code == 400
         connections = psutil.Process(process.pid).net_connections()
         assert {entry.laddr.ip for entry in connections if entry.status == "LISTEN"} == {"127.0.0.1"}
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(getattr(signal, "SIGHUP" if kind == "adapter" else "SIGTERM", signal.SIGTERM))
         assert process.wait(timeout=30) == 0
         assert not any(child.is_running() for child in children)
     assert not [*(output_root / "tiny").glob("serving/*")]
@@ -75,3 +89,46 @@ def test_what_cannot_be_served_is_one_sentence(
         f"serve sft --port {free}"
     )
     assert "does not exist" in refused(f"serve ./nothing --port {free}")
+
+
+def test_copies_of_killed_servers_are_removed(tmp_path: Path) -> None:
+    start = f"""
+import sys, time
+from pathlib import Path
+from posttrain_helpers.serving.server import _own_directory
+with _own_directory(Path({str(tmp_path)!r})) as own:
+    (own / "weights").touch()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with server._own_directory(tmp_path) as own:
+        assert len([*tmp_path.glob("*/weights")]) == 1, "another server still needs its copy"
+        process.kill()
+        process.communicate()
+        with server._own_directory(tmp_path) as other:
+            assert {path for path in tmp_path.iterdir() if path.is_dir()} == {own, other}
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_terminal_that_is_closed_ends_as_ctrl_c_does_unless_nohup_said_otherwise() -> None:
+    with pytest.raises(KeyboardInterrupt), server.ended_by_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not hasattr(signal, "SIGHUP"):
+        return
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with server.ended_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_who_can_reach_an_address_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "127.0.0.1" in server.check_address("127.0.0.1", free_port())
+    assert "localhost" in server.check_address("localhost", free_port())
+    assert not capsys.readouterr().out
+    assert server.check_address("0.0.0.0", free_port()) == ["*"]
+    assert "anyone who reaches this machine as 0.0.0.0 can use" in capsys.readouterr().out
