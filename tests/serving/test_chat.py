@@ -155,6 +155,16 @@ def test_markup_is_shown_as_it_was_written(page: Any) -> None:
 
 
 @pytest.mark.slow
+def test_nothing_is_uploaded_and_no_foreign_name_is_answered(page: Any) -> None:
+    import httpx
+
+    here = page.url.rstrip("/")
+    sent = httpx.post(f"{here}/gradio_api/upload", files={"files": ("x.txt", b"more than a byte")})
+    assert sent.status_code == 413
+    assert httpx.get(here, headers={"Host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.slow
 def test_what_is_typed_while_models_write_stays(page: Any) -> None:
     page.get_by_text("Settings").click()
     page.get_by_label("number input for Longest reply").fill("400")
