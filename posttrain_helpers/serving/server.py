@@ -94,11 +94,12 @@ def _restricted(app: FastAPI, hosts: list[str]) -> FastAPI:
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Let a signal to end, and a terminal that is closed, do what Ctrl-C does: leave nothing behind."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    former = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in former.items():
-        if handler is signal.SIG_DFL:  # nohup lets the second be ignored
-            signal.signal(number, signal.default_int_handler)
+    ends = {"SIGTERM": signal.default_int_handler, "SIGHUP": lambda *_: signal.raise_signal(signal.SIGTERM)}
+    handlers = {getattr(signal, name): ends[name] for name in ends if hasattr(signal, name)}
+    former = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        if former[number] is signal.SIG_DFL:  # nohup lets the second be ignored
+            signal.signal(number, handler)
     try:
         yield
     finally:
