@@ -5,6 +5,8 @@
     python -m posttrain_helpers train sft args.learning_rate=1e-3
     python -m posttrain_helpers evaluate base sft ./my-model --suites my_questions.jsonl
     python -m posttrain_helpers export dpo ./my-assistant
+    python -m posttrain_helpers serve dpo
+    python -m posttrain_helpers chat sft dpo
     python -m posttrain_helpers seeds 06 --seeds 100-109
     python -m posttrain_helpers report
     python -m posttrain_helpers fetch smollm2
@@ -144,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--merge", action="store_true", help="add an adapter to the weights of its base: one whole model"
     )
 
+    _add_serving(commands, profile)
     commands.add_parser(
         "report", parents=[profile, split], help="build the report card from the results of past runs"
     )
@@ -204,6 +207,30 @@ def _add_evaluate(commands: Any, parents: list[argparse.ArgumentParser]) -> None
     )
     evaluate.add_argument("--fresh", action="store_true", help="measure again what is on disk already")
     evaluate.add_argument("--output", metavar="FILE.json", help="also write all records into one file")
+
+
+def _add_serving(commands: Any, profile: argparse.ArgumentParser) -> None:
+    address = argparse.ArgumentParser(add_help=False)
+    address.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on; default: 127.0.0.1, this machine only"
+    )
+    serve = commands.add_parser(
+        "serve", parents=[profile, address], help="let programs ask a model, as they ask OpenAI's"
+    )
+    serve.add_argument("model", metavar="MODEL", help="base, a finished stage, a directory or a Hub id")
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000")
+    chat = commands.add_parser(
+        "chat",
+        parents=[profile, address],
+        help="open a page with models side by side on the same message",
+    )
+    chat.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="up to three: base, finished stages, directories, Hub ids",
+    )
+    chat.add_argument("--port", type=int, default=7860, help="default: 7860")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -355,7 +382,9 @@ def _train_here(arguments: argparse.Namespace) -> int:
     if len(changes) > 1:
         return _train_several(arguments, changes)
     recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *changes[0]])
-    recipe = replace(recipe, stage=_stage_name(recipe, arguments.name))
+    one_of_several = arguments.model_index is not None  # called as in a run of them all
+    name = _name_in_series(recipe, arguments) if one_of_several else _stage_name(recipe, arguments.name)
+    recipe = replace(recipe, stage=name)
     print(recipe)
     if arguments.track:
         recipe = _tracked(recipe, arguments.track)
@@ -406,8 +435,7 @@ def _train_several(arguments: argparse.Namespace, changes: list[list[str]]) -> i
     recipes = {}
     for change in changes:  # all are checked before the first is trained
         recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *change])
-        name = f"{arguments.name or recipe.stage}-{recipe.hash[:6]}"
-        recipes[" ".join(change)] = replace(recipe, stage=name)
+        recipes[" ".join(change)] = replace(recipe, stage=_name_in_series(recipe, arguments))
     if arguments.track:
         recipes = {change: _tracked(recipe, arguments.track) for change, recipe in recipes.items()}
     if arguments.dry_run:
@@ -440,6 +468,10 @@ def _tracked(recipe: Recipe, tracker: str) -> Recipe:
 
     prepare_tracker(tracker, output_root() / recipe.profile / "tracking" / tracker)
     return replace(recipe, args={**recipe.args, "report_to": [tracker], "run_name": recipe.stage})
+
+
+def _name_in_series(recipe: Recipe, arguments: argparse.Namespace) -> str:
+    return f"{arguments.name or recipe.stage}-{recipe.hash[:6]}"
 
 
 def _stage_name(recipe: Recipe, name: str | None) -> str:
@@ -540,6 +572,24 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.environment.runtime import setup
+    from posttrain_helpers.serving.server import serve
+
+    profile = setup(arguments.profile).profile
+    serve(arguments.model, arguments.host, arguments.port, profile)
+    return 0
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from posttrain_helpers.environment.runtime import setup
+    from posttrain_helpers.serving.chat import open_page
+
+    profile = setup(arguments.profile).profile
+    open_page(arguments.models, arguments.host, arguments.port, profile)
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.report.page import build_report
 
@@ -576,6 +626,8 @@ _COMMANDS = {
     "seeds": _seeds,
     "prepare": _prepare,
     "export": _export,
+    "serve": _serve,
+    "chat": _chat,
     "report": _report,
     "fetch": _fetch,
     "real-model": _real_model,
@@ -587,4 +639,5 @@ _WORDS = {
     "train": "overrides",
     "prepare": "overrides",
     "evaluate": "models",
+    "chat": "models",
 }

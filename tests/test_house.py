@@ -17,7 +17,7 @@ FLOORS = (
     ("__main__",),
     ("cli", ""),
     ("lessons",),
-    ("report",),
+    ("report", "serving"),
     ("evaluation",),
     ("comparison", "tinyworld"),
     ("stages",),

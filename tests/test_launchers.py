@@ -142,6 +142,26 @@ def test_two_processes_give_the_curve_of_one(
 
 
 @on_request
+def test_two_processes_stop_early_where_one_does(files: dict[str, Path], tmp_path: Path) -> None:
+    watched = "args.eval_strategy=steps args.eval_steps=2 data.dev=12 early_stopping=2 --name watched"
+    # The trainer takes the mean over batches, whose sizes depend on the number of processes.
+    line = f"{lines(files)['sft']} args.per_device_eval_batch_size=1 {watched}"
+    command = ["-m", "posttrain_helpers", *shlex.split(line.replace("=4", "=60").replace("3e-3", "2e-2"))]
+    curves = []
+    for label, start in (("one", [sys.executable]), ("two", torchrun())):
+        done = run([*start, *command], tmp_path / label)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("the best on dev") == 1
+        stage = tmp_path / label / "tiny" / "stages" / "watched"
+        log = json.loads((stage / "training_log.json").read_text(encoding="utf-8"))
+        curves.append({entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry})
+    one, two = curves
+    assert max(one) < 60
+    assert list(one) == list(two)
+    assert list(two.values()) == pytest.approx(list(one.values()), abs=2e-3)
+
+
+@on_request
 def test_a_missing_parent_is_asked_for_once(tmp_path: Path) -> None:
     done = run(torchrun("-m", "posttrain_helpers", "train", "dpo"), tmp_path)
     assert done.returncode != 0

@@ -8,6 +8,8 @@ dropped from them, and why, is counted and printed.
 
 Keys of the data section for such a source: `source`, `adapter` or `columns`, `split`, `subset`, `revision`,
 `seed`, `max_samples`, `held_out_samples`, `length_groups`, `answer_format`, and
+    dev: rows to watch the loss of while the others are trained on: a file, or a number of questions to hold
+        back (of a built-in source too).
     system_prompt: a system turn before the first user turn of every row. It replaces a row's own, so that the
         model is trained with the one prompt that it will get; an empty text takes the rows' own away.
 """
@@ -16,7 +18,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -46,8 +49,8 @@ from posttrain_helpers.data.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import special_tokens, text_key
 from posttrain_helpers.recipes.methods import METHODS
-from posttrain_helpers.recipes.sources import is_built_in
-from posttrain_helpers.wording import closest
+from posttrain_helpers.recipes.sources import data_types, is_built_in
+from posttrain_helpers.wording import closest, counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,6 +86,14 @@ def load_data(
         CourseError: unknown source or suite, unreadable file, missing column, rows that are not
             conversational or not of the kind that the method needs, nothing left after filtering.
     """
+    train, _, held_out = load_rows(recipe, verbose, tokenizer)
+    return train, held_out
+
+
+def load_rows(
+    recipe: Recipe, verbose: bool = True, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[Dataset, Dataset | None, list[Row]]:
+    """Return what `load_data` does, with the dev rows in between: None where the recipe has no `data.dev`."""
     from datasets import Dataset
 
     source, data = recipe.data.get("source"), recipe.data
@@ -125,12 +136,81 @@ def load_data(
             f"the method {recipe.method!r} learns from pairs of replies, but the source {source!r} holds "
             "conversations; set data.source to one with chosen and rejected replies."
         )
+    train, dev, questions = _without_dev(train, held_out, recipe, tokenizer, dropped)
     if size := recipe.data.get("length_groups"):
         train = in_length_groups(train, size)
     if verbose:
-        reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped else ""
-        print(f"data {source}: {len(train):,} training rows, {len(held_out):,} held-out items{reasons}")
-    return train, held_out
+        reasons = f"; dropped {dropped.total():,}: {listed_counts(dropped)}" if dropped.total() else ""
+        watched = f", {len(dev):,} dev rows of {counted(questions, 'question')}" if dev else ""
+        print(
+            f"data {source}: {len(train):,} training rows{watched}, {len(held_out):,} held-out items{reasons}"
+        )
+    return train, dev, held_out
+
+
+def _without_dev(
+    train: Dataset,
+    held_out: list[Row],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dropped: Counter[str],
+) -> tuple[Dataset, Dataset | None, int]:
+    """Return the rows to train on, those to watch meanwhile, and of how many questions the latter are.
+
+    The latter are all rows of the first so many questions, or those of a file. A question is all of a
+    conversation but its last turn, as for held-out items, with which they share none either.
+    """
+    wanted = recipe.data.get("dev")
+    if wanted is None:
+        return train, None, 0
+    turns = [_turns(row) for row in train]
+    if isinstance(wanted, str):
+        apart = ("dev", "max_samples", "held_out_samples", "length_groups")
+        data = {
+            key: recipe.data[key] for key in data_types(wanted) if key in recipe.data and key not in apart
+        }
+        _check_dev_file(recipe)
+        dev, _ = load_data(
+            replace(recipe, data=data | {"source": wanted}), verbose=False, tokenizer=tokenizer
+        )
+        held_back = {text_key(item["prompt"]) for item in held_out}
+        of_dev = [_turns(row) for row in dev]
+        kept = [place for place, messages in enumerate(of_dev) if not _begins_with(held_back, messages)]
+        dropped["dev row with the prompt of a held-out item"] += len(dev) - len(kept)
+        dev, questions = dev.select(kept), {text_key(of_dev[place][:-1]) for place in kept}
+    else:
+        all_of_them = dict.fromkeys(text_key(messages[:-1]) for messages in turns)
+        questions = set([*all_of_them][: max(0, wanted)])
+        dev = train.select(
+            [place for place, messages in enumerate(turns) if text_key(messages[:-1]) in questions]
+        )
+    kept = [place for place, messages in enumerate(turns) if not _begins_with(questions, messages)]
+    if not kept or not questions:
+        raise CourseError(
+            f"data.dev={wanted} leaves {len(kept):,} of {len(train):,} training rows and {len(questions):,} "
+            "questions to watch that are no held-out items; each needs at least one."
+        )
+    dropped["prompt of a dev row"] += len(train) - len(kept) - (0 if isinstance(wanted, str) else len(dev))
+    return train.select(kept), dev, len(questions)
+
+
+def _turns(row: Row) -> list[Row]:
+    """Return the messages of a training row and its reply last; of a row of tokens, these as a question."""
+    if row.get("messages"):
+        return row["messages"]
+    prompt = row["prompt"] if row.get("prompt") else [{"role": "user", "content": str(row)}]
+    return [*prompt, {"role": "assistant", "content": ""}]
+
+
+def _begins_with(questions: Collection[str], messages: list[Row]) -> bool:
+    """Say whether a conversation is one of the questions, as `text_key` writes them, or goes on from one."""
+    return any(text_key(messages[:end]) in questions for end in range(1, len(messages) + 1))
+
+
+def _check_dev_file(recipe: Recipe) -> None:
+    dev = recipe.data.get("dev")
+    if isinstance(dev, str) and not is_built_in(dev):
+        local_file(dev, "data.dev")
 
 
 def raw_rows(recipe: Recipe, most: int = 1000) -> list[Row]:
@@ -216,6 +296,7 @@ def check_source(recipe: Recipe) -> bool:
         CourseError: the file does not exist, or the set is one for other methods.
     """
     source = recipe.data.get("source")
+    _check_dev_file(recipe)
     if not isinstance(source, str) or not source or is_built_in(source):
         return False
     _adapter_for(source, recipe.data, METHODS[recipe.method].data)
@@ -326,8 +407,7 @@ def _split(
     for row in rows:
         if id(row) in chosen:
             continue
-        messages = turns(row)
-        if any(text_key(messages[:end]) in held_out for end in range(1, len(messages) + 1)):
+        if _begins_with(held_out, turns(row)):
             dropped["prompt of a held-out item"] += 1
         else:
             kept.append(row)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.progress_bars import ProgressBar
@@ -20,9 +21,10 @@ from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]
+SHORTEN = "shorten the prompt or lower max_new_tokens"
 
 # Many shipped generation configs set these, and `generate` takes over whatever is left unset.
 _NEUTRAL_DECODING = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
@@ -234,9 +236,10 @@ def _check_fits(
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
     if limit is not None and len(encoded[longest]) + max_new_tokens > limit:
+        prompt = f"Prompt {longest}" if len(encoded) > 1 else "The prompt"
         raise CourseError(
-            f"Prompt {longest} has {len(encoded[longest])} tokens and {max_new_tokens} new ones are asked "
-            f"for, but the model has {limit} positions in all; shorten the prompt or lower max_new_tokens."
+            f"{prompt} has {len(encoded[longest])} tokens and {max_new_tokens} new ones are asked "
+            f"for, but the model has {limit} positions in all; {SHORTEN}."
         )
     vocabulary = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.pad_token_id, *(token for ids in encoded for token in ids))
@@ -293,7 +296,6 @@ def _generate_batch(
     read: Cache | None,
 ) -> list[Generation]:
     import torch
-    from transformers import GenerationConfig
 
     stop_ids = stop_token_ids(model, tokenizer)
     # The padding of a row stands between the shared opening and the rest.
@@ -305,25 +307,12 @@ def _generate_batch(
         padded = {name: torch.cat([before[name], rest], 1) for name, rest in padded.items()}
         cache["past_key_values"] = copy.deepcopy(read)
         cache["past_key_values"].batch_repeat_interleave(len(batch))
-    sampling = (
-        {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
-        if temperature > 0
-        else {"do_sample": False}
-    )
     # `generate` turns gradients off itself. inference_mode is no faster, and what a module keeps from a first
     # forward in it (8-bit layers keep tensors) cannot be trained with afterwards.
     sequences = model.generate(
         **{name: tensor.to(_device(model)) for name, tensor in padded.items()},
         **cache,
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
-            eos_token_id=stop_ids or None,
-            pad_token_id=tokenizer.pad_token_id,
-            return_dict_in_generate=False,
-            **_NEUTRAL_DECODING,
-            **sampling,
-        ),
+        generation_config=_decoding(tokenizer, stop_ids, max_new_tokens, temperature),
     )
     generations = []
     for tokens in sequences[:, padded["input_ids"].shape[1] :].tolist():
@@ -342,6 +331,97 @@ def _generate_batch(
             )
         )
     return generations
+
+
+def _decoding(
+    tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], max_new_tokens: int, temperature: float
+) -> GenerationConfig:
+    from transformers import GenerationConfig
+
+    sampling = (
+        {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
+        eos_token_id=stop_ids or None,
+        pad_token_id=tokenizer.pad_token_id,
+        return_dict_in_generate=False,
+        **_NEUTRAL_DECODING,
+        **sampling,
+    )
+
+
+class StreamedReply:
+    """One reply that a model writes in a thread of its own, so that it can be read meanwhile and stopped.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        messages: the conversation so far.
+        max_new_tokens, temperature: as for `generate`.
+
+    Attributes:
+        text: what is written by now.
+        error: what went wrong, None as long as nothing did.
+
+    Raises:
+        CourseError: as `generate`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: list[dict[str, str]],
+        max_new_tokens: int,
+        temperature: float,
+    ) -> None:
+        _check_settings(temperature, 1, max_new_tokens=max_new_tokens)
+        encoded = encode_prompts(tokenizer, [messages])
+        _check_fits(model, tokenizer, encoded, max_new_tokens)
+        self.text, self.error = "", None
+        self._stopped = False
+        self._stop_ids = stop_token_ids(model, tokenizer)
+        self._tokenizer, self._tokens, self._prompt_is_read = tokenizer, [], False
+        config = _decoding(tokenizer, self._stop_ids, max_new_tokens, float(temperature))
+        self._thread = Thread(target=self._write, args=(model, encoded, config), daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether the model still writes."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Let the model write no further token."""
+        self._stopped = True
+
+    def _write(self, model: PreTrainedModel, encoded: list[list[int]], config: GenerationConfig) -> None:
+        inputs = left_padded(encoded, config.pad_token_id)
+        try:
+            model.generate(
+                **{name: tensor.to(_device(model)) for name, tensor in inputs.items()},
+                generation_config=config,
+                streamer=self,
+                stopping_criteria=[lambda ids, *_, **__: ids.new_full(ids.shape[:1], self._stopped).bool()],
+            )
+        except Exception as error:  # said by whoever reads the reply
+            self.error = error
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """Take the prompt first, then each token, from `generate`."""
+        if self._prompt_is_read:
+            self._tokens += [token for token in tokens.tolist() if token not in self._stop_ids]
+            self.text = self._tokenizer.decode(
+                self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        self._prompt_is_read = True
+
+    def end(self) -> None:
+        """Take from `generate` that it is done."""
 
 
 @contextmanager

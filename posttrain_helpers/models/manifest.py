@@ -16,6 +16,7 @@ from posttrain_helpers.environment.profiles import READY_MADE, Profile, get_prof
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.gguf import is_gguf_file
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
+from posttrain_helpers.wording import closest
 
 BASE = "base"
 MANIFEST = "manifest.json"
@@ -52,6 +53,23 @@ def saved_stages(profile: str | Profile | None = None) -> list[str]:
     return sorted(
         path.name for path in root.glob("*") if STAGE_NAME.fullmatch(path.name) and is_complete(path)
     )
+
+
+def finished_stage(name: str, profile: str | Profile | None = None) -> Path:
+    """Return the directory of a stage that is there and whole; none is built.
+
+    Raises:
+        CourseError: there is no such stage, or it is damaged.
+    """
+    stage = stage_path(name, profile)
+    if not stage.is_dir():
+        saved = saved_stages(profile)
+        raise CourseError(
+            f"the stage {name!r} is not there; {closest(name, saved)}Finished are "
+            f"{', '.join(saved) or 'none'}; make it with `python -m posttrain_helpers train`."
+        )
+    verify(stage)
+    return stage
 
 
 def parent_of(directory: Path) -> str | None:

@@ -56,6 +56,7 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
     data = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
     check_values(data, types, "data.", where)
     _check_arguments(settings["args"], config_class(settings["method"]), "args.", where)
+    _check_evaluation(settings, where)
     if settings["lora"]:
         from peft import LoraConfig
 
@@ -148,6 +149,56 @@ def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, wher
                 f"{where}: the key {prefix}{key} does not exist; {hint or 'no known key is near. '}Correct "
                 "or remove it."
             )
+
+
+def _check_evaluation(settings: Mapping[str, Any], where: str) -> None:
+    """Check that evaluations have rows, dev rows evaluations, and early stopping what it needs."""
+    method, args = settings["method"], settings["args"]
+    evaluates, dev = evaluates_while_training(args), settings["data"].get("dev")
+    if (evaluates or dev is not None) and not METHODS[method].evaluates:
+        raise CourseError(
+            f"{where}: the method {method!r} is not evaluated while it trains; leave args.eval_strategy and "
+            "data.dev out, and compare its stages on dev with `evaluate --split dev`."
+        )
+    if evaluates and dev is None:
+        raise CourseError(
+            f"{where}: args.eval_strategy asks for evaluations, but there are no rows for them; set data.dev "
+            "to a number of questions that are then not trained on, or to a file, as prepare's dev.jsonl."
+        )
+    if settings.get("early_stopping") and not evaluates:
+        raise CourseError(
+            f"{where}: early_stopping waits for evaluations that get no better, but there are none; set "
+            "args.eval_strategy=steps, args.eval_steps and data.dev."
+        )
+    if not evaluates and (dev is not None or args.get("eval_steps") is not None):
+        raise CourseError(
+            f"{where}: data.dev and args.eval_steps are for evaluations, but there are none; set "
+            "args.eval_strategy=steps, or leave them out."
+        )
+    for key, value in best_kept(method).items():
+        early = settings.get("early_stopping") or key in ("metric_for_best_model", "greater_is_better")
+        if early and args.get(key, value) != value:
+            raise CourseError(
+                f"{where}: args.{key} is {args[key]!r}, but what is best on dev is told and kept with "
+                f"{value!r} for the method {method!r}; leave it out."
+            )
+
+
+def best_kept(method: str) -> dict[str, Any]:
+    """Return the arguments with which early stopping ends with the best weights, also where it is resumed."""
+    rewards = METHODS[method].rewards
+    return {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "reward" if rewards else "loss",
+        "greater_is_better": rewards,
+        "save_strategy": "best",
+        "restore_callback_states_from_checkpoint": True,  # how long it has been waiting
+    }
+
+
+def evaluates_while_training(args: Mapping[str, Any]) -> bool:
+    """Say whether the arguments of a trainer ask for evaluations."""
+    return args.get("eval_strategy", "no") not in ("no", None)
 
 
 def _check_arguments(arguments: Mapping[str, Any], config: type, prefix: str, where: str) -> None:

@@ -18,7 +18,13 @@ from posttrain_helpers.environment.processes import process_count, shared_batch
 from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, trainer_defaults
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.recipes.checks import check_keys, check_rewards, check_settings, check_teacher
+from posttrain_helpers.recipes.checks import (
+    best_kept,
+    check_keys,
+    check_rewards,
+    check_settings,
+    check_teacher,
+)
 from posttrain_helpers.recipes.methods import config_class
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.recipes.recipe import Recipe
@@ -71,6 +77,7 @@ def load_recipe(
             **trainer_defaults(profile),
             "seed": seed,
             "output_dir": str(output_root() / profile.name / "runs" / path.stem),
+            **(best_kept(settings["method"]) if settings.get("early_stopping") else {}),
             **settings["args"],
             **_shared_among_processes(settings),
         },
@@ -84,6 +91,7 @@ def load_recipe(
         rewards=check_rewards(settings.get("rewards"), settings["method"], profile, where),
         teacher=check_teacher(settings.get("teacher"), settings["method"], where),
         models=tuple(settings.get("models") or ()),
+        early_stopping=settings.get("early_stopping"),
     )
 
 

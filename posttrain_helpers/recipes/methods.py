@@ -33,6 +33,7 @@ class Method:
         rewards: whether it learns from reward functions, which the recipe names.
         teacher: whether it learns from the distributions of another model, which the recipe names.
         sampler: "module:function" that the trainer may sample with.
+        evaluates: whether the trainer can look at dev rows while it trains.
     """
 
     config: str
@@ -44,6 +45,7 @@ class Method:
     rewards: bool = False
     teacher: bool = False
     sampler: str | None = None
+    evaluates: bool = True
 
 
 METHODS: dict[str, Method] = {
@@ -108,6 +110,7 @@ METHODS: dict[str, Method] = {
         columns=(("prompt",),),
         data="prompts",
         rewards=True,
+        evaluates=False,
     ),
     # The same divergence on replies that are given, and on replies that the student samples.
     "distill_offline": Method(

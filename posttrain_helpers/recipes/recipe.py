@@ -40,6 +40,7 @@ class Recipe:
         rewards: what rates a reply, for methods that learn from rewards: functions of `verifiers`, and stages
             or directories of reward models.
         teacher: what the student imitates, for methods that distil: a stage, a directory or a Hub id.
+        early_stopping: after so many evaluations that get no better the training ends, None for never.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Recipe:
     rewards: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     teacher: str | None = None
+    early_stopping: int | None = None
 
     @property
     def hash(self) -> str:
@@ -74,6 +76,7 @@ class Recipe:
             **({"stage": self.stage} if self.stage != self.name else {}),
             **({"rewards": list(self.rewards)} if self.rewards else {}),
             **({"teacher": self.teacher} if self.teacher else {}),
+            **({"early_stopping": self.early_stopping} if self.early_stopping else {}),
             "method": self.method,
             "profile": self.profile,
             "model": self.model,

@@ -11,7 +11,7 @@ from typing import Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import closest
 
-_EVERYWHERE = {"source": str, "seed": int, "length_groups": int}
+_EVERYWHERE = {"source": str, "seed": int, "length_groups": int, "dev": int | str}
 # Where in a source the rows are and how they are read: another source has other places and columns.
 _PLACE = {
     **dict.fromkeys(("split", "subset", "revision", "answer_format", "adapter"), str),

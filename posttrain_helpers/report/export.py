@@ -30,19 +30,16 @@ from posttrain_helpers.models.loading import head_of, load_repaired, model_direc
 from posttrain_helpers.models.manifest import (
     MANIFEST,
     base_of_adapter,
+    finished_stage,
     location,
     model_identity,
     read_manifest,
-    saved_stages,
-    stage_path,
-    verify,
 )
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.recipes.sources import is_built_in
 from posttrain_helpers.report.formats import interval, number, words
 from posttrain_helpers.stages.save import TRAINING_LOG
 from posttrain_helpers.statistics.ranking import score_interval
-from posttrain_helpers.wording import closest
 
 _ADAPTER = "adapter_config.json"
 _UNKNOWN = "not known here; read the page of the base"
@@ -67,14 +64,7 @@ def export_stage(
             not load on its base.
     """
     target, profile = new_directory(target), get_profile(profile)
-    stage = stage_path(name, profile)
-    if not stage.is_dir():
-        saved = saved_stages(profile)
-        raise CourseError(
-            f"the stage {name!r} is not there to be exported; {closest(name, saved)}Finished are "
-            f"{', '.join(saved) or 'none'}; make it with `python -m posttrain_helpers train`."
-        )
-    verify(stage)
+    stage = finished_stage(name, profile)
     adapter = (stage / _ADAPTER).is_file()
     with naming_file(target), atomic_directory(target) as directory:
         if adapter and merge:

@@ -37,6 +37,7 @@ from posttrain_helpers.models.manifest import (
     verify,
 )
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
+from posttrain_helpers.recipes.checks import evaluates_while_training
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.stages.save import free_place, is_readers, other_models, save_stage, stage_lock
 from posttrain_helpers.stages.unfinished import Run
@@ -135,11 +136,11 @@ def build_stage(
         CourseError: whatever is wrong with model, data, arguments, memory or disk, in one sentence.
     """
     with importing_libraries():
-        from transformers import set_seed
+        from transformers import EarlyStoppingCallback, set_seed
 
         prepare_trainers()
 
-    from posttrain_helpers.data.loading import load_data
+    from posttrain_helpers.data.loading import load_rows
     from posttrain_helpers.models.loading import load_repaired, with_all_weights_trained
     from posttrain_helpers.training.trainer import make_trainer, train
 
@@ -166,12 +167,23 @@ def build_stage(
         if recipe.lora is None:
             model = with_all_weights_trained(model)
         with main_process_first():
-            rows, _ = load_data(recipe, verbose=verbose, tokenizer=tokenizer)
-        trainer = make_trainer(recipe, model, tokenizer, rows, callbacks, verbose=verbose)
+            rows, dev, _ = load_rows(recipe, verbose=verbose, tokenizer=tokenizer)
+        watched = dev if evaluates_while_training(recipe.args) else None
+        trainer = make_trainer(
+            recipe, model, tokenizer, rows, callbacks, verbose=verbose, eval_dataset=watched
+        )
+        if recipe.early_stopping:
+            trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
         trainer.add_callback(progress.callback())
         with uncounted_training():
             metrics = train(trainer, checkpoint)
         notes: list[str] = []
+        state = trainer.state
+        if recipe.early_stopping and state.best_global_step:
+            notes.append(
+                f"ended after step {state.global_step:,} of {state.max_steps:,} and kept the weights of step "
+                f"{state.best_global_step:,}, the best on dev"
+            )
         save_stage(trainer, recipe.stage, recipe, metrics=metrics, say=notes.append)
         progress.done("; ".join([f"done in {time.perf_counter() - started:.0f} s", *notes]))
     return target

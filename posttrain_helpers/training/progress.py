@@ -107,11 +107,13 @@ def progress_text(state: TrainerState, seconds_left: float, more: Sequence[str] 
         more: what else to say.
     """
     measured = ""
-    for key, name in _MEASURES.items():
-        values = [log[key] for log in state.log_history if log.get(key) is not None]
-        if values:
-            measured = f", {name} {values[-1]:.3f}"
-            break
+    for prefix, rows in (("", ""), ("eval_", "dev ")):
+        for key, name in _MEASURES.items():
+            key = prefix + key
+            values = [log[key] for log in state.log_history if log.get(key) is not None]
+            if values:
+                measured += f", {rows}{name} {values[-1]:.3f}"
+                break
     measured = "".join([measured, *(f", {text}" for text in more)])
     return (
         f"  step {state.global_step:,} of {state.max_steps:,}{measured}, about {duration(seconds_left)} left"

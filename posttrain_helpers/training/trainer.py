@@ -79,6 +79,7 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     verbose: bool = True,
     reward_funcs: Sequence[Callable[..., list[float]]] | None = None,
+    eval_dataset: Dataset | None = None,
 ) -> Trainer:
     """Build the trainer that a recipe describes and check what it would train on.
 
@@ -92,6 +93,7 @@ def make_trainer(
             the policy's replies before training.
         reward_funcs: for a method that learns from rewards, functions in place of those that the recipe
             names.
+        eval_dataset: rows to evaluate on while it trains, as the recipe's arguments say.
 
     Returns:
         The TRL trainer, ready for `.train()`.
@@ -121,6 +123,7 @@ def make_trainer(
             **rewards,
             **({"teacher_model": load_teacher(recipe, tokenizer)} if method.teacher else {}),
             **_sampler(method, config),
+            **({} if eval_dataset is None else {"eval_dataset": eval_dataset}),
         )
     check_trainer(trainer, train_dataset, verbose)
     return trainer

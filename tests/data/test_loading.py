@@ -11,8 +11,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from posttrain_helpers.data.loading import BUILDERS, builder, load_data
+from posttrain_helpers.data import loading
+from posttrain_helpers.data.loading import BUILDERS, builder, load_data, load_rows
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import text_key
 from posttrain_helpers.recipes import Recipe, load_recipe
 from posttrain_helpers.recipes.sources import BUILT_IN, data_types
 
@@ -35,6 +37,7 @@ def recipe_for(tmp_path: Path):
         text = json.dumps(rows) if path.suffix == ".json" else "\n".join(json.dumps(row) for row in rows)
         path.write_text(rows if isinstance(rows, str) else text, encoding="utf-8")
         overrides = {f"data.{key}": value for key, value in settings.items()}
+        overrides |= {"args.eval_strategy": "epoch"} if "dev" in settings else {}
         recipe = load_recipe("sft", "tiny", {"data.source": str(path), **overrides})
         return replace(recipe, method=method)
 
@@ -534,6 +537,85 @@ def test_the_keys_of_a_source_are_what_its_builder_takes() -> None:
         assert "seed" in signature(builder(source)).parameters
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "grpo"])
+def test_dev_rows_share_no_question_with_those_trained_on(recipe_for, method: str) -> None:
+    rows: list[dict[str, Any]] = GOOD + [chat("question 3", "another reply")] * 3
+    if method in ("dpo", "kto"):
+        rows = [
+            {"chosen": row["messages"], "rejected": chat(row["messages"][0]["content"], "no")["messages"]}
+            for row in rows
+        ]
+    if method == "grpo":
+        rows = [{"prompt": row["messages"][:1]} for row in GOOD]
+    recipe = recipe_for(rows, method=method, dev=6)
+    train, dev, _ = load_rows(recipe, verbose=False)
+    kept, held_back = ({text_key(loading._turns(row)[:-1]) for row in part} for part in (train, dev))
+    assert not kept & held_back
+    assert len(held_back) == 6
+    assert len(kept) == 14
+    assert train.column_names == dev.column_names
+    assert [*load_data(recipe, verbose=False)[0]] == [*train]
+
+
+def test_dev_rows_of_a_file(recipe_for, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watched = tmp_path / "dev.jsonl"
+    watched.write_text("\n".join(json.dumps(row) for row in GOOD[:3]), encoding="utf-8")
+    train, dev, held_out = load_rows(recipe_for(GOOD, dev=str(watched), max_samples=9))
+    assert (len(dev), len(held_out)) == (3, 0)
+    assert {row["messages"][0]["content"] for row in dev} == {f"question {number}" for number in range(3)}
+    assert not {str(row) for row in dev} & {str(row) for row in train}
+    assert "training rows, 3 dev rows of 3 questions, 0 held-out items" in capsys.readouterr().out
+    with pytest.raises(CourseError, match=r"data\.dev=20 leaves 0 of 20 training rows"):
+        load_rows(recipe_for(GOOD, dev=20))
+    with pytest.raises(CourseError, match=r"data\.dev=0 leaves 20 of 20 training rows and 0 questions"):
+        load_rows(recipe_for(GOOD, dev=0))
+    with pytest.raises(CourseError, match=r"'none\.jsonl' does not exist .*; correct data\.dev\."):
+        load_rows(recipe_for(GOOD, dev="none.jsonl"))
+
+
+def test_held_out_items_are_no_dev_rows(
+    recipe_for, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, items = load_data(recipe_for(GOOD, held_out_samples=5), verbose=False)
+    held_back = {item["prompt"][-1]["content"] for item in items}
+    rows = [row for row in GOOD if row["messages"][0]["content"] in held_back]
+    watched = tmp_path / "dev.jsonl"
+    watched.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(CourseError, match="0 questions to watch that are no held-out items"):
+        load_rows(recipe_for(GOOD, dev=str(watched), held_out_samples=5))
+    other = next(row for row in GOOD if row not in rows)
+    watched.write_text("\n".join(map(json.dumps, [*rows, other])), encoding="utf-8")
+    capsys.readouterr()
+    train, dev, _ = load_rows(recipe_for(GOOD, dev=str(watched), held_out_samples=5))
+    assert (len(train), dev["messages"]) == (14, [other["messages"]])
+    counted = "5 dev row with the prompt of a held-out item, 1 prompt of a dev row"
+    assert f"1 dev rows of 1 question, 5 held-out items; dropped 6: {counted}" in capsys.readouterr().out
+
+
+def test_a_question_is_a_conversation_up_to_its_last_reply_without_spaces_around(
+    recipe_for, tmp_path: Path
+) -> None:
+    spaced = [
+        chat(f"What is {number}?{space}", f"{number} {len(space)}")
+        for number in range(9)
+        for space in ("", " \n")
+    ]
+    train, dev, _ = load_rows(recipe_for(spaced, dev=4), verbose=False)
+    asked = [{row["messages"][0]["content"].strip() for row in part} for part in (train, dev)]
+    assert not asked[0] & asked[1]
+    assert (len(train), len(dev)) == (10, 8)
+    greeting = chat("Hi", "Hello")["messages"]
+    longer = [{"messages": greeting + chat(f"Q{number}", "A")["messages"]} for number in range(9)]
+    train, dev, _ = load_rows(recipe_for(longer, dev=2), verbose=False)
+    assert (len(train), len(dev)) == (7, 2)
+    watched = tmp_path / "dev.jsonl"
+    watched.write_text(json.dumps(longer[0]), encoding="utf-8")
+    further = {"messages": longer[0]["messages"] + chat("More?", "No")["messages"]}
+    train, _, _ = load_rows(recipe_for([*longer, further], dev=str(watched)), verbose=False)
+    assert [row for row in train if row["messages"][2]["content"] == "Q0"] == []
+    assert len(train) == 8
+
+
 def test_length_groups_sort_within_groups_only(recipe_for) -> None:
     rows = [chat(f"question {number}", "word " * (number * 7 % 20 + 1)) for number in range(20)]
 
@@ -578,7 +660,7 @@ def test_built_in_conversations_are_no_pairs() -> None:
 
 
 def test_the_keys_of_each_source() -> None:
-    common = {"source", "seed", "length_groups"}
+    common = {"source", "seed", "length_groups", "dev"}
     assert data_types("tinyworld/prompts").keys() == {*common, "held_out", "n_prompts"}
     assert data_types("tinyworld/word_problems").keys() == {
         *common,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.report.export import export_stage
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import save_stage
 
@@ -55,10 +56,17 @@ def test_the_readme_names_a_stage_and_a_task() -> None:
 
 
 @pytest.mark.slow
-def test_the_harness_measures_a_stage(output_root: Path, random_model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exported", [False, True], ids=["stage", "exported adapter"])
+def test_the_harness_measures_a_stage(
+    output_root: Path, random_model_dir: Path, tmp_path: Path, exported: bool
+) -> None:
     pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'lm_eval[hf]>=0.4.13'")
-    model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
-    stage = save_stage(model, "sft", load_recipe("sft", "tiny"), tokenizer=tokenizer, as_it_is=True)
+    lora = {"r": 4, "target_modules": ["q_proj"]} if exported else None
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, lora=lora, verbose=False)
+    recipe = load_recipe("sft", "tiny", {"model": str(random_model_dir)})
+    stage = save_stage(model, "sft", recipe, tokenizer=tokenizer, as_it_is=True)
+    if exported:
+        stage = export_stage("sft", tmp_path / "exported", "tiny", merge=True)
     data, task = tmp_path / "sounds.jsonl", tmp_path / "sounds.yaml"
     data.write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
     task.write_text(TASK.format(data=data.as_posix()), encoding="utf-8")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from posttrain_helpers.environment import runtime
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import decoding
-from posttrain_helpers.generation.decoding import encode_prompts, generate, stop_token_ids
+from posttrain_helpers.generation.decoding import StreamedReply, encode_prompts, generate, stop_token_ids
 
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 PROMPTS = [
@@ -89,6 +89,21 @@ def test_stop_reasons_and_tokens(model, tokenizer) -> None:
     stopped, cut = generate(model, tokenizer, ["a", "c"], max_new_tokens=6)
     assert (stopped.stop_reason, stopped.token_ids, stopped.text) == ("stop", (b, pad, eos), "b")
     assert (cut.stop_reason, cut.token_ids, cut.text) == ("length", (c,) * 6, "cccccc")
+
+
+def test_a_streamed_reply_is_the_generated_one_and_can_be_stopped(model, tokenizer) -> None:
+    (whole,) = generate(model, tokenizer, [CHAT], max_new_tokens=40)
+    reply = StreamedReply(model, tokenizer, CHAT, 40, 0.0)
+    reply._thread.join()
+    assert (reply.text, reply.error, reply.running) == (whole.text, None, False)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    force_next_token(model, {token: 20 for token in range(model.config.vocab_size)})
+    reply = StreamedReply(model, tokenizer, CHAT, 200, 0.0)
+    reply.stop()
+    reply._thread.join(60)
+    assert len(reply._tokens) < 200
+    with pytest.raises(CourseError, match=r"The prompt has .* 300 new ones are asked for"):
+        StreamedReply(model, tokenizer, CHAT, 300, 0.0)
 
 
 def test_a_stop_at_the_last_step_is_a_stop(model, tokenizer) -> None:

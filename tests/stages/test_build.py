@@ -343,9 +343,9 @@ def preference_course(
                 }
                 for row in rows
             ]
-        return Dataset.from_list(rows), []
+        return Dataset.from_list(rows), None, []
 
-    monkeypatch.setattr(data, "load_data", load_rows)
+    monkeypatch.setattr(data, "load_rows", load_rows)
     return tmp_path / "recipes"
 
 
@@ -475,15 +475,15 @@ def policy_course(preference_course: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
     monkeypatch.setitem(verifiers.VERIFIERS, "format", length)
     (preference_course / "policy.yaml").write_text(POLICY, encoding="utf-8")
-    original = data.load_data
+    original = data.load_rows
 
     def load_rows(recipe: Recipe, verbose: bool = True, tokenizer: Any = None) -> tuple:
-        rows, items = original(recipe, verbose)
+        rows, dev, items = original(recipe, verbose)
         if recipe.method == "rloo":
             rows = Dataset.from_list([{"prompt": row["prompt"]} for row in rows])
-        return rows, items
+        return rows, dev, items
 
-    monkeypatch.setattr(data, "load_data", load_rows)
+    monkeypatch.setattr(data, "load_rows", load_rows)
     return preference_course
 
 

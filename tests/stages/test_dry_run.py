@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from posttrain_helpers import cli
+from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.recipes import load_recipe, recipe_names
 from posttrain_helpers.stages import build
 from posttrain_helpers.stages.planning import plan_training
@@ -50,6 +52,13 @@ def test_the_plan_is_printed(capsys: pytest.CaptureFixture[str], output_root: Pa
     assert f"stage: {output_root / 'tiny' / 'stages' / 'mine'}" in printed
 
 
+def test_the_line_of_the_readme_that_stops_early_is_planned() -> None:
+    lines = (repository_root() / "README.md").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("python") and "early_stopping=" in line]
+    words = shlex.split(line, comments=True)
+    assert cli.main([*words[words.index("train") :], "--dry-run"]) == 0
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -62,6 +71,7 @@ def test_the_plan_is_printed(capsys: pytest.CaptureFixture[str], output_root: Pa
             "read as conversations, but this recipe's method learns from",
         ),
         ("train sft data.source=absent.jsonl", "'absent.jsonl' does not exist"),
+        ("train sft args.eval_strategy=epoch data.dev=absent.jsonl", "correct data.dev."),
         ("train sft model=./absent", "absent"),
         ("train sf", "did you mean 'sft'"),
     ],

@@ -69,7 +69,11 @@ def test_one_of_several_models_is_chosen_by_number(
     line = f"{LINE} --models base,{random_model_dir} --name job --output-dir {tmp_path / 'out'} --model-index"
     assert cli.main([*line.split(), "1"]) == 0
     assert "from '" + str(random_model_dir) in capsys.readouterr().out
-    assert (tmp_path / "out" / "tiny" / "stages" / "job").is_dir()
+    capsys.readouterr()
+    assert cli.main(line.replace(" --model-index", " --dry-run").split()) == 0
+    both = re.findall(r"stages/(job-\w{6})$", capsys.readouterr().out, re.MULTILINE)
+    stages = tmp_path / "out" / "tiny" / "stages"
+    assert [path.name for path in stages.iterdir() if path.is_dir()] == both[1:]
     assert cli.main([*line.split(), "2"]) == cli.EXIT_MISTAKE
     assert "--model-index 2 names none of the 2 models" in capsys.readouterr().err
 

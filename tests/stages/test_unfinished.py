@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from posttrain_helpers import cli
 from posttrain_helpers.models.manifest import saved_stages, stage_path
-from posttrain_helpers.stages import build
+from posttrain_helpers.stages import build, unfinished
 
 ON_REQUEST = "POSTTRAIN_EVERY_LAUNCH"
 
@@ -103,6 +104,43 @@ def test_an_interrupted_training_goes_on(
     assert not (run / "cut").exists()
 
 
+def test_early_stopping_keeps_the_best_weights_also_when_it_is_resumed(
+    line: str, output_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = (
+        "args.eval_strategy=steps args.eval_steps=2 data.dev=24 early_stopping=2 args.learning_rate=5e-2"
+    )
+    line = line.replace("max_steps=12", "max_steps=60").replace("--name", f"{watched} --name")
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(run: unfinished.Run) -> None:
+        for path in run.directory.glob("checkpoint-*"):
+            kept[path.name] = load_file(path / "model.safetensors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.Run, "drop", keep)
+        assert train(f"{line} whole") == 0
+    said = re.search(r"after step (\d+) of 60 and kept the weights of step (\d+)", capsys.readouterr().out)
+    ended, best = map(int, said.groups())
+    assert ended == best + 4 < 60
+    found = dev_curve("whole")
+    assert min(found, key=found.get) == best
+    assert list(found) == list(range(2, ended + 1, 2))
+    assert set(kept) == {f"checkpoint-{best}"}
+    for key, weight in weights("whole").items():
+        assert torch.equal(weight, kept[f"checkpoint-{best}"][key])
+
+    cut_short(f"{line} cut", best + 3, monkeypatch)
+    assert train(f"{line} cut --resume") == 0
+    assert largest_difference("cut", "whole") < 1e-6
+    assert dev_curve("cut") == pytest.approx(found, abs=1e-5)
+
+
+def dev_curve(name: str) -> dict[int, float]:
+    text = (stage_path(name, "tiny") / "training_log.json").read_text(encoding="utf-8")
+    return {log["step"]: log["eval_loss"] for log in json.loads(text) if "eval_loss" in log}
+
+
 def test_what_is_not_asked_for_is_not_resumed(
     line: str, output_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,9 +166,21 @@ def test_a_second_training_of_the_same_stage_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get(ON_REQUEST), reason=f"takes minutes; set {ON_REQUEST}=1")
-@pytest.mark.parametrize("moment", range(3))
-def test_a_training_that_is_killed_at_any_moment_goes_on(line: str, output_root: Path, moment: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "moment"), [("sft", n) for n in range(3)] + [(m, n) for m in ("dpo", "grpo") for n in range(5)]
+)
+def test_a_training_that_is_killed_at_any_moment_goes_on(
+    line: str, random_model_dir: Path, output_root: Path, tmp_path: Path, method: str, moment: int
+) -> None:
     line = line.replace("max_steps=12", "max_steps=60")
+    if method != "sft":
+        line = line.replace("train sft", f"train {method}").replace("rows.jsonl", f"{method}.jsonl")
+        write_rows(tmp_path / f"{method}.jsonl", method)
+    if method == "grpo":
+        sizes = "args.num_generations=4 args.max_completion_length=6 args.num_iterations=2"
+        line = line.replace(
+            "--save-steps", f"{sizes} rewards=[{scorer(random_model_dir, tmp_path)}] --save-steps"
+        )
     assert train(f"{line} whole") == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "posttrain_helpers", *shlex.split(f"{line} cut")],
@@ -152,3 +202,26 @@ def test_a_training_that_is_killed_at_any_moment_goes_on(line: str, output_root:
     assert curve("cut") == pytest.approx(curve("whole"), abs=1e-4)
     assert not list((output_root / "tiny" / "stages").glob(".*.tmp"))
     assert not (output_root / "tiny" / "runs" / "cut").exists()
+
+
+def write_rows(path: Path, method: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(96):
+            prompt = [{"role": "user", "content": f"What is {number} + 1?"}]
+            texts = (
+                {"chosen": f"It is {number + 1}.", "rejected": f"Moo, {number}!"} if method == "dpo" else {}
+            )
+            replies = {key: [{"role": "assistant", "content": text}] for key, text in texts.items()}
+            file.write(json.dumps({"prompt": prompt, **replies}) + "\n")
+
+
+def scorer(model: Path, directory: Path) -> Path:
+    """Write a reward model of random weights."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(3)
+    scoring = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
+    torch.nn.init.normal_(scoring.score.weight, std=0.3)
+    scoring.save_pretrained(directory / "scorer")
+    AutoTokenizer.from_pretrained(model).save_pretrained(directory / "scorer")
+    return directory / "scorer"

@@ -60,25 +60,29 @@ def read_rows(
     return read_file(path, choose)
 
 
-def local_file(source: str) -> Path | None:
+def local_file(source: str, key: str = "data.source") -> Path | None:
     """Return the file that a source names, None where it is a Hub id.
+
+    Args:
+        source: what the recipe says.
+        key: where it says so.
 
     Raises:
         CourseError: it names a directory or an address, or looks like a file, but there is none.
     """
     if "://" in source:
-        raise CourseError(f"{source!r} is an address; download the file and name it in data.source.")
+        raise CourseError(f"{source!r} is an address; download the file and name it in {key}.")
     places = (Path(os.path.expanduser(source)), repository_root() / source)
     for path in places:
         if os.path.isfile(path):  # unlike Path.is_file it takes a name of any length and with any character
             return path
     for path in places:
         if os.path.isdir(path):
-            raise CourseError(f"{source!r} is a directory; name one file in data.source{_files_in(path)}.")
+            raise CourseError(f"{source!r} is a directory; name one file in {key}{_files_in(path)}.")
     if is_file_name(source):
         raise CourseError(
             f"the data file {source!r} does not exist (looked in {Path.cwd()} and {repository_root()}); "
-            "correct data.source."
+            f"correct {key}."
         )
     return None
 
