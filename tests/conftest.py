@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 from pathlib import Path
@@ -117,6 +118,40 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def reader_files(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a reader may train with any method: a model, a reward model, a teacher, and rows in files."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    directory = tmp_path_factory.mktemp("reader")
+    torch.manual_seed(3)
+    scorer = AutoModelForSequenceClassification.from_pretrained(random_model_dir, num_labels=1)
+    torch.nn.init.normal_(scorer.score.weight, std=0.3)
+    teacher = AutoModelForCausalLM.from_pretrained(random_model_dir)
+    with torch.no_grad():
+        for weight in teacher.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    found = {"model": random_model_dir}
+    for name, model in (("scorer", scorer), ("teacher", teacher)):
+        found[name] = directory / name
+        model.save_pretrained(found[name])
+        AutoTokenizer.from_pretrained(random_model_dir).save_pretrained(found[name])
+    rows: dict[str, list[dict]] = {"sft": [], "dpo": [], "prompts": []}
+    for number in range(48):
+        question = [{"role": "user", "content": f"What is {number} + {'1' * (1 + number % 3)}?"}]
+        good, bad = (
+            [{"role": "assistant", "content": text}] for text in (f"It is {number + 1}.", f"Moo, {number}!")
+        )
+        rows["sft"].append({"messages": question + good})
+        rows["dpo"].append({"prompt": question, "chosen": good, "rejected": bad})
+        rows["prompts"].append({"prompt": question})
+    for name, content in rows.items():
+        found[name] = directory / f"{name}.jsonl"
+        found[name].write_text("\n".join(map(json.dumps, content)), encoding="utf-8")
+    return found
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ import pytest
 import torch
 from launched import same_replies_on_every_process
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers import cli
 from posttrain_helpers.generation import rollouts
@@ -47,38 +46,13 @@ def run(command: list[str], output: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env=environment)
 
 
-@pytest.fixture(scope="module")
-def files(random_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model, a reward model, and rows for every method."""
-    directory = tmp_path_factory.mktemp("launched")
-    torch.manual_seed(3)
-    scorer = AutoModelForSequenceClassification.from_pretrained(random_model_dir, num_labels=1)
-    torch.nn.init.normal_(scorer.score.weight, std=0.3)
-    scorer.save_pretrained(directory / "scorer")
-    AutoTokenizer.from_pretrained(random_model_dir).save_pretrained(directory / "scorer")
-    found = {"model": random_model_dir, "scorer": directory / "scorer"}
-    rows: dict[str, list[dict]] = {"sft": [], "dpo": [], "prompts": []}
-    for number in range(48):
-        question = [{"role": "user", "content": f"What is {number} + {'1' * (1 + number % 3)}?"}]
-        good, bad = (
-            [{"role": "assistant", "content": text}] for text in (f"It is {number + 1}.", f"Moo, {number}!")
-        )
-        rows["sft"].append({"messages": question + good})
-        rows["dpo"].append({"prompt": question, "chosen": good, "rejected": bad})
-        rows["prompts"].append({"prompt": question})
-    for name, content in rows.items():
-        found[name] = directory / f"{name}.jsonl"
-        found[name].write_text("\n".join(map(json.dumps, content)), encoding="utf-8")
-    return found
-
-
-def lines(files: dict[str, Path]) -> dict[str, str]:
+def lines(reader_files: dict[str, Path]) -> dict[str, str]:
     """Return a short training of each method."""
-    model = f"model={files['model']}"
-    prompts = f"data.source={files['prompts']} rewards=[{files['scorer']}]"
+    model = f"model={reader_files['model']}"
+    prompts = f"data.source={reader_files['prompts']} rewards=[{reader_files['scorer']}]"
     return {
-        "sft": f"train sft {model} data.source={files['sft']} {STEPS} args.max_steps=4",
-        "dpo": f"train dpo {model} data.source={files['dpo']} {STEPS} args.max_steps=3",
+        "sft": f"train sft {model} data.source={reader_files['sft']} {STEPS} args.max_steps=4",
+        "dpo": f"train dpo {model} data.source={reader_files['dpo']} {STEPS} args.max_steps=3",
         "grpo": f"train grpo {model} {prompts} {SAMPLED} args.max_steps=3 args.steps_per_generation=1 "
         "args.per_device_train_batch_size=16 args.num_generations=4",
         # It whitens the advantages of each process by themselves, and deals each its own mini-batches.
@@ -107,12 +81,12 @@ def train_here(
 
 
 def test_two_processes_give_the_curve_of_one(
-    files: dict[str, Path],
+    reader_files: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    commands = [f"{line} --name my-{name}" for name, line in lines(files).items()]
+    commands = [f"{line} --name my-{name}" for name, line in lines(reader_files).items()]
     outputs = {label: tmp_path / label for label in ("one", "two")}
     done = run(torchrun(HERE / "launched.py", *commands), outputs["two"])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -123,7 +97,7 @@ def test_two_processes_give_the_curve_of_one(
     for label, text in printed.items():
         assert text.count("stage: ") == 4, "the main process alone speaks"
         assert not list(outputs[label].glob("*/stages/.*.tmp"))
-    for name in lines(files):
+    for name in lines(reader_files):
         one, two = (output / "tiny" / "stages" / f"my-{name}" for output in outputs.values())
         curves = [
             json.loads((stage / "training_log.json").read_text(encoding="utf-8")) for stage in (one, two)
@@ -134,7 +108,7 @@ def test_two_processes_give_the_curve_of_one(
             assert len(first) >= 3
             assert second == pytest.approx(first, abs=2e-4), (name, measure)
         weights = [load_file(stage / "model.safetensors") for stage in (one, two)]
-        start = load_file(files["model"] / "model.safetensors")
+        start = load_file(reader_files["model"] / "model.safetensors")
         moved = max((weights[0][key] - start[key]).abs().max() for key in start)
         apart = max((weights[0][key] - weights[1][key]).abs().max() for key in start)
         assert moved > 1e-3
@@ -142,10 +116,10 @@ def test_two_processes_give_the_curve_of_one(
 
 
 @on_request
-def test_two_processes_stop_early_where_one_does(files: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_stop_early_where_one_does(reader_files: dict[str, Path], tmp_path: Path) -> None:
     watched = "args.eval_strategy=steps args.eval_steps=2 data.dev=12 early_stopping=2 --name watched"
     # The trainer takes the mean over batches, whose sizes depend on the number of processes.
-    line = f"{lines(files)['sft']} args.per_device_eval_batch_size=1 {watched}"
+    line = f"{lines(reader_files)['sft']} args.per_device_eval_batch_size=1 {watched}"
     command = ["-m", "posttrain_helpers", *shlex.split(line.replace("=4", "=60").replace("3e-3", "2e-2"))]
     curves = []
     for label, start in (("one", [sys.executable]), ("two", torchrun())):
@@ -179,8 +153,10 @@ def test_accelerate_that_starts_one_process_of_two_is_refused(tmp_path: Path) ->
 
 @on_request
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_process_that_dies_ends_the_other_within_a_minute(files: dict[str, Path], tmp_path: Path) -> None:
-    line = lines(files)["sft"].replace("args.max_steps=4", "args.max_steps=100000")
+def test_a_process_that_dies_ends_the_other_within_a_minute(
+    reader_files: dict[str, Path], tmp_path: Path
+) -> None:
+    line = lines(reader_files)["sft"].replace("args.max_steps=4", "args.max_steps=100000")
     environment = {**os.environ, "POSTTRAIN_OUTPUT": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = torchrun("-m", "posttrain_helpers", *shlex.split(line), "--name", "long")
     with subprocess.Popen(
@@ -213,9 +189,9 @@ def readme_lines() -> list[str]:
     return [line.partition("#")[0].strip() for line in block[1].splitlines()]
 
 
-def on_two_cpus(line: str, files: dict[str, Path]) -> list[str]:
+def on_two_cpus(line: str, reader_files: dict[str, Path]) -> list[str]:
     """Return a line of the README as two processes on CPUs can run it."""
-    line = line.replace("--profile qwen3", lines(files)["sft"].removeprefix("train sft "))
+    line = line.replace("--profile qwen3", lines(reader_files)["sft"].removeprefix("train sft "))
     line = line.replace("--nproc_per_node 8", "--nproc_per_node 2").replace("processes 8", "processes 2")
     line = line.replace("python -m", f"{sys.executable} -m").replace("torchrun", f"{sys.executable} -m {RUN}")
     return shlex.split(line.replace("accelerate launch", f"{sys.executable} -m {ACCELERATE} --multi_gpu"))
@@ -232,8 +208,8 @@ def test_the_five_lines_of_the_readme_are_commands() -> None:
 
 
 @on_request
-def test_the_five_lines_of_the_readme_run(files: dict[str, Path], tmp_path: Path) -> None:
-    plan, alone, eight, sharded, nodes = (on_two_cpus(line, files) for line in readme_lines())
+def test_the_five_lines_of_the_readme_run(reader_files: dict[str, Path], tmp_path: Path) -> None:
+    plan, alone, eight, sharded, nodes = (on_two_cpus(line, reader_files) for line in readme_lines())
     assert "steps: 4, 16 rows" in run(plan, tmp_path).stdout
     for number, command in enumerate((alone, eight)):
         done = run([*command, "--name", f"line-{number}"], tmp_path)

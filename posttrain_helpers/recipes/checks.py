@@ -154,7 +154,7 @@ def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, wher
 def _check_evaluation(settings: Mapping[str, Any], where: str) -> None:
     """Check that evaluations have rows, dev rows evaluations, and early stopping what it needs."""
     method, args = settings["method"], settings["args"]
-    evaluates, dev = evaluates_while_training(args), settings["data"].get("dev")
+    evaluates, dev = args.get("eval_strategy", "no") not in ("no", None), settings["data"].get("dev")
     if (evaluates or dev is not None) and not METHODS[method].evaluates:
         raise CourseError(
             f"{where}: the method {method!r} is not evaluated while it trains; leave args.eval_strategy and "
@@ -194,11 +194,6 @@ def best_kept(method: str) -> dict[str, Any]:
         "save_strategy": "best",
         "restore_callback_states_from_checkpoint": True,  # how long it has been waiting
     }
-
-
-def evaluates_while_training(args: Mapping[str, Any]) -> bool:
-    """Say whether the arguments of a trainer ask for evaluations."""
-    return args.get("eval_strategy", "no") not in ("no", None)
 
 
 def _check_arguments(arguments: Mapping[str, Any], config: type, prefix: str, where: str) -> None:

@@ -137,10 +137,8 @@ def _own_directory(root: Path) -> Iterator[Path]:
     with naming_file(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in root.glob("*.lock"):
-            with (
-                suppress(Timeout, OSError),
-                FileLock(path, timeout=0),
-            ):  # whoever holds it still needs its directory
+            # Whoever holds it still needs its directory.
+            with suppress(Timeout, OSError), FileLock(path, timeout=0):
                 shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                 path.unlink(missing_ok=True)
         own = root / uuid4().hex

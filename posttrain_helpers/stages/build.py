@@ -37,7 +37,6 @@ from posttrain_helpers.models.manifest import (
     verify,
 )
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
-from posttrain_helpers.recipes.checks import evaluates_while_training
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.stages.save import free_place, is_readers, other_models, save_stage, stage_lock
 from posttrain_helpers.stages.unfinished import Run
@@ -168,10 +167,7 @@ def build_stage(
             model = with_all_weights_trained(model)
         with main_process_first():
             rows, dev, _ = load_rows(recipe, verbose=verbose, tokenizer=tokenizer)
-        watched = dev if evaluates_while_training(recipe.args) else None
-        trainer = make_trainer(
-            recipe, model, tokenizer, rows, callbacks, verbose=verbose, eval_dataset=watched
-        )
+        trainer = make_trainer(recipe, model, tokenizer, rows, callbacks, verbose=verbose, eval_dataset=dev)
         if recipe.early_stopping:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
         trainer.add_callback(progress.callback())
