@@ -1,10 +1,11 @@
 """From a recipe's data section to a training set for TRL and held-out items for the comparison.
 
-Sources: the built-in ones of the tiny world, a local file (see `datasources.readers`), and data sets of the
-Hugging Face Hub. The latter two are read through an adapter (see `datasources.adapters`), or have one of
-TRL's forms: a `messages` column; `chosen` and `rejected` (`preferences` reads these); `prompt`, `completion`
-and `label`; or for methods that sample their own replies a `prompt` column (`prompt_data` reads it). What is
-dropped from them, and why, is counted and printed.
+Sources: the built-in ones of the tiny world, a local file (see `data.public.readers`), and data sets of the
+Hugging Face Hub. The latter two are read through an adapter (see `data.public.adapters`), or have one of
+TRL's forms: a `messages` column; `prompt` and `completion`; `chosen` and `rejected` (`preferences` reads
+these); `prompt`, `completion` and `label`; or for methods that sample their own replies a `prompt` column
+(`prompts` reads it). Texts where messages might stand are one message each. What is dropped, and why, is
+counted and printed.
 
 Keys of the data section for such a source: `source`, `adapter` or `columns`, `split`, `subset`, `revision`,
 `seed`, `max_samples`, `held_out_samples`, `length_groups`, `answer_format`, and
@@ -42,7 +43,7 @@ from posttrain_helpers.data.preferences import (
     pair_turns,
 )
 from posttrain_helpers.data.prompts import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
-from posttrain_helpers.data.public.adapters import Adapter, convert, find_adapter, serves
+from posttrain_helpers.data.public.adapters import Adapter, convert, find_adapter, serves, text_adapter
 from posttrain_helpers.data.public.files import local_file, read_rows
 from posttrain_helpers.data.replay import tokenized_rows
 from posttrain_helpers.data.tool_calls import calls_in_words
@@ -341,6 +342,9 @@ def public_rows(
     limit = None if most is None else 10 * (most + (held_out_count or 0)) + _SPARE_ROWS
     rows = read_rows(source, data, adapter, seed, limit)
     converted: Counter[str] = Counter()
+    plain = None if adapter or kind == "prompts" else text_adapter(rows)
+    if plain and serves(plain.kind, kind):
+        adapter = plain
     if adapter:
         rows, converted = convert(adapter, rows, source)
         form = adapter.kind

@@ -145,8 +145,9 @@ def _splits(
     expected = SPLITS if share else ("train",)
     if empty := [name for name in expected if not filled[name]]:
         raise CourseError(
-            f"{counted(len(rows), 'row')} of {source!r} with {counted(len(counts), 'different question')} "
-            f"are too few for the split {empty[0]!r}; give more, or --test-share 0 to have only train."
+            f"{source!r} has {counted(len(rows), 'usable row')} with "
+            f"{counted(len(counts), 'different question')}, too few for the split {empty[0]!r}; give more, "
+            "or --test-share 0 to have only train."
         )
     return {
         name: [row for row, question in zip(rows, questions, strict=True) if place[question] == name]

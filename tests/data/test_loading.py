@@ -225,6 +225,71 @@ def test_rows_of_other_chat_sets_are_read_as_they_are(recipe_for, capsys) -> Non
     assert "dropped 1: 1 unknown role 'narrator'" in capsys.readouterr().out
 
 
+TEXT_PAIR = {"prompt": "Legs?", "chosen": "Four.", "rejected": "Two."}
+TEXT_LABEL = {"prompt": "Legs?", "completion": "Four.", "label": True}
+ASKED, ANSWERED = {"role": "user", "content": "Legs?"}, {"role": "assistant", "content": "Four."}
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "expected"),
+    [
+        ("sft", {"prompt": "Legs?", "completion": "Four."}, {"messages": [ASKED, ANSWERED]}),
+        ("sft", {"prompt": [ASKED], "completion": [ANSWERED]}, {"messages": [ASKED, ANSWERED]}),
+        (
+            "sft",
+            {"prompt": "Legs?", "completion": "Four.", "system": "Be short."},
+            {"messages": [{"role": "system", "content": "Be short."}, ASKED, ANSWERED]},
+        ),
+        ("sft", TEXT_LABEL, {"messages": [ASKED, ANSWERED]}),
+        (
+            "dpo",
+            TEXT_PAIR,
+            {
+                "prompt": [ASKED],
+                "chosen": [ANSWERED],
+                "rejected": [{"role": "assistant", "content": "Two."}],
+            },
+        ),
+        ("kto", TEXT_LABEL, {"prompt": [ASKED], "completion": [ANSWERED], "label": True}),
+        (
+            "sft",
+            {
+                "messages": [
+                    {**ASKED, "content": [{"type": "text", "text": text} for text in ("Le", "gs?")]},
+                    ANSWERED,
+                ]
+            },
+            {"messages": [ASKED, ANSWERED]},
+        ),
+    ],
+)
+def test_forms_of_trl_with_texts_in_place_of_messages(
+    recipe_for, method: str, row: Any, expected: Any
+) -> None:
+    assert load_data(recipe_for([row], method=method), verbose=False)[0].to_list() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "sentence"),
+    [
+        ("dpo", TEXT_PAIR | {"prompt": "Human: Legs?\n\nAssistant:"}, "Transcripts of several turns"),
+        ("sft", {"prompt": "\n\nHuman: Legs?", "completion": "Four."}, "no column 'messages'"),
+        ("dpo", {"prompt": "Legs?", "completion": "Four."}, "no column 'chosen'"),
+        ("kto", TEXT_LABEL | {"label": "maybe"}, "1 no label: a label must be true or false"),
+        ("grpo", {"prompt": "Legs?", "completion": "Four."}, "a column 'completion', a name under which"),
+    ],
+)
+def test_texts_that_are_not_one_message_each(recipe_for, method: str, row: Any, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        load_data(recipe_for([row], method=method))
+
+
+def test_pictures_are_not_dropped_from_a_message(recipe_for) -> None:
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "cat.png"}}]
+    with pytest.raises(CourseError, match="not conversational"):
+        load_data(recipe_for([{"messages": [{**ASKED, "content": parts}, ANSWERED]}]))
+
+
 def test_a_table_of_questions_keeps_its_digits(tmp_path: Path) -> None:
     path = tmp_path / "[1] FAQ.CSV"
     path.write_text("question;answer\r\nArea code?;0042\r\nLegs?;8\r\nNobody knows.;\r\n", encoding="utf-16")

@@ -171,7 +171,7 @@ def test_mistakes_are_sentences_and_leave_nothing(
         "none.jsonl out": "the data file 'none.jsonl' does not exist",
         "half.jsonl out": "half.jsonl",
         "silent.jsonl out": "1 no assistant turn",
-        "few.jsonl out": "3 rows of 'few.jsonl' with 1 different question are too few for the split 'dev'",
+        "few.jsonl out": "3 usable rows with 1 different question, too few for the split 'dev'",
         "own.jsonl out --method dpo": "has no column 'chosen'",
         "own.jsonl out --method dpoo": "did you mean 'dpo'?",
         "own.jsonl out --max-length 1": "no row of 'own.jsonl' is left, 60 longer than 1 tokens",

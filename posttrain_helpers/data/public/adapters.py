@@ -14,7 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain_helpers.data.public.catalog import ADAPTERS, Adapter
-from posttrain_helpers.data.public.converters import CONVERTERS, split_transcript, transcript_pair
+from posttrain_helpers.data.public.converters import (
+    CONVERTERS,
+    is_transcript,
+    split_transcript,
+    transcript_pair,
+)
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import closest
 
@@ -112,6 +117,37 @@ def mapping_adapter(columns: object) -> Adapter:
         f"{' or '.join('+'.join(needed) for needed, _ in forms)} for {kind}" for kind, forms in FIELDS.items()
     )
     raise CourseError(f"data.columns has the fields {', '.join(columns)}, which make no row; set {wanted}.")
+
+
+# The columns of TRL's forms -> those that hold replies, and which of them is a field of another name.
+_TRL_FORMS = {
+    ("prompt", "chosen", "rejected"): (("chosen", "rejected"), {}),
+    ("prompt", "completion", "label"): (("completion",), {}),
+    ("prompt", "completion"): (("completion",), {"completion": "reply"}),
+}
+
+
+def text_adapter(rows: list[Row]) -> Adapter | None:
+    """Return the adapter of rows in one of TRL's forms whose replies are texts, None for other rows.
+
+    A text is then one message: a prompt the user's, a reply the assistant's. Pairs and labelled replies that
+    are messages already need no adapter, and a transcript of several turns in one text has another one.
+
+    Args:
+        rows: as they were read.
+    """
+    if not rows or "messages" in rows[0]:
+        return None
+    columns = next((names for names in _TRL_FORMS if rows[0].keys() >= set(names)), None)
+    if columns is None:
+        return None
+    replies, fields = _TRL_FORMS[columns]
+    if not fields and any(not isinstance(row.get(name), str | None) for row in rows for name in replies):
+        return None
+    if any(is_transcript(row.get(name)) for row in rows for name in ("prompt", *replies)):
+        return None
+    beside = ("system",) if any(row.get("system") for row in rows) else ()
+    return mapping_adapter({fields.get(name, name): name for name in (*columns, *beside)})
 
 
 def convert(adapter: Adapter, rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:

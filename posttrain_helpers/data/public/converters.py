@@ -107,18 +107,38 @@ def split_transcript(text: object) -> list[Row] | None:
     ]
 
 
+def is_transcript(value: object) -> bool:
+    """Say whether a text holds turns of the speakers Human and Assistant."""
+    return isinstance(value, str) and bool(_SPEAKER.search("\n\n" + value.lstrip()))
+
+
 def normalized_messages(value: object) -> object:
-    """Return messages with the keys and roles that chat templates know; other keys and values stay."""
+    """Return messages with the keys and roles that chat templates know, and content in parts as one text.
+
+    Other keys and values stay, such as parts that are no text.
+    """
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         return value
     return [
         {
             **{key: message[key] for key in message if key not in _SHAREGPT},
             "role": _role(message.get("role", message.get("from"))),
-            "content": message.get("content", message.get("value")),
+            "content": _joined(message.get("content", message.get("value"))),
         }
         for message in value
     ]
+
+
+def _joined(content: object) -> object:
+    """Return parts of text, as the OpenAI API has them, as one text; anything else stays."""
+    if (
+        isinstance(content, list)
+        and content
+        and all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+        and all(isinstance(part.get("text"), str) for part in content)
+    ):
+        return "".join(part["text"] for part in content)
+    return content
 
 
 def _role(name: object) -> object:

@@ -1,7 +1,8 @@
 """Rows of one file on this machine, read without any cache and with every cell as the file has it.
 
 What the file holds goes before what its name says: a byte-order mark names the encoding, the first bytes the
-compression, the header the delimiter, and a list of objects is told from one object per line.
+compression, the header the delimiter, and a list of objects is told from one object per line, and from one
+object of columns.
 """
 
 from __future__ import annotations
@@ -141,6 +142,9 @@ def _line(before: str) -> int:
 def _json_rows(text: str, path: Path) -> list[Row]:
     try:
         values = _json_values(text)
+        if len(values) == 1 and _is_table(values[0]):
+            names = list(values[0])
+            return [dict(zip(names, cells, strict=True)) for cells in zip(*values[0].values(), strict=True)]
         for number, row in enumerate(values, start=1):
             if not isinstance(row, dict):
                 raise CourseError(
@@ -175,6 +179,17 @@ def _json_values(text: str) -> list[Any]:
         except json.JSONDecodeError as error_of_whole:
             raise error_of_whole if _is_list(text) else error_by_lines from None
     return values[0] if len(values) == 1 and isinstance(values[0], list) else values
+
+
+def _is_table(value: Any) -> bool:
+    """Say whether this is one object of equally long columns, as pandas and `datasets` write a table.
+
+    A single row may hold lists too: of messages, or one list.
+    """
+    if not isinstance(value, dict) or len(value) < 2 or not all(isinstance(c, list) for c in value.values()):
+        return False
+    lengths, cells = {len(column) for column in value.values()}, [cell for c in value.values() for cell in c]
+    return len(lengths) == 1 and bool(cells) and not any(isinstance(cell, list | dict) for cell in cells)
 
 
 def _is_list(text: str) -> bool:

@@ -39,7 +39,7 @@ def load_suites(
     """Return suites by name.
 
     Args:
-        names: keys of `suite_names`, or files (see `datasources.readers`): rows with "prompt" (a text is
+        names: keys of `suite_names`, or files (see `data.public.readers`): rows with "prompt" (a text is
             the user's message) and one or more of "answer" (the reply must hold it), "accepted" (complete
             replies) and "constraints" (see `instructions`); "id" and "follow_ups" are optional. None takes
             every suite of the tiny world.

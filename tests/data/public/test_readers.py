@@ -31,6 +31,7 @@ def rows_of(directory: Path, name: str, content: str | bytes) -> list[dict[str, 
     [
         ("faq.json", json.dumps(ROWS, indent=2)),
         ("faq.json", LINES),
+        ("faq.json", json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}, indent=1)),
         ("faq.jsonl", json.dumps(ROWS)),
         ("faq.jsonl", "\n" + json.dumps(ROWS, indent=2)),
         ("faq.jsonl", "\ufeff" + LINES.replace("\n", "\r\n\r\n")),
@@ -84,6 +85,20 @@ def test_a_cell_is_the_text_of_the_file(tmp_path: Path, cell: str) -> None:
         {"question": "q", "answer": cell},
         {"question": "r", "answer": "7"},
     ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "b"}]},
+        {"answers": ["a", "b"], "question": "c"},
+        {"answers": ["a", "b"]},
+        {"answers": [], "questions": []},
+        {"answers": ["a", "b"], "questions": ["c"]},
+    ],
+)
+def test_one_row_of_lists_is_no_table(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert rows_of(tmp_path, "one.jsonl", json.dumps(row)) == [row]
 
 
 def test_columns_without_a_name_are_kept(tmp_path: Path) -> None:
