@@ -409,6 +409,10 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     from posttrain_helpers.stages.sweep import variants
 
     models = _listed(arguments.models)
+    if models == []:
+        raise CourseError(
+            f"--models names no model; found {arguments.models!r}. Give one or several: base,./my-model."
+        )
     if models is None:
         models = load_recipe(arguments.recipe, arguments.profile, arguments.overrides).models
     if arguments.model_index is not None:

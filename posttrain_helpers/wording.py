@@ -18,8 +18,15 @@ def listed(names: Sequence[str]) -> str:
 
 def closest(name: object, known: Iterable[str]) -> str:
     """Return 'did you mean ...? ' with the known name nearest to `name`, or an empty text if none is near."""
-    found = get_close_matches(str(name), list(known), n=1, cutoff=0.6)
-    return f"did you mean {found[0]!r}? " if found else ""
+    names = {other.casefold(): other for other in known}
+    found = get_close_matches(str(name).casefold(), list(names), n=1, cutoff=0.6)
+    return f"did you mean {names[found[0]]!r}? " if found else ""
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """Return what ends a sentence about an unknown name: `closest` where a name is near, and a full stop."""
+    near = closest(name, known)
+    return f"; {near}" if near else ". "
 
 
 def duration(seconds: float) -> str:

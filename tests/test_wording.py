@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain_helpers.wording import closest, counted, duration, listed
+from posttrain_helpers.wording import closest, counted, duration, listed, suggestion
 
 
 def test_only_one_is_singular() -> None:
@@ -23,3 +23,13 @@ def test_near_name_is_suggested() -> None:
 
 def test_far_name_gives_nothing() -> None:
     assert closest("zzz", ["seed", "learning_rate"]) == ""
+
+
+def test_case_does_not_matter() -> None:
+    assert closest("SFT", ["sft", "Dpo"]) == "did you mean 'sft'? "
+    assert closest("dpo", ["sft", "Dpo"]) == "did you mean 'Dpo'? "
+
+
+def test_a_sentence_ends_with_or_without_a_suggestion() -> None:
+    said = [f"There is no {name}{suggestion(name, ['seed'])}Known is seed." for name in ("sed", "zzz")]
+    assert said == ["There is no sed; did you mean 'seed'? Known is seed.", "There is no zzz. Known is seed."]

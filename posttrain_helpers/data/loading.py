@@ -51,7 +51,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import special_tokens, text_key
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.recipes.sources import data_types, is_built_in
-from posttrain_helpers.wording import closest, counted
+from posttrain_helpers.wording import counted, suggestion
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -269,7 +269,7 @@ def _built_in(
     for name in names:
         if name not in suites:
             raise CourseError(
-                f"data.held_out: the suite {name!r} does not exist; {closest(name, suites)}The suites of "
+                f"data.held_out: the suite {name!r} does not exist{suggestion(name, suites)}The suites of "
                 f"{source} are {', '.join(suites)}."
             )
     return rows, [item for name in names for item in suites[name]], Counter(*counted)

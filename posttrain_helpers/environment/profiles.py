@@ -25,7 +25,7 @@ from pathlib import Path
 
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 MODEL_VARIABLE = "POSTTRAIN_MODEL"
@@ -195,7 +195,7 @@ def get_profile(name: str | Profile | None = None) -> Profile:
         origin = f"{PROFILE_VARIABLE}: profile"
     if name not in PROFILES:
         raise CourseError(
-            f"{origin} {name!r} does not exist; {closest(name, PROFILES)}The profiles are "
+            f"{origin} {name!r} does not exist{suggestion(name, PROFILES)}The profiles are "
             f"{', '.join(PROFILES)}; for another model keep the profile and override the recipe with "
             "'model=<directory or Hub id>'."
         )

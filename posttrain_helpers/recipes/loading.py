@@ -31,7 +31,7 @@ from posttrain_helpers.recipes.recipe import Recipe
 from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recipe_path, stage_name
 from posttrain_helpers.recipes.sources import KEYS_OF_ONE_SOURCE, data_types
 from posttrain_helpers.recipes.yaml_files import read_yaml
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 # What one profile may not change: a stage is found by this name in every profile.
 _SHARED_ONLY = ("stage",)
@@ -181,7 +181,7 @@ def _data_of(recipe: Any, profile: Profile, where: str) -> dict[str, Any]:
     names = recipe_names()
     if recipe not in names:
         raise CourseError(
-            f"{where}: data.same_as must name a recipe, but it is {recipe!r}; {closest(recipe, names)}The "
+            f"{where}: data.same_as must name a recipe, but it is {recipe!r}{suggestion(recipe, names)}The "
             f"recipes are {', '.join(names)}."
         )
     return _settings(recipe_path(recipe), profile, {}, taken_by=where)["data"]
@@ -211,6 +211,6 @@ def _lay_over(settings: dict[str, Any], changes: Mapping[str, Any], where: str) 
         else:
             known_keys = [*VALUES, *(f"{name}.…" for name in SECTIONS)]
             raise CourseError(
-                f"{where}: the override {key!r} does not exist; "
-                f"{closest(section, (*VALUES, *SECTIONS))}Known: {', '.join(known_keys)}."
+                f"{where}: the override {key!r} does not exist"
+                f"{suggestion(section, (*VALUES, *SECTIONS))}Known: {', '.join(known_keys)}."
             )

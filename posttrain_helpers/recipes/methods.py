@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 _CONVERSATIONS = (("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels"))
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
@@ -138,7 +138,7 @@ def method_named(name: str) -> Method:
     """
     if name not in METHODS:
         raise CourseError(
-            f"the method {name!r} does not exist; {closest(name, METHODS)}The methods are "
+            f"the method {name!r} does not exist{suggestion(name, METHODS)}The methods are "
             f"{', '.join(METHODS)}."
         )
     return METHODS[name]

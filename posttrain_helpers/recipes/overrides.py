@@ -8,7 +8,7 @@ from typing import Any
 from posttrain_helpers.environment.profiles import OVERRIDES_VARIABLE, Profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes.yaml_files import parsed_yaml
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 # `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
 SECTIONS = ("data", "args", "lora")
@@ -74,8 +74,8 @@ def readers_changes(profile: Profile, recipe: str, names: Iterable[str]) -> dict
             shared[key] = value
         else:
             raise CourseError(
-                f"{OVERRIDES_VARIABLE}: {key!r} changes nothing; "
-                f"{closest(first, (*SECTIONS, *VALUES, *names))}Begin with a key of recipes "
+                f"{OVERRIDES_VARIABLE}: {key!r} changes nothing"
+                f"{suggestion(first, (*SECTIONS, *VALUES, *names))}Begin with a key of recipes "
                 f"({', '.join((*SECTIONS, *VALUES))}), or with the name of one recipe "
                 f"({', '.join(sorted(names))})."
             )

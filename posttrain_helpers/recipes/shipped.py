@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes.yaml_files import read_yaml
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 DIRECTORY = Path(__file__).resolve().parent
 
@@ -83,8 +83,8 @@ def recipe_path(name_or_path: str | Path) -> Path:
     files = recipe_files()
     if str(name_or_path) not in files:
         raise CourseError(
-            f"the recipe {str(name_or_path)!r} does not exist; {closest(name_or_path, files)}The recipes are "
-            f"{', '.join(files)}; a file of your own must end with .yaml."
+            f"the recipe {str(name_or_path)!r} does not exist{suggestion(name_or_path, files)}The recipes "
+            f"are {', '.join(files)}; a file of your own must end with .yaml."
         )
     return files[str(name_or_path)]
 

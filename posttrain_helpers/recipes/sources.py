@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 _EVERYWHERE = {"source": str, "seed": int, "length_groups": int, "dev": int | str}
 # Where in a source the rows are and how they are read: another source has other places and columns.
@@ -53,7 +53,7 @@ def data_types(source: object) -> dict[str, Any]:
         return dict(_PUBLIC)
     if source not in BUILT_IN:
         raise CourseError(
-            f"the built-in source {source!r} does not exist; {closest(source, BUILT_IN)}Built in: "
+            f"the built-in source {source!r} does not exist{suggestion(source, BUILT_IN)}Built in: "
             f"{', '.join(BUILT_IN)}."
         )
     return {**_EVERYWHERE, "held_out": str | list[str], **BUILT_IN[source]}

@@ -8,9 +8,10 @@ with a traceback in the optimizer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from enum import Enum
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 
@@ -24,10 +25,16 @@ VALUE_TYPES["early_stopping"] = Annotated[int, Field(ge=1)]
 
 # What the libraries take beyond what they declare.
 _ALSO_TAKEN = {
-    "loss_type": str,
     "fsdp": bool | list[str],
     "init_lora_weights": Annotated[str, Field(pattern=r"^pissa_niter_\d+$")],
 }
+# Losses of the trainers that find out while they train; the configs of the others declare their choices.
+_DPO_LOSSES = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+_GRPO_LOSSES = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+LOSSES = {"DPOConfig": list[_DPO_LOSSES] | _DPO_LOSSES, "GRPOConfig": _GRPO_LOSSES}
 _LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "max_length", "max_completion_length"), 1),
@@ -49,8 +56,14 @@ _MOST = dict.fromkeys(("seed", "data_seed"), LARGEST_SEED)
 
 
 def argument_types(config: type) -> dict[str, Any]:
-    """Return the declared type of each field of a config class."""
+    """Return the declared type of each field of a config class, a choice of values where it declares one."""
     types = get_type_hints(config)
+    for item in fields(config):
+        if choices := item.metadata.get("choices"):
+            named = Literal[tuple(choices)]
+            types[item.name] = named | None if item.default is None else named
+    if losses := LOSSES.get(config.__name__):
+        types["loss_type"] = losses
     return {key: kind | _ALSO_TAKEN[key] if key in _ALSO_TAKEN else kind for key, kind in types.items()}
 
 

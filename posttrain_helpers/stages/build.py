@@ -42,7 +42,7 @@ from posttrain_helpers.stages.save import free_place, is_readers, other_models, 
 from posttrain_helpers.stages.unfinished import Run
 from posttrain_helpers.training.checkpoints import checkpoint_callback, progress_of
 from posttrain_helpers.training.progress import Progress
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -70,7 +70,7 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
     recipes = stage_recipes()
     if name not in recipes:
         if not target.is_dir():
-            raise CourseError(f"the stage {name!r} does not exist; {_known_stages(name, recipes, profile)}")
+            raise CourseError(f"the stage {name!r} does not exist{_known_stages(name, recipes, profile)}")
         verify(target)
         return target
     recipe = load_recipe(recipes[name], profile)
@@ -240,9 +240,9 @@ def train_stage(
 def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:
     for stage, recipe in recipes.items():
         if recipe == name:
-            return f"the recipe {name!r} makes the stage {stage!r}; load that."
+            return f"; the recipe {name!r} makes the stage {stage!r}; load that."
     known = [BASE, *recipes, *saved_stages(profile)]
-    return f"{closest(name, known)}Known are {', '.join(known)}."
+    return f"{suggestion(name, known)}Known are {', '.join(known)}."
 
 
 def _resolved_others(recipe: Recipe) -> dict[str, str]:

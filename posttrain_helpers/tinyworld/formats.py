@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 Row = dict[str, Any]
 # Before the question, between question and reply, and what the reply begins with. A prompt never ends with a
@@ -45,7 +45,7 @@ def in_formats(rows: Sequence[Row], formats: Sequence[str]) -> list[Row]:
     for name in formats:
         if name not in FORMATS:
             raise CourseError(
-                f"data.formats: the format {name!r} does not exist; {closest(name, FORMATS)}The formats are "
+                f"data.formats: the format {name!r} does not exist{suggestion(name, FORMATS)}The formats are "
                 f"{', '.join(FORMATS)}."
             )
     rendered = []

@@ -91,10 +91,10 @@ def autocast(args: dict[str, Any]) -> Any:
 class Jobs:
     """The course's arm and the bare one of each job, on fresh models."""
 
-    def __init__(self, steps: int, folder: str) -> None:
+    def __init__(self, steps: int) -> None:
         from posttrain_helpers import load_recipe
 
-        limits = {"args.logging_steps": 1000, "args.output_dir": folder}
+        limits = {"args.logging_steps": 1000}
         sft = load_recipe("sft", "smollm2", {"args.max_steps": steps, **limits})
         rows = steps * sft.args["per_device_train_batch_size"] * sft.args["gradient_accumulation_steps"]
         self.sft = load_recipe("sft", "smollm2", {"data.n_train": rows, "args.max_steps": steps, **limits})
@@ -234,13 +234,13 @@ def own_output(folder: str, model: str | None) -> Iterator[None]:
     yield
 
 
-def measure(names: list[str], steps: int, rounds: int, threads: int | None, folder: str) -> dict[str, Any]:
+def measure(names: list[str], steps: int, rounds: int, threads: int | None) -> dict[str, Any]:
     """Return tokens per second of every arm, and the ratios."""
     from posttrain_helpers import setup
 
     with contextlib.redirect_stdout(io.StringIO()):
         runtime = setup("smollm2", threads=threads)
-    jobs = Jobs(steps, folder)
+    jobs = Jobs(steps)
     rates: dict[str, dict[str, list[float]]] = {name: {"course": [], "bare": []} for name in names}
     for number in range(rounds + 1):  # the first one pays lazy imports and does not count
         for name in names:
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, own_output(folder, options.model):
-        print(json.dumps(measure(options.only, options.steps, options.rounds, options.threads, folder)))
+        print(json.dumps(measure(options.only, options.steps, options.rounds, options.threads)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from posttrain_helpers.environment.profiles import PROFILES
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe, recipe_names, stage_recipes
 from posttrain_helpers.recipes import shipped as shipped_recipes
-from posttrain_helpers.recipes.methods import METHODS, config_class
+from posttrain_helpers.recipes.methods import METHODS, config_class, trainer_class
+from posttrain_helpers.recipes.values import argument_types
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -195,6 +198,15 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
             "data=rows.csv",
             "'data' is a section of settings.* write data.<name>=<value>, such as data.source=",
         ),
+        (
+            "args.loss_type=nl",
+            "args.loss_type must be 'nll', 'dft' or .*, but it is 'nl'; did you mean 'nll'",
+        ),
+        ("args.packing_strategy=bdf", "'bfd', .*, but it is 'bdf'; did you mean 'bfd'"),
+        ("args.hub_token=secret", "args.hub_token does not belong into a recipe: a recipe holds no keys"),
+        ("args.push_to_hub=true", "args.push_to_hub does not belong into a recipe: .* `export` the stage"),
+        ("args.output_dir=./runs", "args.output_dir does not belong .*: .* --output-dir or POSTTRAIN_OUTPUT"),
+        ("args.resume_from_checkpoint=./x", "goes on with `train --resume`"),
         ("args.learning_rate=[1,", "the value of the override 'args.learning_rate=.1,' is not valid YAML"),
         ("data.columns={prompt: q", "override 'data.columns=.prompt: q' is not valid YAML"),
         ("data.columns=2024-13-45", "is not valid YAML: month must be in"),
@@ -216,6 +228,17 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
 def test_a_wrong_setting_of_the_sampling_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(CourseError, match=sentence):
         load_recipe("grpo", "tiny", [override])
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_the_losses_are_those_that_the_trainer_knows(method: str) -> None:
+    config, trainer = config_class(method), trainer_class(method)
+    known = re.findall(r"'(\w+)'", str(argument_types(config)["loss_type"]))
+    source = inspect.getsource(trainer)
+    compared = re.findall(r"loss_type (?:==|in) (\[.*?\]|\"\w+\")", source)
+    assert set(known) == {name for part in compared for name in re.findall(r"\w+", part)}
+    with pytest.raises(CourseError, match=r"args\.loss_type.* must be .*, but it is 'sigmoidd'"):
+        load_recipe(method, "tiny", ["args.loss_type=sigmoidd"])
 
 
 @pytest.mark.parametrize(
@@ -625,7 +648,7 @@ def test_another_source_drops_what_came_with_the_data() -> None:
             "othr",
             "data.same_as must name a recipe, but it is 'othr'; did you mean 'other'.*are chained, other",
         ),
-        ("nothing", "must name a recipe, but it is 'nothing'; The recipes are chained, other"),
+        ("nothing", r"must name a recipe, but it is 'nothing'\. The recipes are chained, other"),
         ("[other]", r"must name a recipe, but it is \['other'\]"),
         ("7", "must name a recipe, but it is 7"),
         ("other.yaml", "must name a recipe, but it is 'other.yaml'; did you mean 'other'"),

@@ -70,7 +70,7 @@ def test_a_recipe_of_the_readers_own_can_be_named(change, tmp_path: Path) -> Non
             "sftt.args.max_steps=3",
             r"POSTTRAIN_OVERRIDES: 'sftt\.args\.max_steps' changes nothing; did you mean",
         ),
-        ("max_steps=3", r"POSTTRAIN_OVERRIDES: 'max_steps' changes nothing; .*data, args, lora"),
+        ("max_steps=3", r"POSTTRAIN_OVERRIDES: 'max_steps' changes nothing.*data, args, lora"),
         (
             "args.max_steps",
             "an override looks like 'args.learning_rate=1e-3', but 'args.max_steps' was given",

@@ -21,7 +21,7 @@ from posttrain_helpers.data.public.converters import (
     transcript_pair,
 )
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 Row = dict[str, Any]
 _BESIDE_PROMPT = ("system", "context")
@@ -80,7 +80,7 @@ def find_adapter(source: str, data: Mapping[str, Any]) -> Adapter | None:
 def _chosen(name: object, known: Mapping[str, Adapter], key: str) -> Adapter:
     if not isinstance(name, str) or name not in known:
         raise CourseError(
-            f"data.{key} {name!r} does not exist; {closest(name, known)}The {key.replace('_', ' ')}s are "
+            f"data.{key} {name!r} does not exist{suggestion(name, known)}The {key.replace('_', ' ')}s are "
             f"{', '.join(known)}; for other columns set data.columns."
         )
     return known[name]
@@ -106,7 +106,7 @@ def mapping_adapter(columns: object) -> Adapter:
     )
     if unknown := [field for field in columns if field not in known]:
         raise CourseError(
-            f"data.columns: the field {unknown[0]!r} does not exist; {closest(unknown[0], known)}The fields "
+            f"data.columns: the field {unknown[0]!r} does not exist{suggestion(unknown[0], known)}The fields "
             f"are {', '.join(known)}."
         )
     for kind, forms in FIELDS.items():

@@ -25,7 +25,7 @@ from posttrain_helpers.evaluation.suites.english import declines_rightly, englis
 from posttrain_helpers.evaluation.suites.instructions import obeyed_share, obeys, obeys_loosely
 from posttrain_helpers.evaluation.suites.suite import LONG_REPLY, Suite, check_limit, check_suites
 from posttrain_helpers.metrics import lenient_match, strict_match
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 _MARKDOWN_WORDS = 40
 _DOCUMENT_WORDS = 64
@@ -268,7 +268,7 @@ def _named(name: str) -> Suite:
     suites = {**_TINY, **_ENGLISH}
     if name not in suites:
         raise CourseError(
-            f"the suite {name!r} does not exist; {closest(name, suites)}The suites are {', '.join(suites)}, "
+            f"the suite {name!r} does not exist{suggestion(name, suites)}The suites are {', '.join(suites)}, "
             "and a file of rows is one if its name ends like one, as in questions.jsonl."
         )
     return Suite(name, items=tuple(_items(name)), **suites[name])

@@ -12,7 +12,7 @@ from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.lessons.exercises.exercise import Exercise, Feedback
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import suggestion
 
 __all__ = ["all_exercises", "check"]
 
@@ -33,7 +33,7 @@ def check(number: str, answer: Any) -> Feedback:
     known = {exercise.id: exercise for exercise in all_exercises()}
     if number not in known:
         raise CourseError(
-            f"the exercise {number!r} does not exist; {closest(number, known)}The exercises are "
+            f"the exercise {number!r} does not exist{suggestion(number, known)}The exercises are "
             f"{', '.join(known)}."
         )
     return known[number].check(answer)

@@ -184,7 +184,6 @@ def test_kto_trains_on_labelled_rows(random_model_dir: Path, tmp_path: Path) -> 
         "model": str(random_model_dir),
         "args.max_steps": 1,
         "args.per_device_train_batch_size": 4,
-        "args.output_dir": str(tmp_path / "run"),
     }
     kto = load_recipe("kto", "tiny", overrides)
     model, tokenizer = load_model_and_tokenizer(str(random_model_dir), use_gpu=False, verbose=False)
