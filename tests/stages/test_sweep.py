@@ -116,6 +116,8 @@ def test_the_models_of_a_recipe_are_those_of_the_option(
     assert planned("--models", "base,sft") == both, "the list is no part of a stage's identity"
     assert cli.main([*line, "--model-index", "0"]) == cli.EXIT_MISTAKE
     assert "names none of the 0 models" in capsys.readouterr().err
+    assert cli.main([*line, "--models", " , "]) == cli.EXIT_MISTAKE
+    assert "--models names no model; found ' , '" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
