@@ -53,6 +53,9 @@ def lines(reader_files: dict[str, Path]) -> dict[str, str]:
     return {
         "sft": f"train sft {model} data.source={reader_files['sft']} {STEPS} args.max_steps=4",
         "dpo": f"train dpo {model} data.source={reader_files['dpo']} {STEPS} args.max_steps=3",
+        # Its reference model is another one, of which each process holds a copy.
+        "dpo-reference": f"train dpo {model} data.source={reader_files['dpo']} {STEPS} args.max_steps=3 "
+        f"reference={reader_files['teacher']}",
         "grpo": f"train grpo {model} {prompts} {SAMPLED} args.max_steps=3 args.steps_per_generation=1 "
         "args.per_device_train_batch_size=16 args.num_generations=4",
         # It whitens the advantages of each process by themselves, and deals each its own mini-batches.
@@ -95,7 +98,7 @@ def test_two_processes_give_the_curve_of_one(
         "two": done.stdout,
     }
     for label, text in printed.items():
-        assert text.count("stage: ") == 4, "the main process alone speaks"
+        assert text.count("stage: ") == len(commands), "the main process alone speaks"
         assert not list(outputs[label].glob("*/stages/.*.tmp"))
     for name in lines(reader_files):
         one, two = (output / "tiny" / "stages" / f"my-{name}" for output in outputs.values())

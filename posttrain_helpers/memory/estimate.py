@@ -134,6 +134,7 @@ class MemoryEstimate:
         method: of training.
         arguments: of the trainer.
         length: tokens of the longest row.
+        reference: bytes of a reference model that is not the parent, None where there is none.
         moments: for each moment of a step the bytes of each item that is held.
     """
 
@@ -141,6 +142,7 @@ class MemoryEstimate:
     method: str
     arguments: Mapping[str, Any]
     length: int
+    reference: int | None
     moments: dict[str, dict[str, int]]
 
     @property
@@ -212,7 +214,11 @@ def measure_model(model: Module) -> ModelSize:
 
 
 def estimate_memory(
-    size: ModelSize, method: str, arguments: Mapping[str, Any], reward_models: int = 0
+    size: ModelSize,
+    method: str,
+    arguments: Mapping[str, Any],
+    reward_models: int = 0,
+    reference: int | None = None,
 ) -> MemoryEstimate:
     """Estimate what a run holds at each moment of a step, and so its peak.
 
@@ -221,6 +227,8 @@ def estimate_memory(
         method: a key of `NEEDS`.
         arguments: the fields of the trainer's config.
         reward_models: how many models of the policy's size give rewards.
+        reference: bytes of a reference model that is not the parent. It is held beside an adapter too, and
+            with log-probabilities that are computed in advance.
 
     Raises:
         CourseError: there is no length, a number is below 1, or the optimizer is unknown.
@@ -278,11 +286,12 @@ def estimate_memory(
             "logits": _WHOLE_LOGITS * rows * config.vocab_size * FLOAT32_BYTES,
             "activations": 3 * rows * (length - completion) * _mlp_width(config) * compute,
         }
+    parents = size.weights if needs.teacher or (with_reference and not size.adapter) else 0
     always = {
         "weights": size.weights,
         "optimizer": int(size.trained * OPTIMIZER_STATE[optimizer]),
         # Without its adapter a model is its own reference.
-        "reference": size.weights if needs.teacher or (with_reference and not size.adapter) else 0,
+        "reference": parents if reference is None else reference,
         "reward models": reward_models * size.parameters * size.width,
         # Weights, gradients and the optimizer's numbers of another model.
         "critic": int(size.parameters * size.width * (2 + OPTIMIZER_STATE[optimizer])) * with_critic,
@@ -291,7 +300,7 @@ def estimate_memory(
         held = {**always, **items}
         share = int(_FRAGMENTATION * sum(held.values()))
         moments[moment] = {**held, "overhead": _FIXED[_device(arguments)] + share}
-    return MemoryEstimate(size, method, arguments, length, moments)
+    return MemoryEstimate(size, method, arguments, length, reference, moments)
 
 
 def _lengths(method: str, arguments: Mapping[str, Any], config: PreTrainedConfig) -> tuple[int, int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from posttrain_helpers.environment.profiles import Profile
+from posttrain_helpers.environment.profiles import READY_MADE, Profile
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.manifest import saved_stages
+from posttrain_helpers.models.manifest import BASE, saved_stages
 from posttrain_helpers.recipes.methods import METHODS, config_class
-from posttrain_helpers.recipes.shipped import stage_recipes
+from posttrain_helpers.recipes.shipped import stage_name, stage_recipes
 from posttrain_helpers.recipes.sources import data_types
 from posttrain_helpers.recipes.values import VALUE_TYPES, argument_types, check_values
 from posttrain_helpers.rewards.verifiers import VERIFIERS
@@ -134,6 +135,51 @@ def check_teacher(name: str | None, method: str, where: str) -> str | None:
         f"{where}: the method {method!r} learns from a teacher, but the recipe names none; set teacher, for "
         "example teacher=grpo."
     )
+
+
+def check_reference_name(
+    settings: Mapping[str, Any], recipe: str, profile: Profile, where: str
+) -> str | None:
+    """Return the reference model that a recipe names, None where it is the parent; nothing is loaded.
+
+    Args:
+        settings: of the recipe, their types checked.
+        recipe: its name.
+        profile: what stage names refer to.
+        where: what to call the recipe in an error.
+
+    Raises:
+        CourseError: the method's trainer takes no reference model, there is no stage of that name, or it is
+            the stage that the recipe makes.
+    """
+    name, method = settings.get("reference"), settings["method"]
+    if name is None:
+        return None
+    if METHODS[method].reference != "any":
+        taking = ", ".join(key for key, other in METHODS.items() if other.reference == "any")
+        trainer = METHODS[method].trainer.split(":")[1]
+        why = (
+            f"has no reference model but the parent, as {trainer} takes no other"
+            if METHODS[method].reference == "parent"
+            else "has no reference model"
+        )
+        raise CourseError(
+            f"{where}: the method {method!r} {why}, but reference is {name!r}; remove it, or choose a method "
+            f"whose trainer takes one: {taking}."
+        )
+    if name == stage_name(settings, recipe):
+        raise CourseError(
+            f"{where}: the reference {name!r} is the stage that the recipe makes; name another stage, or "
+            "give what it makes another name by stage=..."
+        )
+    known = [BASE, *READY_MADE, *stage_recipes(), *saved_stages(profile)]
+    is_place = "/" in name or "\\" in name or Path(name).expanduser().exists()
+    if not is_place and name not in known:
+        raise CourseError(
+            f"{where}: the reference {name!r} does not exist; {closest(name, known)}Name a stage, a "
+            "directory, or a Hub id with its owner."
+        )
+    return name
 
 
 def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:

@@ -21,6 +21,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes.checks import (
     best_kept,
     check_keys,
+    check_reference_name,
     check_rewards,
     check_settings,
     check_teacher,
@@ -90,6 +91,7 @@ def load_recipe(
         own_args=settings["args"],
         rewards=check_rewards(settings.get("rewards"), settings["method"], profile, where),
         teacher=check_teacher(settings.get("teacher"), settings["method"], where),
+        reference=check_reference_name(settings, path.stem, profile, where),
         models=tuple(settings.get("models") or ()),
         early_stopping=settings.get("early_stopping"),
     )

@@ -32,6 +32,8 @@ class Method:
             overrule them.
         rewards: whether it learns from reward functions, which the recipe names.
         teacher: whether it learns from the distributions of another model, which the recipe names.
+        reference: what its reference model may be: "any" that the recipe names, the "parent" alone (TRL's
+            trainer takes no other), or "none".
         sampler: "module:function" that the trainer may sample with.
         evaluates: whether the trainer can look at dev rows while it trains.
     """
@@ -44,6 +46,7 @@ class Method:
     arguments: dict[str, Any] = field(default_factory=dict)
     rewards: bool = False
     teacher: bool = False
+    reference: str = "none"
     sampler: str | None = None
     evaluates: bool = True
 
@@ -58,6 +61,7 @@ METHODS: dict[str, Method] = {
         config="posttrain_helpers.training.regularized_sft_config:RegularizedSFTConfig",
         trainer="posttrain_helpers.training.regularized_sft:RegularizedSFTTrainer",
         columns=_CONVERSATIONS,
+        reference="any",
     ),
     "reward": Method(
         config="trl:RewardConfig",
@@ -66,13 +70,20 @@ METHODS: dict[str, Method] = {
         data="pairs",
         head="reward",
     ),
-    "dpo": Method(config="trl:DPOConfig", trainer="trl:DPOTrainer", columns=_PAIRS, data="pairs"),
+    "dpo": Method(
+        config="trl:DPOConfig",
+        trainer="trl:DPOTrainer",
+        columns=_PAIRS,
+        data="pairs",
+        reference="any",
+    ),
     "kto": Method(
         config="trl:KTOConfig",
         trainer="trl:KTOTrainer",
         # It would take pairs apart by itself, into all chosen replies and then all rejected ones.
         columns=(("prompt", "completion", "label"),),
         data="labels",
+        reference="any",
     ),
     # These two collate by columns of their own and warn about the default.
     "orpo": Method(
@@ -95,6 +106,7 @@ METHODS: dict[str, Method] = {
         columns=(("prompt",),),
         data="prompts",
         rewards=True,
+        reference="parent",
         sampler="posttrain_helpers.generation.rollouts:grpo_rollouts",
     ),
     "rloo": Method(
@@ -103,6 +115,7 @@ METHODS: dict[str, Method] = {
         columns=(("prompt",),),
         data="prompts",
         rewards=True,
+        reference="parent",
     ),
     "ppo": Method(
         config="posttrain_helpers.training.ppo.config:PPOConfig",
@@ -110,6 +123,7 @@ METHODS: dict[str, Method] = {
         columns=(("prompt",),),
         data="prompts",
         rewards=True,
+        reference="any",
         evaluates=False,
     ),
     # The same divergence on replies that are given, and on replies that the student samples.

@@ -23,6 +23,7 @@ VALUES = (
     "quantization",
     "rewards",
     "teacher",
+    "reference",
     "early_stopping",
 )
 

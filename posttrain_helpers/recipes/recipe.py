@@ -40,6 +40,8 @@ class Recipe:
         rewards: what rates a reply, for methods that learn from rewards: functions of `verifiers`, and stages
             or directories of reward models.
         teacher: what the student imitates, for methods that distil: a stage, a directory or a Hub id.
+        reference: the reference model, for methods whose trainer takes one: a stage, a directory or a Hub id;
+            None for the parent.
         early_stopping: after so many evaluations that get no better the training ends, None for never.
     """
 
@@ -60,6 +62,7 @@ class Recipe:
     rewards: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     teacher: str | None = None
+    reference: str | None = None
     early_stopping: int | None = None
 
     @property
@@ -72,10 +75,11 @@ class Recipe:
     def content(self) -> dict[str, Any]:
         """Return what the recipe sets, without what depends on the machine."""
         return {
-            # A recipe without its own stage name, rewards or teacher keeps the identity that it had before.
+            # A recipe that sets none of these keeps the identity that it had before they could be set.
             **({"stage": self.stage} if self.stage != self.name else {}),
             **({"rewards": list(self.rewards)} if self.rewards else {}),
             **({"teacher": self.teacher} if self.teacher else {}),
+            **({"reference": self.reference} if self.reference else {}),
             **({"early_stopping": self.early_stopping} if self.early_stopping else {}),
             "method": self.method,
             "profile": self.profile,

@@ -21,6 +21,7 @@ from posttrain_helpers.environment.schemas import checked
 _NAME = Annotated[str, Field(min_length=1)]
 _MODELS = Annotated[list[_NAME], Field(min_length=1)]
 VALUE_TYPES = {"description": str, "model": str, "models": _MODELS, "teacher": str, "seed": int}
+VALUE_TYPES["reference"] = _NAME
 VALUE_TYPES["early_stopping"] = Annotated[int, Field(ge=1)]
 
 # What the libraries take beyond what they declare.

@@ -145,7 +145,8 @@ def _card(name: str, stage: Path, profile: Profile, adapter: bool) -> str:
     )
     steps = [
         f"{each['stage']} ({each['settings']['method']}, recipe {each['recipe']} {each['recipe_hash']}, seed "
-        f"{each['seed']}{'' if same else '; what it was trained from has been replaced since'})"
+        f"{each['seed']}{_reference(each)}"
+        f"{'' if same else '; what it was trained from has been replaced since'})"
         for each, same in lineage
     ]
     shown = own.description if of_the_profile else _public(place)
@@ -204,6 +205,11 @@ def _measured(name: str, identity: str, profile: Profile) -> str:
     ]
     heading = "| suite | measure | items | mean | 95 % interval |\n|---|---|---|---|---|\n"
     return f"On the items of the split {record.split!r}, {record.written}:\n\n{heading}" + "\n".join(rows)
+
+
+def _reference(manifest: Mapping[str, Any]) -> str:
+    name = manifest["settings"].get("reference")
+    return f", reference model {_public(name)}" if name else ""
 
 
 def _source(manifest: Mapping[str, Any]) -> str:

@@ -224,8 +224,7 @@ def train_stage(
                 f"{free_place(target).name!r}."
             )
         origin = {"recipe": recipe.hash, "model": model_identity(parent)}
-        kinds = {name: "teacher" if name == recipe.teacher else "reward model" for name in others}
-        origin |= {f"{kinds[name]} {name!r}": model_identity(place) for name, place in others.items()}
+        origin |= {f"{_kind(recipe, name)} {name!r}": model_identity(place) for name, place in others.items()}
         run = Run(recipe.stage, output_root() / recipe.profile / "runs" / recipe.stage, origin)
         checkpoint = run.start(resume, rebuild)
         if checkpoint is not None:
@@ -250,6 +249,11 @@ def _resolved_others(recipe: Recipe) -> dict[str, str]:
     return {name: resolve_model(name, recipe.profile) for name in other_models(recipe)}
 
 
+def _kind(recipe: Recipe, name: str) -> str:
+    """Say what another model is to a recipe."""
+    return {recipe.teacher: "teacher", recipe.reference: "reference"}.get(name, "reward model")
+
+
 def _out_of_date(target: Path, recipe: Recipe, parent: str, others: dict[str, str]) -> str:
     """Return why a stage must be built, an empty text if it need not be."""
     if not (target / MANIFEST).is_file():
@@ -261,7 +265,7 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str, others: dict[str, st
         return f"{recipe.model!r} has changed"
     for name, place in others.items():
         if manifest.get("reward_identities", {}).get(name) != model_identity(place):
-            return f"the {'teacher' if name == recipe.teacher else 'reward model'} {name!r} has changed"
+            return f"the {_kind(recipe, name)} {name!r} has changed"
     return ""
 
 

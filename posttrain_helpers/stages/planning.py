@@ -16,7 +16,7 @@ from posttrain_helpers.environment.fetched import FETCHABLE
 from posttrain_helpers.environment.processes import process_count
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.memory.estimate import MemoryEstimate, estimate_memory, measure_model
+from posttrain_helpers.memory.estimate import MemoryEstimate, ModelSize, estimate_memory, measure_model
 from posttrain_helpers.models.hub import cached_model
 from posttrain_helpers.models.loading import model_directory
 from posttrain_helpers.models.manifest import BASE, STAGE_NAME, is_complete, stage_path
@@ -25,6 +25,7 @@ from posttrain_helpers.recipes import load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
 from posttrain_helpers.rewards.verifiers import reward_models
 from posttrain_helpers.training.trainer import checked_config
+from posttrain_helpers.wording import readable_size
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -46,30 +47,39 @@ def plan_recipe(recipe: Recipe, config: PreTrainedConfig | None = None) -> Memor
         CourseError: the model's config makes no model that the estimate knows, the recipe sets no length, or
             its optimizer is unknown.
     """
+    arguments = {item.name: item.default for item in fields(config_class(recipe.method))} | recipe.args
+    size = _planned_size(recipe.model, recipe, config, METHODS[recipe.method].head, recipe.lora)
+    if recipe.quantization:
+        size = size.quantized(recipe.quantization)
+    reference = _planned_size(recipe.reference, recipe, config).weights if recipe.reference else None
+    return estimate_memory(size, recipe.method, arguments, len(reward_models(recipe.rewards)), reference)
+
+
+def _planned_size(
+    name: str,
+    recipe: Recipe,
+    config: PreTrainedConfig | None,
+    head: str = "language",
+    lora: Mapping[str, Any] | None = None,
+) -> ModelSize:
+    """Return the size of a model that a recipe names, from its config alone."""
     from transformers import AutoConfig
 
-    head = METHODS[recipe.method].head
-    arguments = {item.name: item.default for item in fields(config_class(recipe.method))} | recipe.args
-    dtype = get_profile(recipe.profile).dtype
+    profile = get_profile(recipe.profile)
     try:
         if config is None:
-            place = _architecture(recipe.model, recipe.profile)
-            config = AutoConfig.from_pretrained(
-                place, revision=get_profile(recipe.profile).revision_of(str(place))
-            )
-        model = empty_model(config, dtype, head, recipe.lora)
+            place = _architecture(name, recipe.profile)
+            config = AutoConfig.from_pretrained(place, revision=profile.revision_of(str(place)))
+        model = empty_model(config, profile.dtype, head, lora)
     except CourseError:
         raise
     except (ImportError, *loading_errors()) as error:
         reason = " ".join(str(error).split())[:200]
         raise CourseError(
-            f"no {head} model can be made from the config of {recipe.model!r} and the recipe's lora "
+            f"no {head} model can be made from the config of {name!r} and the recipe's lora "
             f"({reason}); choose another model, or correct lora."
         ) from error
-    size = measure_model(model)
-    if recipe.quantization:
-        size = size.quantized(recipe.quantization)
-    return estimate_memory(size, recipe.method, arguments, len(reward_models(recipe.rewards)))
+    return measure_model(model)
 
 
 def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
@@ -93,16 +103,23 @@ def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
     replies = process_count() * config.per_device_train_batch_size * config.gradient_accumulation_steps
     steps = config.max_steps if config.max_steps > 0 else _steps(config, rows, replies)
     most = f"; at most {steps * replies * estimate.length:,} tokens" if steps else ""
-    parent = recipe.model
-    if parent in stage_recipes() and not is_complete(stage_path(parent, recipe.profile)):
-        parent += " (to be built first)"
+    reference = []
+    if recipe.reference:
+        weights = readable_size(estimate.reference)
+        reference = [("reference", f"{_with_state(recipe.reference, recipe)}, {weights} of weights")]
     return [
-        ("from", parent),
+        ("from", _with_state(recipe.model, recipe)),
+        *reference,
         ("data", f"{recipe.data.get('source')}: {'not counted yet' if rows is None else f'{rows:,} rows'}"),
         ("steps", f"{f'{steps:,}' if steps else 'not known yet'}, {replies} rows or replies in each{most}"),
         ("memory", estimate.sentence()),
         ("stage", str(stage_path(recipe.stage, recipe.profile))),
     ]
+
+
+def _with_state(name: str, recipe: Recipe) -> str:
+    missing = name in stage_recipes() and not is_complete(stage_path(name, recipe.profile))
+    return f"{name} (to be built first)" if missing else name
 
 
 def _training_rows(recipe: Recipe) -> int | None:

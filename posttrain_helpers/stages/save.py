@@ -71,8 +71,9 @@ def save_stage(
         The stage's directory.
 
     Raises:
-        CourseError: a bad name, no tokenizer, a training that `training_state.check_trained` refuses, weights
-            that are not finite, or a disk that is full or read-only: then nothing is left behind.
+        CourseError: a bad name, no tokenizer, a training that `training_state.check_trained` refuses or
+            that went without the recipe's reference model, weights that are not finite, or a disk that is
+            full or read-only: then nothing is left behind.
     """
     from safetensors import SafetensorError
 
@@ -84,6 +85,11 @@ def save_stage(
         raise CourseError(f"the stage {name!r} needs a tokenizer beside the model; pass tokenizer=...")
     if trainer is not None:
         check_trained(trainer, as_it_is)
+        if recipe.reference and getattr(trainer, "given_reference", None) is None:
+            raise CourseError(
+                f"the recipe {recipe.name!r} names the reference {recipe.reference!r}, but the trainer "
+                "was made without it; make it with make_trainer(recipe, ...), or remove reference."
+            )
     check_weights_are_sound(model)
     model.eval()
     repair_generation_config(model, tokenizer)
@@ -128,11 +134,12 @@ def save_stage(
 def other_models(recipe: Recipe) -> list[str]:
     """Return the models that a recipe learns from beside its parent.
 
-    These are the reward models that it trains against or chooses its rows with, and a teacher.
+    These are the reward models that it trains against or chooses its rows with, a teacher and a reference
+    model.
     """
     scorer = recipe.data.get("scorer", "gold")
     chooser = [] if scorer in NO_MODEL else [scorer]
-    return [*reward_models([*recipe.rewards, *chooser]), *([recipe.teacher] if recipe.teacher else [])]
+    return [*reward_models([*recipe.rewards, *chooser]), *filter(None, (recipe.teacher, recipe.reference))]
 
 
 def is_as_written(recipe: Recipe) -> bool:

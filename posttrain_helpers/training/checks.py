@@ -309,16 +309,28 @@ def _reads_reference(config: Any) -> bool:
 
 
 def check_reference(trainer: Trainer) -> None:
-    """Check that the reference model equals the policy before the first step.
+    """Check that the reference model is the one that the recipe names, or equals the policy at the start.
 
     A trainer that is given no reference model reads one from the path that the policy was loaded from. What
     happened to the policy in memory since then is missing there.
 
+    Args:
+        trainer: has as `given_reference` what the recipe names, as `make_trainer` loads it.
+
     Raises:
-        CourseError: the weights differ.
+        CourseError: the trainer looks at another model, or the weights differ.
     """
     import torch
 
+    given = getattr(trainer, "given_reference", None)
+    if given is not None:
+        used = trainer.ref_model
+        if used is None or trainer.accelerator.unwrap_model(used) is not given:
+            raise CourseError(
+                f"{type(trainer).__name__} does not use the reference model that the recipe names, but "
+                f"{'the policy itself' if used is None else 'another'}; leave reference out."
+            )
+        return
     # With an adapter, or with log-probabilities computed in advance, the policy is its own reference; without
     # a KL penalty there is none.
     if trainer.ref_model is None:

@@ -1,4 +1,4 @@
-"""What a distillation needs beside its trainer: a teacher of the same vocabulary, and a check of both.
+"""What a distillation is checked for: a teacher of the same vocabulary, and something to learn from it.
 
 The trainers are TRL's: `DistillationTrainer` on replies that the student samples, and `GKDTrainer` on replies
 that are given. Both compare next-token distributions entry by entry, and look only at how many entries there
@@ -7,40 +7,12 @@ are.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.environment.runtime import current_runtime
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-
-    from posttrain_helpers.recipes import Recipe
-
-
-def load_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load the teacher that a recipe names, in evaluation mode and frozen; a stage must be there.
-
-    Args:
-        recipe: of a method that distils.
-        tokenizer: the student's.
-
-    Raises:
-        CourseError: as loading a model does, or the teacher's tokens are not the student's.
-    """
-    from posttrain_helpers.models.loading import load_repaired
-    from posttrain_helpers.models.manifest import STAGE_NAME, location
-
-    place = location(recipe.teacher, recipe.profile)
-    if STAGE_NAME.fullmatch(place) and not Path(place).is_dir():
-        raise CourseError(
-            f"the teacher {recipe.teacher!r} is not there yet; load_stage({recipe.teacher!r}) builds it."
-        )
-    device = current_runtime(recipe.profile).device
-    teacher, its_tokenizer, _ = load_repaired(place, device, merge=True, profile=recipe.profile)
-    check_same_vocabulary(tokenizer, its_tokenizer)
-    return teacher.requires_grad_(False).eval()
 
 
 def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

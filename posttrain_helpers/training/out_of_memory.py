@@ -84,7 +84,9 @@ def plan_trainer(trainer: Trainer, method: str) -> MemoryEstimate:
         trainer: as `make_trainer` returns it.
         method: its method.
     """
-    return estimate_memory(measure_model(trainer.model), method, vars(trainer.args))
+    given = getattr(trainer, "given_reference", None)
+    reference = None if given is None else measure_model(given).weights
+    return estimate_memory(measure_model(trainer.model), method, vars(trainer.args), reference=reference)
 
 
 def memory_advice(estimate: MemoryEstimate) -> list[str]:
@@ -97,7 +99,8 @@ def memory_advice(estimate: MemoryEstimate) -> list[str]:
     """
     advice = []
     for text, size, changes in _changes(estimate):
-        changed = estimate_memory(size, estimate.method, {**estimate.arguments, **changes})
+        arguments = {**estimate.arguments, **changes}
+        changed = estimate_memory(size, estimate.method, arguments, reference=estimate.reference)
         saved = estimate.total - changed.total
         if saved > 0.02 * estimate.total:
             advice.append(f"{text} (saves about {readable_size(saved)})")

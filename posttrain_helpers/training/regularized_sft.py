@@ -54,19 +54,24 @@ class RegularizedSFTTrainer(SFTTrainer):
         model: a loaded model. The base is a frozen copy of it as it is now; of a model with an adapter it is
             the model without the adapter, and no copy is made.
         args: the arguments.
+        ref_model: another model to stay near, in place of the base.
         kwargs: all else that `SFTTrainer` takes.
 
     Attributes:
-        ref_model: the frozen copy, None with an adapter.
+        ref_model: the model that was given or the frozen copy, None with an adapter alone.
 
     Raises:
         CourseError: arguments of another class, a model that was not loaded yet or that another trainer has
-            patched, an adapter without which the model is not the base, logits that are scaled or capped, or
-            weights that are sharded or compiled.
+            patched, an adapter without which the model is not the base, logits that are scaled or capped,
+            another number of them than the reference model's, or weights that are sharded or compiled.
     """
 
     def __init__(
-        self, model: PreTrainedModel, args: RegularizedSFTConfig | None = None, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        args: RegularizedSFTConfig | None = None,
+        ref_model: PreTrainedModel | None = None,
+        **kwargs: Any,
     ) -> None:
         args = RegularizedSFTConfig("trainer_output") if args is None else args
         if not isinstance(args, RegularizedSFTConfig):
@@ -79,8 +84,12 @@ class RegularizedSFTTrainer(SFTTrainer):
                 "load_model_and_tokenizer."
             )
         _check_logits(model)
-        reference = None
-        if not isinstance(model, PeftModel) and kwargs.get("peft_config") is None:
+        reference = ref_model
+        if reference is not None:
+            _check_logits(reference)
+            _check_sizes(model, reference)
+            reference = reference.requires_grad_(False).eval().to(args.device)
+        elif not isinstance(model, PeftModel) and kwargs.get("peft_config") is None:
             check_unpatched(model)
             # Now: TRL binds the forward of the model that it trains, and a later copy would run its weights.
             reference = copy.deepcopy(model).requires_grad_(False).eval().to(args.device)
@@ -117,7 +126,7 @@ class RegularizedSFTTrainer(SFTTrainer):
     @property
     def _body(self) -> PreTrainedModel:
         """The model inside the adapter, if there is one."""
-        return self.model if self.ref_model is not None else self.model.get_base_model()
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @torch.no_grad()
     def _base_states(self, inputs: dict[str, Any]) -> torch.Tensor:
@@ -211,6 +220,15 @@ def _check_logits(model: PreTrainedModel) -> None:
                 f"the model changes what its output layer returns ({name}={getattr(config, name)}), which "
                 "the KL term does not know; take another model, or SFTTrainer."
             )
+
+
+def _check_sizes(model: PreTrainedModel, reference: PreTrainedModel) -> None:
+    sizes = [each.get_output_embeddings().weight.shape[0] for each in (model, reference)]
+    if sizes[0] != sizes[1]:
+        raise CourseError(
+            f"the model has logits for {sizes[0]:,} tokens and the reference model for {sizes[1]:,}, so "
+            "there is no KL divergence between them; take a reference model of the same vocabulary."
+        )
 
 
 def _check_adapter(model: PeftModel) -> None:

@@ -40,7 +40,8 @@ from posttrain_helpers.training.checks import (
     lost_in_tokenization,
     replies_read_only,
 )
-from posttrain_helpers.training.distillation import check_distillation, load_teacher
+from posttrain_helpers.training.distillation import check_distillation
+from posttrain_helpers.training.frozen import load_reference, load_teacher
 from posttrain_helpers.training.reward_checks import check_policy
 from posttrain_helpers.training.state import check_weights_are_sound
 
@@ -112,7 +113,9 @@ def make_trainer(
     _check_template(config, tokenizer)
     _check_offloading(config)
     check_positions(model, config)
-    check_reference_source(model, config)
+    reference = load_reference(recipe, tokenizer) if recipe.reference else None
+    if reference is None:
+        check_reference_source(model, config)
     with _refusals(recipe, method.trainer, "arguments or data"):
         trainer = trainer_class(recipe.method)(
             model=model,
@@ -122,9 +125,11 @@ def make_trainer(
             callbacks=list(callbacks),
             **rewards,
             **({"teacher_model": load_teacher(recipe, tokenizer)} if method.teacher else {}),
+            **({} if reference is None else {"ref_model": reference}),
             **_sampler(method, config),
             **({} if eval_dataset is None else {"eval_dataset": eval_dataset}),
         )
+    trainer.given_reference = reference
     check_trainer(trainer, train_dataset, verbose)
     return trainer
 

@@ -210,6 +210,11 @@ def test_what_methods_hold() -> None:
     assert dpo["activations"] == 2 * sft["activations"]  # a pair is two rows
     assert at_peak(estimate("dpo", precompute_ref_log_probs=True))["reference"] == 0
     assert at_peak(estimate("dpo", of=size(lora=LORA)))["reference"] == 0
+    for changes in ({"precompute_ref_log_probs": True}, {"of": size(lora=LORA)}):  # its own, not the parent
+        made = estimate_memory(
+            changes.pop("of", size()), "dpo", {**ARGUMENTS, **changes}, reference=7 * 10**6
+        )
+        assert at_peak(made)["reference"] == 7 * 10**6
     assert at_peak(estimate("grpo", beta=0.0))["reference"] == 0
     assert at_peak(estimate("grpo", beta=0.1))["reference"] == sft["weights"]
     assert at_peak(estimate("reward"))["logits"] == 0

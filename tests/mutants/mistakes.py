@@ -1386,6 +1386,13 @@ TRAINING_CHECKS = Group(
             "",
         ),
         Mistake(
+            "check_reference",
+            "a trainer may leave the given reference out",
+            "used is None or trainer.accelerator.unwrap_model(used) is not given",
+            "used is not None and trainer.accelerator.unwrap_model(used) is not given",
+            ("tests/training/test_frozen.py",),
+        ),
+        Mistake(
             "check_labels",
             "one label is enough",
             "if desirable in (0, len(labels)):",

@@ -774,3 +774,62 @@ def test_a_step_of_a_shipped_policy_recipe_holds_whole_groups(name: str, profile
     assert replies % arguments["num_generations"] == 0
     assert replies // arguments["num_generations"] >= 4
     assert len(arguments.get("reward_weights", recipe.rewards)) == len(recipe.rewards)
+
+
+# --- reference ---
+
+
+def test_a_reference_is_part_of_the_hash_and_shown() -> None:
+    recipe = load_recipe("dpo", "tiny", ["reference=sft"])
+    assert recipe.reference == "sft"
+    assert dict(recipe.rows())["reference"] == "sft"
+    without = load_recipe("dpo", "tiny")
+    assert len({recipe.hash, without.hash, load_recipe("dpo", "tiny", ["reference=base"]).hash}) == 3
+    assert load_recipe("dpo", "tiny", ["reference=null"]).hash == without.hash
+
+
+def test_a_reference_may_be_another_one_in_a_profile(write) -> None:
+    path = write(
+        "method: dpo\nparent: sft\nreference: sft\nprofiles:\n  tiny: {}\n  qwen3: {reference: base}\n"
+    )
+    assert load_recipe(path, "tiny").reference == "sft"
+    assert load_recipe(path, "qwen3").reference == "base"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_reference_belongs_to_a_trainer_that_takes_one(method: str) -> None:
+    import inspect
+
+    from posttrain_helpers.recipes.methods import trainer_class
+
+    trainer, takes = trainer_class(method), METHODS[method].reference
+    assert ("ref_model" in inspect.signature(trainer).parameters) == (takes == "any")
+    (name, *_) = (name for name in recipe_names() if load_recipe(name, "tiny").method == method)
+    if takes == "any":
+        assert load_recipe(name, "tiny", {"reference": "base"}).reference == "base"
+        return
+    sentence = f"has no reference model but the parent, as {trainer.__name__} takes no other, but reference"
+    with pytest.raises(
+        CourseError, match=sentence if takes == "parent" else "has no reference model, but"
+    ) as found:
+        load_recipe(name, "tiny", {"reference": "base"})
+    assert str(found.value).endswith("choose a method whose trainer takes one: kl_sft, dpo, kto, ppo.")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("reference=stf", "the reference 'stf' does not exist; did you mean 'sft'"),
+        ("reference=", None),
+        ("reference=''", "reference must"),
+        ("reference=3", "reference must"),
+        ("reference=dpo", "the reference 'dpo' is the stage that the recipe makes"),
+    ],
+)
+def test_a_reference_that_cannot_be(override: str, sentence: str | None) -> None:
+    if sentence is None:
+        assert load_recipe("dpo", "tiny", [override]).reference is None
+        return
+    with pytest.raises(CourseError, match=sentence):
+        load_recipe("dpo", "tiny", [override])
+    assert load_recipe("dpo", "tiny", ["reference=dpo", "stage=again"]).reference == "dpo"

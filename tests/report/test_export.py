@@ -109,6 +109,20 @@ def test_the_card_says_what_the_model_is(output_root: Path, random_model_dir: Pa
     assert str(tmp_path) not in card.content
 
 
+def test_the_card_names_the_reference_model(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    reference = str(tmp_path / "somewhere" / "polite")
+    stage = save("mine", random_model_dir, **{"model": "base"})
+    settings = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
+    settings["settings"] |= {"method": "dpo", "reference": reference}
+    (stage / "manifest.json").write_text(json.dumps(settings), encoding="utf-8")
+    card = (export_stage("mine", tmp_path / "out", "tiny") / "README.md").read_text(encoding="utf-8")
+    assert "seed 0, reference model polite)" in card
+    assert "reference: polite" in card
+    assert str(tmp_path) not in card
+
+
 def test_the_card_names_what_is_on_the_hub(output_root: Path, random_model_dir: Path, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 

@@ -452,6 +452,32 @@ def test_the_reference_adapter_of_dpo_is_not_kept(preference_course: Path) -> No
     loaded("dpo")
 
 
+def test_a_reference_stage_is_built_first_and_noted(
+    preference_course: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = SFT.replace("seed: ", "seed: 1") if "seed: " in SFT else SFT + "seed: 1\n"
+    dpo = REWARD.replace("method: reward\nstage: reward_model", "method: dpo")
+    (preference_course / "other.yaml").write_text(other, encoding="utf-8")
+    (preference_course / "first.yaml").write_text(dpo, encoding="utf-8")
+    second = dpo.replace("parent: sft", "parent: first") + "reference: other\n"
+    (preference_course / "second.yaml").write_text(second, encoding="utf-8")
+    load_stage("second")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("'")[1] for line in printed if "… done in" in line] == [
+        "sft",
+        "first",
+        "other",
+        "second",
+    ]
+    assert manifest_of("second")["reward_identities"] == {"other": manifest_of("other")["identity"]}
+    assert manifest_of("second")["settings"]["reference"] == "other"
+    load_stage("second")
+    assert capsys.readouterr().out == ""
+    (preference_course / "other.yaml").write_text(other.replace("seed: 1", "seed: 2"), encoding="utf-8")
+    load_stage("second")
+    assert "stage 'second' from 'first' (the reference 'other' has changed)" in capsys.readouterr().out
+
+
 # --- stages that learn from a reward model ---
 
 POLICY = """

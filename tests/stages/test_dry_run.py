@@ -11,7 +11,7 @@ from posttrain_helpers import cli
 from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.recipes import load_recipe, recipe_names
 from posttrain_helpers.stages import build
-from posttrain_helpers.stages.planning import plan_training
+from posttrain_helpers.stages.planning import plan_recipe, plan_training
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +52,27 @@ def test_the_plan_is_printed(capsys: pytest.CaptureFixture[str], output_root: Pa
     assert f"stage: {output_root / 'tiny' / 'stages' / 'mine'}" in printed
 
 
-def test_the_line_of_the_readme_that_stops_early_is_planned() -> None:
+@pytest.mark.parametrize("key", ["early_stopping=", "reference="])
+def test_a_line_of_the_readme_is_planned(key: str) -> None:
     lines = (repository_root() / "README.md").read_text(encoding="utf-8").splitlines()
-    (line,) = [line for line in lines if line.startswith("python") and "early_stopping=" in line]
+    (line,) = [line for line in lines if line.startswith("python") and key in line]
     words = shlex.split(line, comments=True)
     assert cli.main([*words[words.index("train") :], "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora.r": 8, "lora.target_modules": "all-linear"}])
+def test_the_plan_counts_a_reference_model(lora: dict, output_root: Path) -> None:
+    changes = {"model": "sft", "stage": "second", **lora}
+    plan = plan_training(load_recipe("dpo", "tiny", {**changes, "reference": "kto"}))
+    assert [heading for heading, _ in plan] == ["from", "reference", "data", "steps", "memory", "stage"]
+    assert dict(plan)["reference"] == "kto (to be built first), 8 MB of weights"
+    alone, beside = (
+        plan_recipe(load_recipe("dpo", "tiny", {**changes, **added})).moments["the update"]["reference"]
+        for added in ({}, {"reference": "kto"})
+    )
+    assert beside > 7e6
+    assert alone == (0 if lora else beside)
+    assert not list(output_root.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +89,9 @@ def test_the_line_of_the_readme_that_stops_early_is_planned() -> None:
         ("train sft data.source=absent.jsonl", "'absent.jsonl' does not exist"),
         ("train sft args.eval_strategy=epoch data.dev=absent.jsonl", "correct data.dev."),
         ("train sft model=./absent", "absent"),
+        ("train dpo reference=./absent", "absent"),
+        ("train dpo reference=stf", "did you mean 'sft'"),
+        ("train orpo reference=sft", "the method 'orpo' has no reference model, but reference is 'sft'"),
         ("train sf", "did you mean 'sft'"),
     ],
 )

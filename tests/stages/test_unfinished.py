@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -102,6 +104,34 @@ def test_an_interrupted_training_goes_on(
     assert largest_difference("cut", "whole") < 1e-6
     assert curve("cut") == pytest.approx(curve("whole"), abs=1e-5)
     assert not (run / "cut").exists()
+
+
+def test_a_training_goes_on_beside_its_reference_model(
+    reader_files: dict[str, Path],
+    output_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reference = Path(shutil.copytree(reader_files["teacher"], tmp_path / "reference"))
+    line = (
+        f"train dpo model={reader_files['model']} data.source={reader_files['dpo']} reference={reference} "
+        "args.max_steps=6 args.logging_steps=1 args.per_device_train_batch_size=4 args.learning_rate=1e-3 "
+        "--save-steps 2 --name"
+    )
+    assert train(f"{line} whole") == 0
+    cut_short(f"{line} cut", 5, monkeypatch)
+    assert train(f"{line} cut --resume reference=null") == cli.EXIT_MISTAKE
+    assert "recipe changed since" in capsys.readouterr().err
+    weights_file = reference / "model.safetensors"
+    kept = weights_file.read_bytes()
+    shutil.copy(reader_files["model"] / "model.safetensors", weights_file)
+    assert train(f"{line} cut --resume") == cli.EXIT_MISTAKE
+    assert f"but its reference {str(reference)!r} changed since" in capsys.readouterr().err
+    weights_file.write_bytes(kept)
+    assert train(f"{line} cut --resume") == 0
+    assert curve("cut") == pytest.approx(curve("whole"), abs=1e-5)
+    assert abs(curve("whole")[0] - math.log(2)) > 1e-3
 
 
 def test_early_stopping_keeps_the_best_weights_also_when_it_is_resumed(

@@ -19,7 +19,8 @@ from posttrain_helpers.recipes.methods import trainer_class
 from posttrain_helpers.stages import build
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import other_models
-from posttrain_helpers.training.distillation import check_same_vocabulary, load_teacher
+from posttrain_helpers.training.distillation import check_same_vocabulary
+from posttrain_helpers.training.frozen import load_teacher
 from posttrain_helpers.training.trainer import make_trainer, train
 
 pytestmark = pytest.mark.usefixtures("output_root")
