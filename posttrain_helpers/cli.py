@@ -20,6 +20,7 @@ Ctrl-C with exit code 130, and a reader who is gone (`... | head -1`) quietly wi
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -381,8 +382,9 @@ def _train_here(arguments: argparse.Namespace) -> int:
     changes = _variants(arguments)
     if len(changes) > 1:
         return _train_several(arguments, changes)
-    recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *changes[0]])
     one_of_several = arguments.model_index is not None  # called as in a run of them all
+    named = [] if one_of_several else _named(arguments)
+    recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *changes[0], *named])
     name = _name_in_series(recipe, arguments) if one_of_several else _stage_name(recipe, arguments.name)
     recipe = replace(recipe, stage=name)
     print(recipe)
@@ -403,6 +405,11 @@ def _train_here(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _named(arguments: argparse.Namespace) -> list[str]:
+    """Return --name as an override, so that a training may start from the stage that its recipe names."""
+    return [f"stage={json.dumps(arguments.name)}"] if arguments.name else []
+
+
 def _variants(arguments: argparse.Namespace) -> list[list[str]]:
     from posttrain_helpers.lessons.seeds import parse_seeds
     from posttrain_helpers.recipes import load_recipe
@@ -414,7 +421,8 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
             f"--models names no model; found {arguments.models!r}. Give one or several: base,./my-model."
         )
     if models is None:
-        models = load_recipe(arguments.recipe, arguments.profile, arguments.overrides).models
+        overrides = [*arguments.overrides, *_named(arguments)]
+        models = load_recipe(arguments.recipe, arguments.profile, overrides).models
     if arguments.model_index is not None:
         if not 0 <= arguments.model_index < len(models):
             raise CourseError(

@@ -176,7 +176,7 @@ def check_reference_name(
     is_place = "/" in name or "\\" in name or Path(name).expanduser().exists()
     if not is_place and name not in known:
         raise CourseError(
-            f"{where}: the reference {name!r} does not exist; {closest(name, known)}Name a stage, a "
+            f"{where}: the reference {name!r} does not exist{suggestion(name, known)}Name a stage, a "
             "directory, or a Hub id with its owner."
         )
     return name
