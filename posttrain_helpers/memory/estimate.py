@@ -134,7 +134,8 @@ class MemoryEstimate:
         method: of training.
         arguments: of the trainer.
         length: tokens of the longest row.
-        reference: bytes of a reference model that is not the parent, None where there is none.
+        reference: bytes of a teacher, or of a reference model that is not the parent, None where the policy's
+            own parent is meant or none is.
         moments: for each moment of a step the bytes of each item that is held.
     """
 
@@ -227,8 +228,8 @@ def estimate_memory(
         method: a key of `NEEDS`.
         arguments: the fields of the trainer's config.
         reward_models: how many models of the policy's size give rewards.
-        reference: bytes of a reference model that is not the parent. It is held beside an adapter too, and
-            with log-probabilities that are computed in advance.
+        reference: bytes of a teacher, or of a reference model that is not the parent. It is held beside an
+            adapter too, and with log-probabilities that are computed in advance.
 
     Raises:
         CourseError: there is no length, a number is below 1, or the optimizer is unknown.

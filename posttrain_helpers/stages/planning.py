@@ -51,8 +51,9 @@ def plan_recipe(recipe: Recipe, config: PreTrainedConfig | None = None) -> Memor
     size = _planned_size(recipe.model, recipe, config, METHODS[recipe.method].head, recipe.lora)
     if recipe.quantization:
         size = size.quantized(recipe.quantization)
-    reference = _planned_size(recipe.reference, recipe, config).weights if recipe.reference else None
-    return estimate_memory(size, recipe.method, arguments, len(reward_models(recipe.rewards)), reference)
+    beside = recipe.reference or recipe.teacher  # whole, whatever the policy is
+    frozen = _planned_size(beside, recipe, config).weights if beside else None
+    return estimate_memory(size, recipe.method, arguments, len(reward_models(recipe.rewards)), frozen)
 
 
 def _planned_size(

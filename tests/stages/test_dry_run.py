@@ -75,6 +75,16 @@ def test_the_plan_counts_a_reference_model(lora: dict, output_root: Path) -> Non
     assert not list(output_root.rglob("*.safetensors"))
 
 
+def test_a_teacher_is_as_large_as_it_is(output_root: Path) -> None:
+    small = {"lora.r": 8, "lora.target_modules": "all-linear", "quantization": "4bit"}
+    whole, quantized = (
+        plan_recipe(load_recipe("distill_on_policy", "tiny", changes)).moments["the update"]
+        for changes in ({}, small)
+    )
+    assert quantized["weights"] < whole["weights"]
+    assert quantized["reference"] == whole["reference"] == whole["weights"]
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -140,6 +140,15 @@ def test_replies_of_which_nothing_is_left(
         make_trainer(recipe(method, args__max_length=30), *load(method), Dataset.from_list([long] * 4))
 
 
+def test_one_empty_reply_is_enough(recipe, load, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(recipe("dpo"), *load("dpo"), Dataset.from_list([pair()] * 4))
+    tokens = [([5], [6]), ([], [6]), ([5], []), ([], [])]
+    monkeypatch.setattr("posttrain_helpers.training.checks._compared", lambda _: tokens)
+    (note,) = leave_out_useless_rows(trainer, 4)
+    assert note.startswith("3 of 4 pairs were left out: a reply has no token")
+    assert len(trainer.train_dataset) == 1
+
+
 @pytest.mark.parametrize("method", ["reward", "dpo"])
 def test_rows_that_trl_drops_are_counted(
     method: str, recipe, load, capsys: pytest.CaptureFixture[str]
