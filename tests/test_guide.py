@@ -66,7 +66,11 @@ def real(lesson: str, claim: str) -> str:
     if not found:
         return "not measured" if entries else "not run"
     verdict = found[0].verdict.replace("_", " ").replace("non inferior", "non-inferior")
-    return f"{change([found[0].before], [found[0].after])}, {verdict}"
+    seeds = [
+        runs[claim].held for runs in MEASURED_RUNS.lessons[lesson]["smollm2"].seeds.values() if claim in runs
+    ]
+    more = f"; {sum(seeds)} of {len(seeds)} seeds" if len(seeds) > 1 else ""
+    return f"{change([found[0].before], [found[0].after])}, {verdict}{more}"
 
 
 @pytest.mark.parametrize("row", measured_rows(), ids=lambda row: " ".join(cells(row)[:2]))
