@@ -11,8 +11,9 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +27,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.targets import label_of
 from posttrain_helpers.models.loading import head_of, load_repaired, model_directory
 from posttrain_helpers.models.manifest import MANIFEST, STAGE_NAME, finished_stage, location
+from posttrain_helpers.serving.requests import request_fault
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -57,7 +59,10 @@ def serve(name: str, host: str, port: int, profile: Profile) -> None:
             entry = {"id": directory.name, "object": "model", "created": 0, "owned_by": "posttrain"}
             ModelManager.get_gen_models = staticmethod(lambda cache_dir=None: [entry])
             build = serving.server.build_server
-            serving.server.build_server = lambda *args, **named: _restricted(build(*args, **named), hosts)
+            fault = _fault_finder(directory)
+            serving.server.build_server = lambda *args, **named: _restricted(
+                build(*args, **named), hosts, fault
+            )
             os.chdir(directory.parent)  # clients name the model as the server does
             print(f"serving {directory.name!r} at http://{host}:{port}/v1 until Ctrl-C", flush=True)
             device = current_runtime(profile).device
@@ -66,8 +71,19 @@ def serve(name: str, host: str, port: int, profile: Profile) -> None:
         print("stopped")
 
 
-def _restricted(app: FastAPI, hosts: list[str]) -> FastAPI:
-    """Return a server that keeps to its one model, and answers to the names of this machine alone."""
+def _fault_finder(directory: Path) -> Callable[[Mapping[str, Any]], str | None]:
+    """Return what says what is wrong with a request to the model of a directory."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory).get_text_config()
+    return partial(
+        request_fault, tokenizer=tokenizer, positions=getattr(config, "max_position_embeddings", None)
+    )
+
+
+def _restricted(app: FastAPI, hosts: list[str], fault: Callable[[Mapping[str, Any]], str | None]) -> FastAPI:
+    """Return a server of one model that refuses what it cannot answer and what calls it by another host."""
     from fastapi import Request
     from fastapi.responses import JSONResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -83,8 +99,8 @@ def _restricted(app: FastAPI, hosts: list[str]) -> FastAPI:
         if path == "/v1/chat/completions":
             with suppress(ValueError):  # no JSON, which the server says itself
                 asked = json.loads(await request.body())
-                if isinstance(asked, dict) and not asked.get("messages"):
-                    return refused("messages is missing or empty", 400)
+                if isinstance(asked, dict) and (sentence := fault(asked)):
+                    return refused(sentence, 400)
         return await call_next(request)
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)

@@ -159,7 +159,7 @@ def test_mistakes_are_sentences(
     (tmp_path / "full" / "file").touch()
     (tmp_path / "empty").mkdir()
     for line, sentence in {
-        "sft new": "the stage 'sft' is not there; Finished are mine; make it with",
+        "sft new": "the stage 'sft' is not there. Finished are mine; make it with",
         "mines new": "did you mean 'mine'?",
         "base new": "'base' cannot name a stage",
         "mine full": "full is there already and nothing is written over it; name a new directory.",

@@ -50,6 +50,7 @@ def test_openais_client_gets_the_reply_of_the_course(kind: str, output_root: Pat
             ("reset", {}, 403),
             ("v1/chat/completions", {"model": kind, "messages": []}, 400),
             ("v1/chat/completions", {"model": kind}, 400),
+            ("v1/chat/completions", asked | {"temperature": -1}, 400),
         ):
             refused = httpx.post(f"{here}/{path}", json=body)
             assert refused.status_code == status
@@ -85,7 +86,7 @@ def test_what_cannot_be_served_is_one_sentence(
     assert "nothing can listen on 127.0.0.1, port" in sentence
     assert "--port" in sentence
     assert "port 70000" in refused("serve sft --port 70000")
-    assert "the stage 'sft' is not there; Finished are none; make it with" in refused(
+    assert "the stage 'sft' is not there. Finished are none; make it with" in refused(
         f"serve sft --port {free}"
     )
     assert "does not exist" in refused(f"serve ./nothing --port {free}")
