@@ -149,8 +149,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     wrong = sorted(key for key in texts if not isinstance(manifest[key], str))
     if not _names_weights(manifest["weights"]):
         wrong.append("weights")
-    if not isinstance(manifest.get("reward_identities", {}), dict):
-        wrong.append("reward_identities")
+    groups = ("reward_identities", "data_identities")
+    wrong += [key for key in groups if not isinstance(manifest.get(key, {}), dict)]
     if wrong:
         raise CourseError(
             f"{path} is damaged: {', '.join(wrong)} is not what was written; {_remedy(directory)}."

@@ -38,7 +38,14 @@ from posttrain_helpers.models.manifest import (
 )
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS
-from posttrain_helpers.stages.save import free_place, is_readers, other_models, save_stage, stage_lock
+from posttrain_helpers.stages.save import (
+    data_identities,
+    free_place,
+    is_readers,
+    other_models,
+    save_stage,
+    stage_lock,
+)
 from posttrain_helpers.stages.unfinished import Run
 from posttrain_helpers.training.checkpoints import checkpoint_callback, progress_of
 from posttrain_helpers.training.progress import Progress
@@ -225,6 +232,7 @@ def train_stage(
             )
         origin = {"recipe": recipe.hash, "model": model_identity(parent)}
         origin |= {f"{_kind(recipe, name)} {name!r}": model_identity(place) for name, place in others.items()}
+        origin |= {f"file of {key}": identity for key, identity in data_identities(recipe).items()}
         run = Run(recipe.stage, output_root() / recipe.profile / "runs" / recipe.stage, origin)
         checkpoint = run.start(resume, rebuild)
         if checkpoint is not None:
@@ -266,6 +274,9 @@ def _out_of_date(target: Path, recipe: Recipe, parent: str, others: dict[str, st
     for name, place in others.items():
         if manifest.get("reward_identities", {}).get(name) != model_identity(place):
             return f"the {_kind(recipe, name)} {name!r} has changed"
+    for key, identity in data_identities(recipe).items():
+        if manifest.get("data_identities", {}).get(key, identity) != identity:
+            return f"the file of {key} has changed"
     return ""
 
 

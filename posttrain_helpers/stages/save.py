@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.data.public.files import local_file
 from posttrain_helpers.environment.paths import atomic_directory, write_json_atomic
 from posttrain_helpers.environment.processes import is_main_process, wait_for_all
 from posttrain_helpers.environment.profiles import PROFILES, get_profile
@@ -33,6 +34,7 @@ from posttrain_helpers.models.repairs import repair_generation_config
 from posttrain_helpers.models.weights import sha256, weight_files, weights_identity
 from posttrain_helpers.recipes import Recipe, load_recipe, stage_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class
+from posttrain_helpers.recipes.sources import is_built_in
 from posttrain_helpers.rewards.verifiers import NO_MODEL, reward_models
 from posttrain_helpers.training.state import check_trained, check_weights_are_sound
 
@@ -142,6 +144,18 @@ def other_models(recipe: Recipe) -> list[str]:
     return [*reward_models([*recipe.rewards, *chooser]), *filter(None, (recipe.teacher, recipe.reference))]
 
 
+def data_identities(recipe: Recipe) -> dict[str, str]:
+    """Return what the files hold that a recipe's rows come from, by key: its hash knows their names only."""
+    found = {}
+    for key in ("source", "dev"):
+        name = recipe.data.get(key)
+        if isinstance(name, str) and not is_built_in(name):
+            with suppress(CourseError):  # a file that is gone says nothing about what was read of it
+                if path := local_file(name):
+                    found[f"data.{key}"] = sha256(path)
+    return found
+
+
 def is_as_written(recipe: Recipe) -> bool:
     """Say whether a recipe is what its file says, for the base model of its profile.
 
@@ -239,6 +253,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
         "model": recipe.model,
         "parent_identity": model_identity(location(recipe.model, recipe.profile)),
         **({"reward_identities": others} if others else {}),
+        **({"data_identities": files} if (files := data_identities(recipe)) else {}),
         "identity": weights_identity({file: entry["sha256"] for file, entry in weights.items()}),
         "seed": recipe.seed,
         "versions": current_runtime(recipe.profile).versions,

@@ -182,6 +182,26 @@ def test_what_is_not_asked_for_is_not_resumed(
     assert train(f"{line} fresh --resume") == 0  # a loop that restarts a job may always say it
 
 
+def test_a_file_that_has_changed_makes_another_stage(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, line = tmp_path / "rows.jsonl", line.replace("max_steps=12", "max_steps=6")
+    cut_short(f"{line} cut", 4, monkeypatch)
+    assert train(f"{line} mine") == 0
+    assert train(f"{line} mine") == 0
+    assert "is already there, made by this recipe" in capsys.readouterr().out
+    rows.write_text(rows.read_text(encoding="utf-8").replace("It is 7.", "It is 8."), encoding="utf-8")
+    assert train(f"{line} mine") == cli.EXIT_MISTAKE
+    assert "made in another way (the file of data.source has changed)" in capsys.readouterr().err
+    assert train(f"{line} cut --resume") == cli.EXIT_MISTAKE
+    assert "but its file of data.source changed since" in capsys.readouterr().err
+    manifest = stage_path("mine", "tiny") / "manifest.json"
+    former = json.loads(manifest.read_text(encoding="utf-8"))
+    del former["data_identities"]  # as stages had it before
+    manifest.write_text(json.dumps(former), encoding="utf-8")
+    assert train(f"{line} mine") == 0
+
+
 def test_a_second_training_of_the_same_stage_is_refused(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
