@@ -243,7 +243,7 @@ def test_lesson_11a_keeps_what_a_slow_search_with_exact_similarities_keeps() -> 
     assert kept_once(minhash(sets), 0.7).tolist() == expected
 
 
-def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_constitution_of_lesson_11c_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain_helpers.generation import likelihood
     from posttrain_helpers.tinyworld.training_data import made_data
 
@@ -254,11 +254,55 @@ def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch
         )
 
     monkeypatch.setattr(likelihood, "mean_log_probs", length)
-    shown = executed("11a_training_data.ipynb", "constitution", mean_log_probs=length)
+    shown = executed("11c_preference_pairs.ipynb", "constitution", mean_log_probs=length)
     items = [{"prompt": [{"role": "user", "content": text}]} for text in ("Who?", "Where is it?")]
     ours, theirs = (f(None, None, items, ["I.", "Here it is."]) for f in (shown, made_data.constitution))
     assert set(ours) == set(theirs) == set(made_data.PRINCIPLES)
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def drawn_arms(seed: int = 0) -> dict[str, list[tuple[int, str, str]]]:
+    """Return the sets of pairs that lesson 11c makes of replies whose texts say who wrote them."""
+    rng = np.random.default_rng(seed)
+    strong_right, weak_right = rng.random(200) < 0.85, rng.random((200, 4)) < 0.5
+    strong = [f"strong {row} {ok}" for row, ok in enumerate(strong_right)]
+    weak = [[f"weak {row} {k} {ok}" for k, ok in enumerate(group)] for row, group in enumerate(weak_right)]
+    weak[0][0] = strong[0]  # an equal pair says nothing
+    arms_of = executed("11c_preference_pairs.ipynb", "arms_of", np=np)
+    return arms_of(strong, weak, strong_right, weak_right, random.Random(seed))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sets_of_lesson_11c_are_equally_large_and_differ_in_what_they_say(seed: int) -> None:
+    arms = drawn_arms(seed)
+    assert len({len(rows) for rows in arms.values()}) == 1
+    assert all(len({row for row, *_ in rows}) == len(rows) > 20 for rows in arms.values())
+    found, one, verdict, graded, both, coin = arms.values()
+    assert all(a.startswith("strong") and b.startswith("weak") and a != b for _, a, b in found + one + both)
+    assert [row for row, *_ in one] == [row for row, *_ in verdict] == [row for row, *_ in graded]
+    assert [set(pair) for pair in one] == [set(pair) for pair in verdict]  # the same replies
+    assert all(a.endswith("True") and b.endswith("False") for _, a, b in verdict + graded)
+    assert all(a.startswith("weak") and b.startswith("weak") for _, a, b in graded)
+    assert all(a.endswith("True") and b.endswith("True") for _, a, b in both + coin)
+    assert [set(pair) for pair in both] == [set(pair) for pair in coin]
+    turned = sum(pair != other for pair, other in zip(both, coin, strict=True))
+    assert 0.2 < turned / len(both) < 0.8
+
+
+def test_a_strong_model_that_is_never_right_makes_empty_sets_in_lesson_11c() -> None:
+    arms_of = executed("11c_preference_pairs.ipynb", "arms_of", np=np)
+    never = np.zeros(3, bool), np.zeros((3, 4), bool)
+    arms = arms_of(["a"] * 3, [["b"] * 4] * 3, *never, random.Random(0))
+    assert list(map(len, arms.values())) == [0] * 6
+
+
+def test_the_label_by_author_of_lesson_11c_is_what_a_simulation_counts() -> None:
+    label_by_author = executed("11c_preference_pairs.ipynb", "label_by_author")
+    rng = np.random.default_rng(0)
+    for p, q in ((0.95, 0.9), (0.6, 0.2), (0.5, 0.45)):
+        strong, weak = rng.random(200_000) < p, rng.random(200_000) < q
+        assert label_by_author(p, q) == pytest.approx(strong[strong != weak].mean(), abs=0.01)
+    assert label_by_author(1, 1) == label_by_author(0, 0) == 0.5
 
 
 def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:
