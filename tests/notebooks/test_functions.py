@@ -264,12 +264,22 @@ def test_the_constitution_of_lesson_11c_is_the_one_that_labels_pairs(monkeypatch
 def drawn_arms(seed: int = 0) -> dict[str, list[tuple[int, str, str]]]:
     """Return the sets of pairs that lesson 11c makes of replies whose texts say who wrote them."""
     rng = np.random.default_rng(seed)
-    strong_right, weak_right = rng.random(200) < 0.85, rng.random((200, 4)) < 0.5
-    strong = [f"strong {row} {ok}" for row, ok in enumerate(strong_right)]
-    weak = [[f"weak {row} {k} {ok}" for k, ok in enumerate(group)] for row, group in enumerate(weak_right)]
-    weak[0][0] = strong[0]  # an equal pair says nothing
-    arms_of = executed("11c_preference_pairs.ipynb", "arms_of", np=np)
-    return arms_of(strong, weak, strong_right, weak_right, random.Random(seed))
+    strong_right, weak_right = rng.random(300) < 0.85, rng.random((300, 2)) < 0.5
+
+    def said(author: str, verdict: bool) -> str:
+        return f"{author} " + "= " * rng.integers(3) + "and " * rng.integers(4) + str(bool(verdict))
+
+    strong = [said(f"strong {row}", ok) for row, ok in enumerate(strong_right)]
+    weak = [
+        [said(f"weak {row} {k}", ok) for k, ok in enumerate(group)] for row, group in enumerate(weak_right)
+    ]
+    weak[0], weak_right[0] = [strong[0]] * 2, strong_right[0]  # equal replies say nothing
+    return sets_of_lesson_11c()(strong, weak, strong_right, weak_right, random.Random(seed))
+
+
+def sets_of_lesson_11c() -> Callable:
+    equations = executed("11c_preference_pairs.ipynb", "equations")
+    return executed("11c_preference_pairs.ipynb", "arms_of", np=np, equations=equations)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -277,23 +287,31 @@ def test_the_sets_of_lesson_11c_are_equally_large_and_differ_in_what_they_say(se
     arms = drawn_arms(seed)
     assert len({len(rows) for rows in arms.values()}) == 1
     assert all(len({row for row, *_ in rows}) == len(rows) > 20 for rows in arms.values())
-    found, one, verdict, graded, both, coin = arms.values()
-    assert all(a.startswith("strong") and b.startswith("weak") and a != b for _, a, b in found + one + both)
-    assert [row for row, *_ in one] == [row for row, *_ in verdict] == [row for row, *_ in graded]
-    assert [set(pair) for pair in one] == [set(pair) for pair in verdict]  # the same replies
-    assert all(a.endswith("True") and b.endswith("False") for _, a, b in verdict + graded)
-    assert all(a.startswith("weak") and b.startswith("weak") for _, a, b in graded)
+    found, graded, more, both, coin = arms.values()
+    assert all(a.startswith("strong") and b.startswith("weak") and a != b for _, a, b in found + both)
+    assert all(a.startswith("weak") and b.startswith("weak") for _, a, b in graded + more)
+    assert all(a.endswith("True") and b.endswith("False") for _, a, b in graded)
+    assert all(a.count("=") > b.count("=") for _, a, b in more)
     assert all(a.endswith("True") and b.endswith("True") for _, a, b in both + coin)
     assert [set(pair) for pair in both] == [set(pair) for pair in coin]
-    turned = sum(pair != other for pair, other in zip(both, coin, strict=True))
-    assert 0.2 < turned / len(both) < 0.8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_coin_of_lesson_11c_turns_half_of_the_pairs_and_favours_no_length(seed: int) -> None:
+    *_, both, coin = drawn_arms(seed).values()
+    assert 2 * sum(pair != other for pair, other in zip(both, coin, strict=True)) == len(both)
+
+    def lead(rows: list[tuple[int, str, str]], size: Callable) -> float:
+        return abs(np.mean([size(a) - size(b) for _, a, b in rows]))
+
+    assert lead(coin, lambda text: text.count("=")) < 0.05
+    assert lead(coin, lambda text: len(text.split())) < 0.2
 
 
 def test_a_strong_model_that_is_never_right_makes_empty_sets_in_lesson_11c() -> None:
-    arms_of = executed("11c_preference_pairs.ipynb", "arms_of", np=np)
-    never = np.zeros(3, bool), np.zeros((3, 4), bool)
-    arms = arms_of(["a"] * 3, [["b"] * 4] * 3, *never, random.Random(0))
-    assert list(map(len, arms.values())) == [0] * 6
+    never = np.zeros(3, bool), np.zeros((3, 2), bool)
+    arms = sets_of_lesson_11c()(["a"] * 3, [["b", "="]] * 3, *never, random.Random(0))
+    assert list(map(len, arms.values())) == [0] * 5
 
 
 def test_the_label_by_author_of_lesson_11c_is_what_a_simulation_counts() -> None:

@@ -207,8 +207,8 @@ EXERCISES: tuple[Exercise, ...] = (
             ({**_ORDER, "least often": "95 and 90"}, "multiply"),
             ({"most often": "60 and 20"}, "the keys"),
         ),
-        "What counts is the ratio of the odds of being right, not how good the models are: a good couple may "
-        "label worse than a poor one. Two good models also differ seldom, so they make few such pairs.",
+        "What counts is the ratio of the odds of being right. Five points make a larger ratio at 95 and 90 "
+        "than at 50 and 45, but two good models rarely differ in what they get right: few such pairs.",
     ),
     Exercise(
         "11c.2",
