@@ -28,7 +28,7 @@ import sitecustomize  # noqa: E402, F401  blocks this process
 # Notebooks that two workers take side by side, in this order. The first trains the stages that others need;
 # the second begins with lessons that need few of them. Lesson 12, which builds all that are missing, is last.
 FIRST_WORKER = ("01", "05", "06", "07", "04", "03", "02", "11a", "15")
-SECOND_WORKER = ("14", "00", "10", "08", "09", "13", "11b", "12")
+SECOND_WORKER = ("14", "00", "10", "08", "09", "13", "11b", "11c", "12")
 
 
 _libraries = 0  # modules that were there when the collector last forgot what it had

@@ -26,7 +26,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/preferences": {**_SAMPLED, "identity": int},
     "tinyworld/judgements": {**_SAMPLED, "comparisons": int, "position_bias": float},
     "tinyworld/best_of_k": {**_REPLIES, "scorer": str, "draw": int},
-    "tinyworld/ai_feedback": {**_REPLIES, "labeller": str, "n_pairs": int},
+    "tinyworld/ai_feedback": {**_REPLIES, "labeller": str, "n_pairs": int, "draw": int},
     "tinyworld/prompts": {"n_prompts": int},
     "tinyworld/distillation": {
         **dict.fromkeys(("n_prompts", "steps", "largest", "smallest"), int),

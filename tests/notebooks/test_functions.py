@@ -243,7 +243,7 @@ def test_lesson_11a_keeps_what_a_slow_search_with_exact_similarities_keeps() -> 
     assert kept_once(minhash(sets), 0.7).tolist() == expected
 
 
-def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_constitution_of_lesson_11c_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain_helpers.generation import likelihood
     from posttrain_helpers.tinyworld.training_data import made_data
 
@@ -254,11 +254,73 @@ def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch
         )
 
     monkeypatch.setattr(likelihood, "mean_log_probs", length)
-    shown = executed("11a_training_data.ipynb", "constitution", mean_log_probs=length)
+    shown = executed("11c_preference_pairs.ipynb", "constitution", mean_log_probs=length)
     items = [{"prompt": [{"role": "user", "content": text}]} for text in ("Who?", "Where is it?")]
     ours, theirs = (f(None, None, items, ["I.", "Here it is."]) for f in (shown, made_data.constitution))
     assert set(ours) == set(theirs) == set(made_data.PRINCIPLES)
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def drawn_arms(seed: int = 0) -> dict[str, list[tuple[int, str, str]]]:
+    """Return the sets of pairs that lesson 11c makes of replies whose texts say who wrote them."""
+    rng = np.random.default_rng(seed)
+    strong_right, weak_right = rng.random(300) < 0.85, rng.random((300, 2)) < 0.5
+
+    def said(author: str, verdict: bool) -> str:
+        return f"{author} " + "= " * rng.integers(3) + "and " * rng.integers(4) + str(bool(verdict))
+
+    strong = [said(f"strong {row}", ok) for row, ok in enumerate(strong_right)]
+    weak = [
+        [said(f"weak {row} {k}", ok) for k, ok in enumerate(group)] for row, group in enumerate(weak_right)
+    ]
+    weak[0], weak_right[0] = [strong[0]] * 2, strong_right[0]  # equal replies say nothing
+    return sets_of_lesson_11c()(strong, weak, strong_right, weak_right, random.Random(seed))
+
+
+def sets_of_lesson_11c() -> Callable:
+    equations = executed("11c_preference_pairs.ipynb", "equations")
+    return executed("11c_preference_pairs.ipynb", "arms_of", np=np, equations=equations)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sets_of_lesson_11c_are_equally_large_and_differ_in_what_they_say(seed: int) -> None:
+    arms = drawn_arms(seed)
+    assert len({len(rows) for rows in arms.values()}) == 1
+    assert all(len({row for row, *_ in rows}) == len(rows) > 20 for rows in arms.values())
+    found, graded, more, both, coin = arms.values()
+    assert all(a.startswith("strong") and b.startswith("weak") and a != b for _, a, b in found + both)
+    assert all(a.startswith("weak") and b.startswith("weak") for _, a, b in graded + more)
+    assert all(a.endswith("True") and b.endswith("False") for _, a, b in graded)
+    assert all(a.count("=") > b.count("=") for _, a, b in more)
+    assert all(a.endswith("True") and b.endswith("True") for _, a, b in both + coin)
+    assert [set(pair) for pair in both] == [set(pair) for pair in coin]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_coin_of_lesson_11c_turns_half_of_the_pairs_and_favours_no_length(seed: int) -> None:
+    *_, both, coin = drawn_arms(seed).values()
+    assert 2 * sum(pair != other for pair, other in zip(both, coin, strict=True)) == len(both)
+
+    def lead(rows: list[tuple[int, str, str]], size: Callable) -> float:
+        return abs(np.mean([size(a) - size(b) for _, a, b in rows]))
+
+    assert lead(coin, lambda text: text.count("=")) < 0.05
+    assert lead(coin, lambda text: len(text.split())) < 0.2
+
+
+def test_a_strong_model_that_is_never_right_makes_empty_sets_in_lesson_11c() -> None:
+    never = np.zeros(3, bool), np.zeros((3, 2), bool)
+    arms = sets_of_lesson_11c()(["a"] * 3, [["b", "="]] * 3, *never, random.Random(0))
+    assert list(map(len, arms.values())) == [0] * 5
+
+
+def test_the_label_by_author_of_lesson_11c_is_what_a_simulation_counts() -> None:
+    label_by_author = executed("11c_preference_pairs.ipynb", "label_by_author")
+    rng = np.random.default_rng(0)
+    for p, q in ((0.95, 0.9), (0.6, 0.2), (0.5, 0.45)):
+        strong, weak = rng.random(200_000) < p, rng.random(200_000) < q
+        assert label_by_author(p, q) == pytest.approx(strong[strong != weak].mean(), abs=0.01)
+    assert label_by_author(1, 1) == label_by_author(0, 0) == 0.5
 
 
 def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.usefixtures("output_root")
 # it would make every stage that a reader has trained out of date.
 HASHES = {
     "ai_feedback_dpo": {
-        "tiny": "064d9103ad7840f3",
-        "smollm2": "3c788c7e4c56b197",
-        "qwen3": "0e5b56987715efd5",
+        "tiny": "6b8c55647a8e7766",
+        "smollm2": "b49d27a8027630d9",
+        "qwen3": "44ed5f4e9134972c",
     },
     "best_of_k": {"tiny": "76d2e61034e67603", "smollm2": "737343f6022f42ab", "qwen3": "8d040f436f86477c"},
     "distill_offline": {

@@ -151,6 +151,7 @@ def build_ai_feedback_data(
     n_pairs: int,
     seed: int,
     profile: str,
+    draw: int = 0,
 ) -> tuple[list[Item], Mapping[str, list[Item]]]:
     """Pair two replies to a question about a fact, and let a model say which is better.
 
@@ -163,12 +164,13 @@ def build_ai_feedback_data(
         n_pairs: the most pairs.
         seed: of prompts, replies and pairs.
         profile: what stage names refer to.
+        draw: which prompts; 0 are those that the preference pairs of people are made of.
 
     Returns:
         Rows with `id`, `task`, `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`, and the
         held-out suites by name.
     """
-    data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "n_pairs": n_pairs}
+    data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "n_pairs": n_pairs, "draw": draw}
     items, pairs = own_pairs({**data, "sampling_temperature": sampling_temperature}, seed, profile)
     lead = leads(items, pairs, labeller, policy, profile)
     rows = []
@@ -184,12 +186,12 @@ def own_pairs(
     """Return questions about facts, and two different replies of a policy to each, in random order.
 
     Args:
-        data: as for `own_replies`, and `n_pairs`, the most pairs. The replies are those that preference
-            pairs of the same settings are made of.
+        data: as for `own_replies`, and `n_pairs`, the most pairs. Without a `draw` the replies are those that
+            preference pairs of the same settings are made of.
         seed: of prompts, replies and pairs.
         profile: what stage names refer to.
     """
-    items, replies = own_replies({**data, "draw": 0}, seed, profile)
+    items, replies = own_replies({"draw": 0, **data}, seed, profile)
     kept, pairs = two_of_each(items, replies, seed)
     return kept[: data["n_pairs"]], pairs[: data["n_pairs"]]
 

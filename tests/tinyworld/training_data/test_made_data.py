@@ -77,6 +77,37 @@ def test_labels_by_gold_prefer_the_better_reply() -> None:
     assert {row["task"] for row in rows} == {"facts"}
 
 
+def test_labellers_get_the_same_pairs_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lead(items: Sequence[Any], pairs: Sequence[Any], labeller: str, *_: Any) -> np.ndarray:
+        return np.array(
+            [(-1.0) ** (number if labeller == "constitution" else 0) for number in range(len(pairs))]
+        )
+
+    monkeypatch.setattr(made_data, "leads", lead)
+    labelled = [
+        made_data.build_ai_feedback_data(labeller=name, n_pairs=20, draw=3, **SETTINGS)[0]
+        for name in made_data.LABELLERS
+    ]
+    sides = [
+        [(row["prompt"], sorted(row[side][0]["content"] for side in ("chosen", "rejected"))) for row in rows]
+        for rows in labelled
+    ]
+    assert sides[0] == sides[1]
+    assert labelled[0] != labelled[1]
+
+
+def test_prompts_that_a_model_labels_are_not_those_of_people() -> None:
+    draw = load_recipe("ai_feedback_dpo").data["draw"]
+    asked = [
+        {
+            str(item["prompt"]) + item["id"]
+            for item in made_data.own_pairs({**SETTINGS, "n_pairs": 50, "draw": d}, 0)[0]
+        }
+        for d in (0, draw)
+    ]
+    assert not asked[0] & asked[1]
+
+
 def test_an_unknown_labeller_is_refused() -> None:
     with pytest.raises(CourseError, match="labeller 'goldd' does not exist"):
         made_data.build_ai_feedback_data(labeller="goldd", n_pairs=20, **SETTINGS)
