@@ -243,24 +243,6 @@ def test_lesson_11a_keeps_what_a_slow_search_with_exact_similarities_keeps() -> 
     assert kept_once(minhash(sets), 0.7).tolist() == expected
 
 
-def test_the_constitution_of_lesson_11a_is_the_one_that_labels_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain_helpers.generation import likelihood
-    from posttrain_helpers.tinyworld.training_data import made_data
-
-    def length(model: object, tokenizer: object, prompts: list, replies: list, batch_size: int) -> np.ndarray:
-        asked = [prompt[-1]["content"] for prompt in prompts]
-        return np.array(
-            [len(q) ** 2 + len(r) * len(q) for q, r in zip(asked, replies, strict=True)], dtype=float
-        )
-
-    monkeypatch.setattr(likelihood, "mean_log_probs", length)
-    shown = executed("11a_training_data.ipynb", "constitution", mean_log_probs=length)
-    items = [{"prompt": [{"role": "user", "content": text}]} for text in ("Who?", "Where is it?")]
-    ours, theirs = (f(None, None, items, ["I.", "Here it is."]) for f in (shown, made_data.constitution))
-    assert set(ours) == set(theirs) == set(made_data.PRINCIPLES)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
 def differences(shown: Callable, offered: Callable, calls: list[tuple[tuple, dict]]) -> list[str]:
     """Say by which parameters and results two functions differ."""
     first, second = (

@@ -34,7 +34,7 @@ LESSONS = {
     "08_ppo": ["ppo", "rloo"],
     "09_reward_hacking": [],
     "10_grpo_verifiable_rewards": ["grpo"],
-    "11a_training_data": ["best_of_k", "expert_iteration", "ai_feedback_dpo"],
+    "11a_training_data": ["best_of_k", "star", "expert_iteration"],
     "11b_distillation": ["distill_on_policy"],
     "12_evaluation": [],
     "13_judges": [],
