@@ -37,9 +37,9 @@ HASHES = {
         "qwen3": "7be51de2ca06fde6",
     },
     "expert_iteration": {
-        "tiny": "d3f137178181d43c",
-        "smollm2": "d5e395e7821edf82",
-        "qwen3": "990f8283cfae2465",
+        "tiny": "675bb6b9bfe064d5",
+        "smollm2": "8c7c4504bb967713",
+        "qwen3": "8d88e7ef644a253b",
     },
     "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "1e6a8927886276d3", "qwen3": "5232a6d9a8d2db61"},
     "grpo_gsm8k": {"tiny": "1ce8c53a067a43e3", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
