@@ -130,6 +130,7 @@ def environment(directory: Path, kind: str = "qwen3") -> dict[str, str]:
         "dpo_identity.data.identity=24",
         "judge.data.n_prompts=20",
         "best_of_k.data.n_prompts=24",
+        "star.data.n_prompts=24",
         "ai_feedback_dpo.data.n_prompts=40",
         "grpo.data.n_train=64",
         "distill_on_policy.data.n_prompts=24",

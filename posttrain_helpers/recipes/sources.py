@@ -25,7 +25,11 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/sft": {"n_train": int, "replay": float, "formats": list[str] | None},
     "tinyworld/preferences": {**_SAMPLED, "identity": int},
     "tinyworld/judgements": {**_SAMPLED, "comparisons": int, "position_bias": float},
-    "tinyworld/best_of_k": {**_REPLIES, "scorer": str, "draw": int},
+    "tinyworld/best_of_k": {
+        **_REPLIES,
+        "scorer": str,
+        **dict.fromkeys(("draw", "steps", "smallest", "largest"), int),
+    },
     "tinyworld/ai_feedback": {**_REPLIES, "labeller": str, "n_pairs": int, "draw": int},
     "tinyworld/prompts": {"n_prompts": int},
     "tinyworld/distillation": {

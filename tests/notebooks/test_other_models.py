@@ -34,7 +34,7 @@ LESSONS = {
     "08_ppo": ["ppo", "rloo"],
     "09_reward_hacking": [],
     "10_grpo_verifiable_rewards": ["grpo"],
-    "11a_training_data": ["best_of_k", "expert_iteration"],
+    "11a_training_data": ["best_of_k", "star", "expert_iteration"],
     "11b_distillation": ["distill_on_policy"],
     "11c_preference_pairs": ["ai_feedback_dpo"],
     "12_evaluation": [],

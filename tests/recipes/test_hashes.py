@@ -37,9 +37,9 @@ HASHES = {
         "qwen3": "7be51de2ca06fde6",
     },
     "expert_iteration": {
-        "tiny": "4c196cde487d7f83",
-        "smollm2": "d620eb07e8493abc",
-        "qwen3": "02053751da05a1e7",
+        "tiny": "675bb6b9bfe064d5",
+        "smollm2": "8c7c4504bb967713",
+        "qwen3": "8d88e7ef644a253b",
     },
     "grpo": {"tiny": "1871ced79f754ef7", "smollm2": "1e6a8927886276d3", "qwen3": "5232a6d9a8d2db61"},
     "grpo_gsm8k": {"tiny": "1ce8c53a067a43e3", "smollm2": "cda0834dc0d6e087", "qwen3": "d5839a102045ae82"},
@@ -76,6 +76,7 @@ HASHES = {
     "sft_dl": {"tiny": "63c4a7499fe10fec", "smollm2": "5891338fe4d62973", "qwen3": "5b1cbf3af702f935"},
     "sft_ultrachat": {"tiny": "99e2573b3dc5f27b", "smollm2": "bd5e995bc5dbc7fa", "qwen3": "2258c4148ae00d3a"},
     "simpo": {"tiny": "d523c070bbd892e7", "smollm2": "f906368e2a6bdff3", "qwen3": "93f02f12f14b45f1"},
+    "star": {"tiny": "ec48a189694390bf", "smollm2": "2311a05bca1639d8", "qwen3": "e784e71b3f8293aa"},
     "strong_weak_dpo": {
         "tiny": "9a05bb4db8299ff1",
         "smollm2": "a1e9d9fb427edb30",

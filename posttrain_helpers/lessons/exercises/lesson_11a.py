@@ -270,7 +270,7 @@ SETTINGS = (
     "data.samples",
     "data.sampling_temperature",
     "data.n_prompts",
-    "data.scorer",
+    "data.largest",
     "args.learning_rate",
 )
 _GAINED = paired_numeric([1.0, 1.5, 2.0, 2.5] * 30, [1.5, 2.0, 2.4, 3.0] * 30)

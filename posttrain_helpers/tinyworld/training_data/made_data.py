@@ -26,6 +26,11 @@ from posttrain_helpers.tinyworld.training_data.preferences import (
     preference_prompts,
     sampled_replies,
 )
+from posttrain_helpers.tinyworld.training_data.prompts import (
+    HELD_OUT_PROBLEMS,
+    build_word_problem_data,
+    held_out_problems,
+)
 from posttrain_helpers.tinyworld.training_data.suites import Suites
 from posttrain_helpers.wording import closest
 
@@ -47,14 +52,19 @@ def own_replies(
 
     Args:
         data: the data section of a recipe: `n_prompts`, `policy`, `samples`, `sampling_temperature` and
-            perhaps `draw`, as in `build_best_of_k_data`.
+            perhaps `draw`, `steps`, `smallest` and `largest`, as in `build_best_of_k_data`.
         seed: of prompts and replies.
         profile: what stage names refer to.
 
     Returns:
         The items, and for each its replies.
     """
-    items = preference_prompts(data["n_prompts"], FRESH * data.get("draw", 1) + seed)
+    draw = FRESH * data.get("draw", 1) + seed
+    if "steps" in data:
+        sizes = (data["steps"], data["largest"], draw, data["smallest"])
+        items, _ = build_word_problem_data(data["n_prompts"], *sizes)
+    else:
+        items = preference_prompts(data["n_prompts"], draw)
     settings = (data["policy"], data["samples"], data["sampling_temperature"])
     return items, sampled_replies(items, *settings, seed, profile)
 
@@ -69,11 +79,14 @@ def build_best_of_k_data(
     seed: int,
     profile: str,
     draw: int = 1,
+    steps: int | None = None,
+    smallest: int = 3,
+    largest: int = 12,
 ) -> tuple[list[Item], Mapping[str, list[Item]]]:
     """Sample K replies to each prompt and keep the best one, as conversations.
 
     Args:
-        n_prompts: prompts of facts and stories; each gives one row.
+        n_prompts: prompts; each gives one row, but none if the verifier chooses and finds no reply right.
         policy: the stage that replies.
         samples: K replies for each prompt.
         sampling_temperature: of the policy.
@@ -82,16 +95,32 @@ def build_best_of_k_data(
         seed: of prompts, replies and lots.
         profile: what stage names refer to.
         draw: which prompts; a second round takes others than the first.
+        steps, smallest, largest: the prompts are word problems, as for `build_word_problem_data`; without
+            `steps` they are facts and stories.
 
     Returns:
         Conversations with `id`, `task` and `messages`, and the held-out suites by name.
     """
     data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "draw": draw}
-    items, replies = own_replies({**data, "sampling_temperature": sampling_temperature}, seed, profile)
+    data["sampling_temperature"] = sampling_temperature
+    makers = {"new_stories": partial(held_out_stories, HELD_OUT_STORIES)}
+    if steps is not None:
+        data |= {"steps": steps, "smallest": smallest, "largest": largest}
+        makers["problems"] = partial(held_out_problems, steps, largest, HELD_OUT_PROBLEMS, smallest=smallest)
+    items, replies = own_replies(data, seed, profile)
     scores = scored(items, replies, scorer, profile)
+    if scorer == "verifier":
+        items, replies, scores = with_a_right_one(items, replies, scores)
     chosen = one_of_each(scores, seed) if scorer == "random" else best_of_each(scores, seed)
-    suites = Suites({"new_stories": partial(held_out_stories, HELD_OUT_STORIES)})
-    return conversations(items, replies, chosen), suites
+    return conversations(items, replies, chosen), Suites(makers)
+
+
+def with_a_right_one(
+    items: Sequence[Item], replies: Sequence[Sequence[Sample]], verdicts: Sequence[Sequence[float]]
+) -> tuple[list[Item], list[Sequence[Sample]], list[Sequence[float]]]:
+    """Return what belongs to those items of which a verifier found a reply right."""
+    some = [number for number, found in enumerate(verdicts) if max(found, default=0) > 0]
+    return [items[n] for n in some], [replies[n] for n in some], [verdicts[n] for n in some]
 
 
 def conversations(

@@ -32,7 +32,7 @@ HELD_OUT_STORIES = 100
 # Not the seeds of any training set: replies to held-out prompts are the same for every run.
 HELD_OUT_SEEDS: dict[Split, int] = {"dev": 10_000, "test": 20_000}
 # The longest replies; a model that rambles is cut here, and the gold score sees that it did not stop.
-REPLY_TOKENS = {"facts": 40, "stories": 72}
+REPLY_TOKENS = {"facts": 40, "stories": 72, "word_problems": 40}
 
 
 def preference_prompts(n: int, seed: int) -> list[Item]:
@@ -57,7 +57,7 @@ def preference_prompts(n: int, seed: int) -> list[Item]:
 def sampled_replies(
     items: list[Item], policy: str, samples: int, temperature: float, seed: int, profile: str
 ) -> list[list[Sample]]:
-    """Sample replies to facts and stories, each task with the length that its replies need.
+    """Sample replies, to each task with the length that its replies need.
 
     Args:
         items: N prompts, with `task` and `prompt`.

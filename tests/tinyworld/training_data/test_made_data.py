@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from posttrain_helpers.data.curation import best_of_each, one_of_each
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.stages.samples import Sample
@@ -63,6 +64,43 @@ def test_a_verifier_sees_right_answers_and_nothing_else() -> None:
     replies = [[Sample(f"Not again. {item['answer']}.", True), Sample("Sure! So.", True)] for item in items]
     for item, scores in zip(items, made_data.scored(items, replies, "verifier"), strict=True):
         assert scores == ([1.0, 0.0] if item["task"] == "facts" else [0.0, 0.0])
+
+
+PROBLEMS = {**SETTINGS, "steps": 2, "smallest": 11, "largest": 15}
+
+
+def test_problems_give_one_right_solution_each_and_those_without_one_no_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items, _ = made_data.own_replies(PROBLEMS, 0, "tiny")
+    assert {item["task"] for item in items} == {"word_problems"}
+    assert len(items) == PROBLEMS["n_prompts"]
+    solved = {str(item["prompt"]): item["answer"] for item in items[::2]}
+
+    def sample(policy: str, prompts: Sequence[Any], **settings: Any) -> list[list[Sample]]:
+        right = [solved.get(str(prompt), "none") for prompt in prompts]
+        return [[Sample("So.", True), Sample(f"{one}.", True), Sample(f" {one}.", True)] for one in right]
+
+    monkeypatch.setattr(preferences, "sample_replies", sample)
+    rows, suites = made_data.build_best_of_k_data(scorer="verifier", **PROBLEMS)
+    assert [str(row["messages"][:-1]) for row in rows] == list(solved)
+    said = [row["messages"][-1]["content"] for row in rows]
+    assert [text.strip(" .") for text in said] == list(solved.values())
+    assert len({text.startswith(" ") for text in said}) == 2  # among right ones the lot decides
+    held_out = {str(item["prompt"]) for item in suites["problems"]}
+    assert held_out.isdisjoint(str(item["prompt"]) for item in items)
+
+
+def test_the_control_of_right_solutions_has_their_problems_and_as_many_rows() -> None:
+    items, replies = made_data.own_replies(PROBLEMS, 0, "tiny")
+    verdicts = [[float(number % 3 == 0), 0.0, 0.0, 0.0] for number in range(len(items))]
+    kept, groups, found = made_data.with_a_right_one(items, replies, verdicts)
+    assert (kept, groups, found) == (items[::3], replies[::3], verdicts[::3])
+    right, lot = (
+        made_data.conversations(kept, groups, pick) for pick in (best_of_each(found), one_of_each(groups))
+    )
+    assert [row["messages"][:-1] for row in right] == [row["messages"][:-1] for row in lot]
+    assert made_data.with_a_right_one(items, replies, [[0.0]] * len(items)) == ([], [], [])
 
 
 def test_another_draw_has_other_prompts() -> None:
