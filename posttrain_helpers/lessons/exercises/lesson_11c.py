@@ -41,7 +41,73 @@ def grade_couples(answer: Any) -> None:
         )
 
 
-# --- 11c.2: as many wrong labels, by lot
+# --- 11c.2: a judge that leans towards what it reads first
+
+# Log-odds of the letter A against B: with the left reply as A, and with the right reply as A.
+Asked = Sequence[float]
+_LEFT_AS_A = (3.0, 1.0, 2.5, -0.5, -2.0, 0.5, 4.0, -1.0)
+_RIGHT_AS_A = (1.0, 2.0, -1.0, 1.5, 0.5, -0.25, 3.5, -2.0)
+
+
+def both_orders(left_as_a: Asked, right_as_a: Asked) -> Labels:
+    """Prefer the left reply where it does better as A than the right one does as A."""
+    return [left > right for left, right in zip(left_as_a, right_as_a, strict=True)]
+
+
+def sum_of_both(left_as_a: Asked, right_as_a: Asked) -> Labels:
+    """Add what the judge says of the letter A: the mistake that the notebook shows."""
+    return [(left + right) / 2 > 0 for left, right in zip(left_as_a, right_as_a, strict=True)]
+
+
+def one_order(left_as_a: Asked, right_as_a: Asked) -> Labels:
+    """Ask once."""
+    return [left > 0 for left in left_as_a]
+
+
+def the_other_order(left_as_a: Asked, right_as_a: Asked) -> Labels:
+    """Ask once, with the right reply first."""
+    return [right < 0 for right in right_as_a]
+
+
+def turned_round(left_as_a: Asked, right_as_a: Asked) -> Labels:
+    """Prefer the reply that does worse."""
+    return [left < right for left, right in zip(left_as_a, right_as_a, strict=True)]
+
+
+def votes_of_both(left_as_a: Asked, right_as_a: Asked) -> Labels:
+    """Prefer the left reply only if it wins in both orders."""
+    return [left > 0 > right for left, right in zip(left_as_a, right_as_a, strict=True)]
+
+
+def grade_judge(answer: Any) -> None:
+    """Call a function of log-odds in both orders."""
+    hints = (
+        (
+            sum_of_both,
+            "Let the judge like the first place and nothing else: +2 in both orders. Whom does the label "
+            "prefer?",
+        ),
+        (one_order, "One order is read only; its lean towards the first place stays in."),
+        (the_other_order, "One order is read only; its lean towards the first place stays in."),
+        (turned_round, "The left reply does better as A than the right one, and yet it loses."),
+        (votes_of_both, "A strong opinion in one order outweighs a weak one in the other; votes lose it."),
+    )
+    value = call(answer, list(_LEFT_AS_A), list(_RIGHT_AS_A))
+    try:
+        found = [bool(one) for one in value]
+    except (TypeError, ValueError, RuntimeError):
+        raise NotYet("Return a list with True where the left reply is preferred.") from None
+    expected = both_orders(_LEFT_AS_A, _RIGHT_AS_A)
+    if found != expected:
+        name_mistake(hints, found, _LEFT_AS_A, _RIGHT_AS_A, same=lambda a, b: a == b)
+        raise NotYet(f"Your function returns {found}; {expected} is right.")
+    for lean in (-5.0, 5.0):
+        leaning = [[value + lean for value in values] for values in (_LEFT_AS_A, _RIGHT_AS_A)]
+        if [bool(one) for one in call(answer, *leaning)] != expected:
+            raise NotYet("With a judge that leans more to the first place, the labels become other ones.")
+
+
+# --- 11c.3: as many wrong labels, by lot
 
 Labels = list[bool]
 _TRUTH = [True, True, False, True, False, False, True, False]
@@ -120,72 +186,6 @@ def grade_lot(answer: Any) -> None:
         _turned(answer, truth, labels, 0)
 
 
-# --- 11c.3: a judge that leans towards what it reads first
-
-# Log-odds of the letter A against B: with the left reply as A, and with the right reply as A.
-Asked = Sequence[float]
-_LEFT_AS_A = (3.0, 1.0, 2.5, -0.5, -2.0, 0.5, 4.0, -1.0)
-_RIGHT_AS_A = (1.0, 2.0, -1.0, 1.5, 0.5, -0.25, 3.5, -2.0)
-
-
-def both_orders(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Prefer the left reply where it does better as A than the right one does as A."""
-    return [left > right for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def sum_of_both(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Add what the judge says of the letter A: the mistake that the notebook shows."""
-    return [(left + right) / 2 > 0 for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def one_order(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Ask once."""
-    return [left > 0 for left in left_as_a]
-
-
-def the_other_order(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Ask once, with the right reply first."""
-    return [right < 0 for right in right_as_a]
-
-
-def turned_round(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Prefer the reply that does worse."""
-    return [left < right for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def votes_of_both(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Prefer the left reply only if it wins in both orders."""
-    return [left > 0 > right for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def grade_judge(answer: Any) -> None:
-    """Call a function of log-odds in both orders."""
-    hints = (
-        (
-            sum_of_both,
-            "Let the judge like the first place and nothing else: +2 in both orders. Whom does the label "
-            "prefer?",
-        ),
-        (one_order, "One order is read only; its lean towards the first place stays in."),
-        (the_other_order, "One order is read only; its lean towards the first place stays in."),
-        (turned_round, "The left reply does better as A than the right one, and yet it loses."),
-        (votes_of_both, "A strong opinion in one order outweighs a weak one in the other; votes lose it."),
-    )
-    value = call(answer, list(_LEFT_AS_A), list(_RIGHT_AS_A))
-    try:
-        found = [bool(one) for one in value]
-    except (TypeError, ValueError, RuntimeError):
-        raise NotYet("Return a list with True where the left reply is preferred.") from None
-    expected = both_orders(_LEFT_AS_A, _RIGHT_AS_A)
-    if found != expected:
-        name_mistake(hints, found, _LEFT_AS_A, _RIGHT_AS_A, same=lambda a, b: a == b)
-        raise NotYet(f"Your function returns {found}; {expected} is right.")
-    for lean in (-5.0, 5.0):
-        leaning = [[value + lean for value in values] for values in (_LEFT_AS_A, _RIGHT_AS_A)]
-        if [bool(one) for one in call(answer, *leaning)] != expected:
-            raise NotYet("With a judge that leans more to the first place, the labels become other ones.")
-
-
 # --- 11c.4: one changed setting
 
 SETTINGS = (
@@ -212,19 +212,6 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     Exercise(
         "11c.2",
-        "function",
-        grade_lot,
-        wrong_by_lot,
-        (
-            (at_that_rate, "in every draw"),
-            (the_same_ones, "by lot which ones"),
-            (among_the_right, "as likely as any other"),
-        ),
-        "Pairs, order, steps and the number of errors are equal, so what differs between two trainings is "
-        "due to which labels are wrong.",
-    ),
-    Exercise(
-        "11c.3",
         "bug",
         grade_judge,
         both_orders,
@@ -236,6 +223,19 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         "The lean to the first place is in both numbers with the same sign. In the difference it cancels; in "
         "the sum the replies cancel and the lean is left.",
+    ),
+    Exercise(
+        "11c.3",
+        "function",
+        grade_lot,
+        wrong_by_lot,
+        (
+            (at_that_rate, "in every draw"),
+            (the_same_ones, "by lot which ones"),
+            (among_the_right, "as likely as any other"),
+        ),
+        "Pairs, order, steps and the number of errors are equal, so what differs between two trainings is "
+        "due to which labels are wrong.",
     ),
     change_exercise(
         "11c.4",
