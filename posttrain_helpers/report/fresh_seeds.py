@@ -104,7 +104,23 @@ def check_claims(
                 broken.append(str(error))
     if broken:
         raise AssertionError(" ".join(broken))
-    return pd.DataFrame(rows).set_index("claim").round(3)
+    return _shown_whole(pd.DataFrame(rows).set_index("claim").round(3))
+
+
+def _shown_whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of which a notebook shows every name to its end; pandas cuts off after 50 characters."""
+    import pandas as pd
+
+    class Whole(pd.DataFrame):
+        def __repr__(self) -> str:
+            with pd.option_context("display.max_colwidth", None):
+                return super().__repr__()
+
+        def _repr_html_(self) -> str:
+            with pd.option_context("display.max_colwidth", None):
+                return super()._repr_html_()
+
+    return Whole(frame)
 
 
 def _asserts(runtime: Runtime) -> bool:

@@ -453,3 +453,10 @@ def test_a_damaged_table_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "seeds.json").write_text('{"06": ', encoding="utf-8")
     with pytest.raises(CourseError, match=r"seeds\.json is damaged: .*take it from the repository again"):
         spread("06")
+
+
+def test_a_long_name_is_shown_to_its_end(established: None) -> None:
+    name = "a claim whose name has more characters than pandas shows unasked, in a notebook or in a terminal"
+    frame = check_claims(LESSON, runtime(), [claim(name, True)])
+    assert name in repr(frame)
+    assert name in frame._repr_html_()
