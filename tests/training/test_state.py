@@ -93,8 +93,8 @@ def test_a_training_that_a_callback_ends_is_saved(random_model_dir: Path) -> Non
     assert saved_stages() == ["mine"]
 
 
-def test_a_training_that_resumes_is_saved(random_model_dir: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(save_strategy="steps", save_steps=1, output_dir=str(tmp_path / "run"))
+def test_a_training_that_resumes_is_saved(random_model_dir: Path) -> None:
+    recipe = small_recipe(save_strategy="steps", save_steps=1)
     interrupted(random_model_dir, recipe)
     trainer = trainer_of(random_model_dir, recipe)
     trainer.train(resume_from_checkpoint=True)
