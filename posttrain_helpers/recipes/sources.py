@@ -28,7 +28,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tinyworld/best_of_k": {
         **_REPLIES,
         "scorer": str,
-        **dict.fromkeys(("draw", "steps", "smallest", "largest"), int),
+        "steps": int | None,
+        **dict.fromkeys(("draw", "smallest", "largest"), int),
     },
     "tinyworld/ai_feedback": {**_REPLIES, "labeller": str, "n_pairs": int, "draw": int},
     "tinyworld/prompts": {"n_prompts": int},
