@@ -119,12 +119,12 @@ def mapping_adapter(columns: object) -> Adapter:
     raise CourseError(f"data.columns has the fields {', '.join(columns)}, which make no row; set {wanted}.")
 
 
-# The columns of TRL's forms -> those that hold replies, and which of them is a field of another name.
-_TRL_FORMS = {
-    ("prompt", "chosen", "rejected"): (("chosen", "rejected"), {}),
-    ("prompt", "completion", "label"): (("completion",), {}),
-    ("prompt", "completion"): (("completion",), {"completion": "reply"}),
-}
+# TRL's forms, as fields and their columns.
+_TRL_FORMS = (
+    {name: name for name in ("prompt", "chosen", "rejected")},
+    {name: name for name in ("prompt", "completion", "label")},
+    {"prompt": "prompt", "reply": "completion"},
+)
 
 
 def text_adapter(rows: list[Row]) -> Adapter | None:
@@ -138,16 +138,19 @@ def text_adapter(rows: list[Row]) -> Adapter | None:
     """
     if not rows or "messages" in rows[0]:
         return None
-    columns = next((names for names in _TRL_FORMS if rows[0].keys() >= set(names)), None)
-    if columns is None:
+    fields = next((form for form in _TRL_FORMS if rows[0].keys() >= set(form.values())), None)
+    if fields is None:
         return None
-    replies, fields = _TRL_FORMS[columns]
-    if not fields and any(not isinstance(row.get(name), str | None) for row in rows for name in replies):
+    texts = [column for field, column in fields.items() if field != "label"]
+    read_as_messages = "reply" not in fields
+    if read_as_messages and any(
+        not isinstance(row.get(name), str | None) for row in rows for name in texts[1:]
+    ):
         return None
-    if any(is_transcript(row.get(name)) for row in rows for name in ("prompt", *replies)):
+    if any(is_transcript(row.get(name)) for row in rows for name in texts):
         return None
-    beside = ("system",) if any(row.get("system") for row in rows) else ()
-    return mapping_adapter({fields.get(name, name): name for name in (*columns, *beside)})
+    beside = {"system": "system"} if any(row.get("system") for row in rows) else {}
+    return mapping_adapter(fields | beside)
 
 
 def convert(adapter: Adapter, rows: list[Row], source: str) -> tuple[list[Row], Counter[str]]:

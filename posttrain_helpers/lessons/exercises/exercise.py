@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from posttrain_helpers.statistics.paired_tests import VERDICTS, PairedResult, format_p, verdict
+from posttrain_helpers.wording import listed
 
 Kind = Literal["predict", "function", "bug", "change"]
 READINGS = VERDICTS[:3]  # the last one needs a margin
@@ -202,6 +204,30 @@ def choice(answer: Any, choices: Sequence[str]) -> str:
             f"One of {', '.join(map(repr, choices))} is expected here, but {_shown(answer)} was found."
         )
     return known[answer.strip().lower()]
+
+
+def choices_by_key(answer: Any, keys: Collection[str], choices: Sequence[str]) -> dict[str, str]:
+    """Return the choices of an answer that has one for each key."""
+    if not isinstance(answer, dict) or set(answer) != set(keys):
+        quoted = [f'"{key}"' for key in keys]
+        raise NotYet(f"Give a dictionary with the keys {listed(quoted)}.")
+    return {key: choice(value, choices) for key, value in answer.items()}
+
+
+def check_draws(draw: Callable[[int], Any]) -> None:
+    """Refuse a control whose draws depend on Python's own generator beside the one that it is given.
+
+    Args:
+        draw: of a seed for the generator that is given.
+    """
+    state = random.getstate()
+    found = []
+    for own in (1, 2):
+        random.seed(own)
+        found.append([draw(seed) for seed in range(8)])
+    random.setstate(state)
+    if found[0] != found[1]:
+        raise NotYet("Draw with `rng` alone, so that the same seed gives the same control.")
 
 
 def selection(answer: Any, choices: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    choice,
+    choices_by_key,
     compared,
     name_mistake,
     number,
@@ -31,9 +31,7 @@ _GRADIENTS = {"A": "zero", "B": "not zero", "both zero": "zero"}
 
 def grade_gradients(answer: Any) -> None:
     """Take a choice for each matrix, and for B if both began at zero."""
-    if not isinstance(answer, dict) or set(answer) != set(ASKED):
-        raise NotYet('Give a dictionary with the keys "A", "B" and "both zero".')
-    said = {key: choice(value, CHOICES) for key, value in answer.items()}
+    said = choices_by_key(answer, ASKED, CHOICES)
     if said["A"] != _GRADIENTS["A"]:
         raise NotYet("The update is B times A, and B is zero: does a small change of A change the output?")
     if said["B"] != _GRADIENTS["B"]:

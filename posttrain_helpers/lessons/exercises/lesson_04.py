@@ -10,7 +10,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    choice,
+    choices_by_key,
     is_close,
     name_mistake,
     number,
@@ -29,9 +29,7 @@ _FEW = {"loss": "lower", "right": "lower"}
 
 def grade_few(answer: Any) -> None:
     """Take a choice for each of two numbers."""
-    if not isinstance(answer, dict) or set(answer) != set(ASKED):
-        raise NotYet('Give a dictionary with the keys "loss" and "right".')
-    said = {key: choice(value, CHOICES) for key, value in answer.items()}
+    said = choices_by_key(answer, ASKED, CHOICES)
     if said["loss"] != _FEW["loss"]:
         raise NotYet("The loss is that of the training rows. How often does the model see each of the ten?")
     if said["right"] != _FEW["right"]:

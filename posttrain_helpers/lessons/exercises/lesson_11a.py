@@ -13,7 +13,8 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    choice,
+    check_draws,
+    choices_by_key,
     name_mistake,
 )
 from posttrain_helpers.statistics.paired_tests import paired_numeric
@@ -26,9 +27,7 @@ _SEEN = {"wrong": "perplexity", "rude": "reward model"}
 
 def grade_seen(answer: Any) -> None:
     """Take a selector for each of two faults."""
-    if not isinstance(answer, dict) or set(answer) != set(_SEEN):
-        raise NotYet('Give a dictionary with the keys "wrong" and "rude".')
-    said = {fault: choice(value, SELECTORS) for fault, value in answer.items()}
+    said = choices_by_key(answer, _SEEN, SELECTORS)
     if said["wrong"] != _SEEN["wrong"]:
         raise NotYet(
             "Which of the three has read what is true? Remember what lesson 05 found that the reward model "
@@ -229,22 +228,10 @@ def _drawn(answer: Any, seed: int) -> Chosen:
     return rows
 
 
-def _repeats(answer: Any) -> bool:
-    """Say whether the same generator gives the same rows, whatever state Python's own one is in."""
-    state = random.getstate()
-    found = []
-    for own in (1, 2):
-        random.seed(own)
-        found.append([_drawn(answer, seed) for seed in range(8)])
-    random.setstate(state)
-    return found[0] == found[1]
-
-
 def grade_control(answer: Any) -> None:
     """Call a function of the replies and a generator many times."""
     draws = [[reply for _, reply in _drawn(answer, seed)] for seed in range(_DRAWS)]
-    if not _repeats(answer):
-        raise NotYet("Draw with `rng` alone, so that the same seed gives the same control.")
+    check_draws(lambda seed: _drawn(answer, seed))
     allowed = [_near(_REPLIES, _CHOSEN, prompt) for prompt in range(len(_REPLIES))]
     for prompt, group in enumerate(allowed):
         counts = Counter(draw[prompt] for draw in draws)

@@ -11,7 +11,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    choice,
+    choices_by_key,
     is_close,
     name_mistake,
     number,
@@ -30,9 +30,7 @@ _NEARER = {"forward": "spread out", "reverse": "one mode"}
 
 def grade_nearer(answer: Any) -> None:
     """Take a choice for each direction."""
-    if not isinstance(answer, dict) or set(answer) != set(ASKED):
-        raise NotYet('Give a dictionary with the keys "forward" and "reverse".')
-    said = {key: choice(value, CHOICES) for key, value in answer.items()}
+    said = choices_by_key(answer, ASKED, CHOICES)
     if said["forward"] != _NEARER["forward"]:
         raise NotYet(
             "The forward KL weighs with the teacher's probabilities. To which token does the teacher give a "

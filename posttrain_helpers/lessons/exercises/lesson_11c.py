@@ -13,7 +13,8 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    choice,
+    check_draws,
+    choices_by_key,
     name_mistake,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
@@ -26,9 +27,7 @@ _ORDER = {"most often": "60 and 20", "least often": "50 and 45"}
 
 def grade_couples(answer: Any) -> None:
     """Take a couple for each end of the order."""
-    if not isinstance(answer, dict) or set(answer) != set(_ORDER):
-        raise NotYet('Give a dictionary with the keys "most often" and "least often".')
-    said = {key: choice(value, COUPLES) for key, value in answer.items()}
+    said = choices_by_key(answer, _ORDER, COUPLES)
     if said["most often"] == "95 and 90":
         raise NotYet(
             "Two good models rarely disagree on what is right. Of 1,000 problems, on how many is the strong "
@@ -164,12 +163,7 @@ def _turned(answer: Any, truth: Labels, labels: Labels, seed: int) -> frozenset[
 def grade_lot(answer: Any) -> None:
     """Call a function of the truth, a labeller's labels and a generator many times."""
     draws = [_turned(answer, _TRUTH, _LABELS, seed) for seed in range(_DRAWS)]
-    state = random.getstate()
-    random.seed(1)
-    again = [_turned(answer, _TRUTH, _LABELS, seed) for seed in range(8)]
-    random.setstate(state)
-    if again != draws[:8]:
-        raise NotYet("Draw with `rng` alone, so that the same seed gives the same control.")
+    check_draws(lambda seed: _turned(answer, _TRUTH, _LABELS, seed))
     wrong = len(draws[0])
     if len(set(draws)) == 1:
         raise NotYet("The same labels are wrong in every draw; draw by lot which ones are.")
