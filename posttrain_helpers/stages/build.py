@@ -172,6 +172,7 @@ def build_stage(
         )
         if recipe.lora is None:
             model = with_all_weights_trained(model)
+        files = data_identities(recipe)  # now: what is changed while it trains was not trained on
         with main_process_first():
             rows, dev, _ = load_rows(recipe, verbose=verbose, tokenizer=tokenizer)
         trainer = make_trainer(recipe, model, tokenizer, rows, callbacks, verbose=verbose, eval_dataset=dev)
@@ -187,7 +188,7 @@ def build_stage(
                 f"ended after step {state.global_step:,} of {state.max_steps:,} and kept the weights of step "
                 f"{state.best_global_step:,}, the best on dev"
             )
-        save_stage(trainer, recipe.stage, recipe, metrics=metrics, say=notes.append)
+        save_stage(trainer, recipe.stage, recipe, metrics, say=notes.append, data_files=files)
         progress.done("; ".join([f"done in {time.perf_counter() - started:.0f} s", *notes]))
     return target
 

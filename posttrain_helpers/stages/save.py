@@ -54,6 +54,7 @@ def save_stage(
     tokenizer: PreTrainedTokenizerBase | None = None,
     as_it_is: bool = False,
     say: Callable[[str], None] = print,
+    data_files: dict[str, str] | None = None,
 ) -> Path:
     """Save a trained model as a stage, whole or not at all.
 
@@ -68,6 +69,8 @@ def save_stage(
         tokenizer: needed with a model; a trainer has its own.
         as_it_is: also save a model whose training was interrupted, or that was trained before.
         say: gets that line.
+        data_files: what the files of its rows held when they were read, as `data_identities` gives it; None
+            reads them now.
 
     Returns:
         The stage's directory.
@@ -117,7 +120,8 @@ def save_stage(
             else:
                 model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
-            manifest = _manifest(directory, name, recipe, metrics)
+            files = data_identities(recipe) if data_files is None else data_files
+            manifest = _manifest(directory, name, recipe, metrics, files)
             manifest["made_by"] = _maker(trainer, name, recipe)
             write_json_atomic(directory / MANIFEST, manifest)
             kept = _keep_aside(target, manifest["identity"])
@@ -237,7 +241,9 @@ def stage_lock(target: Path, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any] | None) -> dict[str, Any]:
+def _manifest(
+    directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any] | None, files: dict[str, str]
+) -> dict[str, Any]:
     weights = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in weight_files(directory)
     }
@@ -253,7 +259,7 @@ def _manifest(directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any
         "model": recipe.model,
         "parent_identity": model_identity(location(recipe.model, recipe.profile)),
         **({"reward_identities": others} if others else {}),
-        **({"data_identities": files} if (files := data_identities(recipe)) else {}),
+        **({"data_identities": files} if files else {}),
         "identity": weights_identity({file: entry["sha256"] for file, entry in weights.items()}),
         "seed": recipe.seed,
         "versions": current_runtime(recipe.profile).versions,

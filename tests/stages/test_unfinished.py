@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from posttrain_helpers import cli
 from posttrain_helpers.models.manifest import saved_stages, stage_path
 from posttrain_helpers.stages import build, unfinished
+from posttrain_helpers.training import trainer
 
 ON_REQUEST = "POSTTRAIN_EVERY_LAUNCH"
 
@@ -200,6 +202,24 @@ def test_a_file_that_has_changed_makes_another_stage(
     del former["data_identities"]  # as stages had it before
     manifest.write_text(json.dumps(former), encoding="utf-8")
     assert train(f"{line} mine") == 0
+
+
+def test_a_file_that_changes_while_a_stage_trains_is_not_what_it_learned(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, line = tmp_path / "rows.jsonl", line.replace("max_steps=12", "max_steps=2")
+    trained = trainer.train
+
+    def train_while_somebody_edits(*arguments: Any) -> dict[str, float]:
+        metrics = trained(*arguments)
+        rows.write_text(rows.read_text(encoding="utf-8").replace("It is 7.", "It is 8."), encoding="utf-8")
+        return metrics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train", train_while_somebody_edits)
+        assert train(f"{line} mine") == 0
+    assert train(f"{line} mine") == cli.EXIT_MISTAKE
+    assert "the file of data.source has changed" in capsys.readouterr().err
 
 
 def test_a_second_training_of_the_same_stage_is_refused(
