@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from posttrain_helpers.statistics.paired_tests import VERDICTS, PairedResult, format_p, verdict
+from posttrain_helpers.statistics.paired_tests import (
+    VERDICTS,
+    PairedResult,
+    format_p,
+    paired_binary,
+    verdict,
+)
 from posttrain_helpers.wording import listed
 
 Kind = Literal["predict", "function", "bug", "change"]
@@ -274,6 +280,11 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
         raise NotYet("The result must come from a paired comparison on the same items, interval included.")
     if result.n < FEWEST_ITEMS:
         raise NotYet(f"{result.n} items decide nothing; compare on at least {FEWEST_ITEMS}.")
+    if result.same == result.n:
+        raise NotYet(
+            f"Not one of the {result.n} items changed: did the new value reach the run, or was a run "
+            "compared with itself?"
+        )
     said, shown = choice(answer["verdict"], READINGS), verdict(result)
     if said != shown and shown == "no_difference_shown" and not result.low <= 0 <= result.high:
         raise NotYet(
@@ -308,9 +319,11 @@ def change_exercise(
     """
     right = {"changed": changed, "result": result, "verdict": verdict(result)}
     other = next(reading for reading in READINGS if reading != right["verdict"])
+    unchanged = paired_binary([True] * FEWEST_ITEMS, [True] * FEWEST_ITEMS)
     mistakes = (
         ({**right, "verdict": other}, "does it leave 0 out"),
         ({**right, "changed": "another.setting=1"}, "This exercise is about"),
         ({**right, "result": result.difference}, "paired comparison"),
+        ({**right, "result": unchanged}, "compared with itself"),
     )
     return Exercise(number, "change", partial(compared, allowed=allowed), right, mistakes + more, why)

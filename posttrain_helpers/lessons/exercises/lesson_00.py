@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -175,10 +174,24 @@ def grade_sampler(answer: Any) -> None:
 
 # 00.4: another number of examples
 
+IN_THE_TABLE = (0, 1, 2, 4, 8)
 
-def _comparison(up: int, down: int) -> PairedResult:
+
+def _comparison(up: int, down: int, relations: int | None = 20) -> PairedResult:
     before = [False] * up + [True] * (100 - up)
-    return paired_binary(before, [True] * up + [False] * down + [True] * (100 - up - down))
+    after = [True] * up + [False] * down + [True] * (100 - up - down)
+    clusters = None if relations is None else [place % relations for place in range(100)]
+    return paired_binary(before, after, clusters=clusters)
+
+
+def grade_shots(answer: Any) -> None:
+    """Accept a number of examples that the notebook has not tried, compared relation by relation."""
+    result = compared(answer, ("shots",))
+    shots = answer["changed"].partition("=")[2].strip()
+    if not shots.isdigit() or int(shots) in IN_THE_TABLE:
+        raise NotYet(f"Choose a whole number of examples that is not in the table; {shots} was found.")
+    if result.clusters is None:
+        raise NotYet("Questions about one relation are answered alike: compare with clusters=relations.")
 
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -220,15 +233,20 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         "00.4",
         "change",
-        partial(compared, allowed=("shots",)),
+        grade_shots,
         {"changed": "shots=16", "result": _comparison(8, 5), "verdict": "no_difference_shown"},
         (
             (
-                {"changed": "shots=2", "result": _comparison(30, 2), "verdict": "no_difference_shown"},
+                {"changed": "shots=6", "result": _comparison(30, 2), "verdict": "no_difference_shown"},
                 "leave 0 out",
             ),
+            ({"changed": "shots=2", "result": _comparison(30, 2), "verdict": "improved"}, "not in the table"),
+            (
+                {"changed": "shots=6", "result": _comparison(30, 2, None), "verdict": "improved"},
+                "clusters=relations",
+            ),
             ({"changed": "seed=1", "result": _comparison(30, 2), "verdict": "improved"}, "about shots"),
-            ({"changed": "shots=2", "result": 0.9, "verdict": "improved"}, "paired comparison"),
+            ({"changed": "shots=6", "result": 0.9, "verdict": "improved"}, "paired comparison"),
         ),
         "The same questions stand behind both numbers, so only those whose answer changed between right and "
         "wrong count, and the interval says which differences are compatible with what you saw.",

@@ -155,6 +155,12 @@ def pack_across(rows: Rows) -> dict[str, list[int]]:
     return _packed(rows, pack(rows)["position_ids"], boundary=None)
 
 
+def pack_with_mask(rows: Rows) -> dict[str, list[int]]:
+    """Add the mask that hides from the model where a row begins."""
+    packed = pack(rows)
+    return {**packed, "attention_mask": [1] * len(packed["input_ids"])}
+
+
 def packed_positions(rows: Rows) -> list[int]:
     """Return no packed row."""
     return pack(rows)["position_ids"]
@@ -183,6 +189,11 @@ def grade_packing(answer: Any) -> None:
             raise NotYet(
                 f"The labels are {row['labels']}. Look at the first token of each row: which token would "
                 "predict it, and does that token belong to the same conversation?"
+            )
+        if "attention_mask" in found:
+            raise NotYet(
+                "The three columns are right, but an attention mask comes with them. What does one do to the "
+                "detection of the rows? See the measurement above."
             )
 
 
@@ -236,6 +247,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (pack_in_one_line, "how is the model to see"),
             (pack_from_one, "Which position has the first token"),
             (pack_across, "Look at the first token of each row"),
+            (pack_with_mask, "attention mask"),
             (packed_positions, "Return a dictionary"),
         ),
         "A position of 0 is the only mark of a new conversation in a packed row. If positions go on, every "

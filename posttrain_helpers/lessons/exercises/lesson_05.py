@@ -166,7 +166,7 @@ def _grade_expected(answer: Any) -> None:
 
 _SETTINGS = ("args.learning_rate", "args.num_train_epochs", "args.center_rewards_coefficient")
 _WORSE = paired_binary([True] * 90 + [False] * 10, [True] * 70 + [False] * 30)
-_EQUAL = paired_binary([True, False] * 50, [True, False] * 50)
+_NEARLY_EQUAL = paired_binary([True, False] * 50, [False, True] + [True, False] * 49)
 
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -225,7 +225,7 @@ EXERCISES: tuple[Exercise, ...] = (
         "you keep a setting, repeat the comparison on pairs of the split dev and on several seeds.",
         more=(
             (
-                {"changed": "args.learning_rate=1e-5", "result": _EQUAL, "verdict": "worse"},
+                {"changed": "args.learning_rate=1e-5", "result": _NEARLY_EQUAL, "verdict": "worse"},
                 "does it leave 0 out",
             ),
         ),

@@ -19,7 +19,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     selection,
 )
 from posttrain_helpers.losses import dpo_loss
-from posttrain_helpers.statistics import PairedResult
+from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
 
 Tensor = torch.Tensor
 
@@ -198,10 +198,8 @@ def grade_weight(answer: Any) -> None:
         weight = float(value)
     except ValueError:
         weight = math.nan
-    if not 0 <= weight < math.inf:
-        raise NotYet(f"A weight is a number from 0 on, but {value!r} was found.")
-    if 4.4 < weight < 5.0:  # the notebook prints the balanced weight of its replies, about 4.7
-        raise NotYet("That is about the weight of the run that you compare with; take quite another one.")
+    if not 0 < weight < math.inf:
+        raise NotYet(f"A weight is a number above 0, but {value!r} was found.")
 
 
 def _example(difference: float, low: float, high: float) -> PairedResult:
@@ -210,6 +208,7 @@ def _example(difference: float, low: float, high: float) -> PairedResult:
 
 
 _UNCLEAR = _example(-0.015, -0.05, 0.02)
+_SAME = paired_numeric([0.5, 1.0] * 30, [0.5, 1.0] * 30)
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
@@ -267,12 +266,12 @@ EXERCISES: tuple[Exercise, ...] = (
                 "does it leave 0 out",
             ),
             (
-                {
-                    "changed": "args.desirable_weight=4.71",
-                    "result": _UNCLEAR,
-                    "verdict": "no_difference_shown",
-                },
-                "take quite another one",
+                {"changed": "args.desirable_weight=0", "result": _UNCLEAR, "verdict": "no_difference_shown"},
+                "a number above 0",
+            ),
+            (
+                {"changed": "args.desirable_weight=1", "result": _SAME, "verdict": "no_difference_shown"},
+                "with itself",
             ),
         ),
         "One run on one seed, whatever it shows: read the interval, not the point. The balance matters more "

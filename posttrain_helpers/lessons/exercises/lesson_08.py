@@ -25,7 +25,6 @@ _SETTINGS = (
     "args.kl_coef",
     "args.learning_rate",
     "args.num_ppo_epochs",
-    "args.num_mini_batches",
     "args.vf_coef",
 )
 _REWARDS = (
@@ -62,7 +61,7 @@ def _critic_batch() -> tuple[torch.Tensor, ...]:
     import torch
 
     values = torch.tensor([[0.4, 0.9, 0.2], [1.9, 0.6, -4.0]])
-    returns = torch.tensor([[1.0, 1.6, -0.9], [0.3, 0.1, 0.0]])
+    returns = torch.tensor([[1.0, 1.6, -0.9], [0.3, 0.1, 7.0]])
     return values, returns, torch.tensor([[1, 1, 1], [1, 1, 0]])
 
 

@@ -119,6 +119,11 @@ def _some_right(rewards, group_size):
     return (rewards.view(-1, group_size).mean(1) > 0).tolist()
 
 
+def _two_of_each(rewards, group_size):
+    groups = rewards.view(-1, group_size)
+    return (groups[:, 0] != groups[:, 1]).tolist()
+
+
 def _not_all_right(rewards, group_size):
     rates = rewards.view(-1, group_size).mean(1)
     return ((rates > 0) & (rates < 1)).tolist()
@@ -128,15 +133,22 @@ def _grade_teaching(answer: Any) -> None:
     import torch
 
     groups = torch.tensor(
-        [[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [1.0, 0.5, 1.0]]
+        [
+            [1.0, 1.0, 1.0],
+            [0.0, 1.0, 0.0],
+            [0.5, 0.5, 0.5],
+            [0.0, 0.0, 0.0],
+            [1.0, 0.5, 1.0],
+            [1.0, 1.0, 0.0],
+        ]
     )
     verdicts = call(answer, groups.flatten(), 3)
     if isinstance(plain(verdicts), (list, tuple)) and len(verdicts) == 3:
         raise NotYet(
-            "For five problems with three completions each, your function returns three verdicts. Along "
+            "For six problems with three completions each, your function returns three verdicts. Along "
             "which dimension does it compare?"
         )
-    found = yes_or_no(verdicts, 5)
+    found = yes_or_no(verdicts, 6)
     if found == can_teach(groups.flatten(), 3):
         return
     if found[0] or found[3]:
@@ -183,7 +195,8 @@ EXERCISES: tuple[Exercise, ...] = (
             (_product_form, "every choice of 3 holds a right one"),
             (lambda n, c, k: 0.1, "Count the choices"),
         ),
-        why="comb(n - c, k) is 0 where fewer than k samples are wrong, so that case needs no extra line.",
+        why="1 - comb(n - c, k) / comb(n, k): comb is 0 where fewer than k samples are wrong, so that case "
+        "needs no extra line.",
     ),
     Exercise(
         id="10.3",
@@ -194,7 +207,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_by_column, "three verdicts"),
             (_some_right, "all right, or all wrong"),
             (_not_all_right, "need not be 0 or 1"),
-            (lambda rewards, group_size: [False] * 5, "is missed"),
+            (_two_of_each, "is missed"),
         ),
         why="As many problems as completions hid the wrong dimension: test with two sizes that differ.",
     ),

@@ -115,6 +115,16 @@ def interval_of_mean(scores: np.ndarray) -> tuple[float, float]:
     return means.mean() - half, means.mean() + half
 
 
+def interval_by_student(scores: np.ndarray) -> tuple[float, float]:
+    """Return the same interval with Student's quantile, which is better for few prompts."""
+    from scipy import stats
+
+    means = scores.mean(axis=1)
+    return stats.t.interval(
+        0.95, len(means) - 1, loc=means.mean(), scale=means.std(ddof=1) / len(means) ** 0.5
+    )
+
+
 def _around(values, count):
     half = 1.96 * values.std(ddof=1) / count**0.5
     return values.mean() - half, values.mean() + half
@@ -158,7 +168,7 @@ def _grade_interval(answer: Any) -> None:
     for scores in (np.array(_SAMPLED), np.array(_SAMPLED)[:, :2]):
         found, expected = numbers(call(answer, scores), 2), interval_of_mean(scores)
         same = partial(all_close, tolerance=1e-4)
-        if same(found, expected):
+        if same(found, expected) or same(found, interval_by_student(scores)):
             continue
         name_mistake(_INTERVAL_HINTS, found, scores, same=same)
         raise NotYet(

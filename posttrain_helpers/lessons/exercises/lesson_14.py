@@ -139,6 +139,11 @@ def _with_header(tokens: Sequence[str]) -> list[int]:
     return [int(any(mask[place : place + 4])) for place in range(len(mask))]
 
 
+def _with_line_break(tokens: Sequence[str]) -> list[int]:
+    mask = reply_mask(tokens)
+    return [int(mark or (place > 0 and mask[place - 1])) for place, mark in enumerate(mask)]
+
+
 def _after_the_first(tokens: Sequence[str]) -> list[int]:
     first = reply_mask(tokens).index(1)
     return [int(place >= first) for place in range(len(tokens))]
@@ -157,13 +162,13 @@ def _turn(role: str, *words: str) -> list[str]:
 
 
 _CONVERSATIONS = (
-    [*_turn("user", "Hi", "."), *_turn("assistant", "Hello", "!")],
     [
         *_turn("user", "2", "+", "2", "?"),
         *_turn("assistant", "4"),
         *_turn("user", "assistant", "?"),
         *_turn("assistant", "An", "assistant", "\n", "."),
     ],
+    [*_turn("user", "Hi", "."), *_turn("assistant", "Hello", "!")],
     [*_turn("system", "Be", "kind", "."), *_turn("user", "Hi"), *_turn("assistant", "Hi", ",", "you", ".")],
 )
 
@@ -175,6 +180,7 @@ def _grade_mask(answer: Any) -> None:
             continue
         hints = (
             (_without_end, "A model that is trained with this mask writes good replies. When does it stop?"),
+            (_with_line_break, "Who writes the line break behind the end token when the model is used?"),
             (_with_header, "Who writes the header of the assistant's turn when the model is used?"),
             (_after_the_first, "Look at the second question of the user. Should the model learn to ask it?"),
             (_the_last_alone, "A conversation of several turns has several replies to learn from."),
@@ -215,6 +221,7 @@ EXERCISES: tuple[Exercise, ...] = (
         solution=reply_mask,
         mistakes=(
             (_without_end, "When does it stop"),
+            (_with_line_break, "the line break"),
             (_with_header, "Who writes the header"),
             (_after_the_first, "second question"),
             (_the_last_alone, "several replies"),

@@ -20,7 +20,7 @@ from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import explained_variance as variance_explained
 from posttrain_helpers.lessons.exercises.lesson_08 import leave_one_out
-from posttrain_helpers.lessons.exercises.lesson_12 import interval_of_mean, sign_flip_p
+from posttrain_helpers.lessons.exercises.lesson_12 import interval_by_student, interval_of_mean, sign_flip_p
 from posttrain_helpers.lessons.exercises.lesson_13 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.losses.advantages import explained_variance, group_advantages
@@ -190,9 +190,9 @@ def test_a_reply_may_move_to_the_row_before_and_the_hints_still_fit() -> None:
 
 def test_a_weight_is_a_finite_number() -> None:
     exercise = next(exercise for exercise in EXERCISES if exercise.id == "07.4")
-    for value in ("nan", "inf", "-1", "much"):
+    for value in ("nan", "inf", "-1", "0", "much"):
         changed = {**exercise.solution, "changed": f"args.desirable_weight={value}"}
-        assert "from 0 on" in check("07.4", changed).message
+        assert "above 0" in check("07.4", changed).message
 
 
 def test_a_random_sign_test_is_told_to_be_exact() -> None:
@@ -202,6 +202,7 @@ def test_a_random_sign_test_is_told_to_be_exact() -> None:
 
     assert "all of them" in check("12.3", drawn).message
     assert check("12.2", lambda scores: np.array(interval_of_mean(scores))).correct
+    assert check("12.2", interval_by_student).correct
 
 
 def test_no_two_ways_to_count_wins_are_alike() -> None:
