@@ -18,6 +18,7 @@ from posttrain_helpers.comparison.scores import apply_measures, measures_of, rat
 from posttrain_helpers.comparison.view import changed_words, to_text
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import Generation
+from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 CAPITALS = {
     "France": "Paris",
@@ -160,6 +161,16 @@ def test_a_directory_is_loaded_by_the_real_loader(random_model_dir: Path, pair, 
     assert result.labels == ("before", "after")
     assert result.same_weights()
     assert [g.text for g in result.generations["before"]] == [g.text for g in result.generations["after"]]
+
+
+def test_an_adapter_that_learned_nothing_has_the_weights_of_its_base(
+    random_model_dir: Path, output_root: Path, tmp_path: Path
+) -> None:
+    lora = {"r": 2, "target_modules": "all-linear"}
+    for part in load_model_and_tokenizer(random_model_dir, lora=lora, verbose=False):
+        part.save_pretrained(tmp_path)
+    result = compare_generations(str(random_model_dir), str(tmp_path), ITEMS[:1], max_new_tokens=2)
+    assert result.same_weights()
 
 
 def test_the_two_call_forms(pair, other_pair) -> None:

@@ -245,6 +245,10 @@ class TestEstimates:
         assert (k1_estimate(policy, reference) < 0).any()
         assert k3_estimate(torch.tensor(-1.0), torch.tensor(-1.0)) == 0
 
+    def test_k3_is_exact_for_policies_that_hardly_differ(self) -> None:
+        # Half the square of a small log ratio; exp() of it rounds to seven digits around 1.
+        assert k3_estimate(torch.tensor(0.0), torch.tensor(1e-4)).item() == pytest.approx(5e-9, rel=0.01)
+
     def test_k1_as_a_loss_moves_nothing(self) -> None:
         logits, reference = two_distributions()
 

@@ -190,12 +190,19 @@ def test_what_changes_an_estimate() -> None:
     assert at_peak(estimate(optim="adamw_bnb_8bit"))["optimizer"] == full["optimizer"] // 4
     assert at_peak(estimate(of=size(dtype="bfloat16")))["weights"] == full["weights"] // 2
     assert at_peak(estimate(bf16=True))["activations"] < 0.8 * full["activations"]
+    rows = 4 * 128 * (64 * 4 + 3 * _kept_per_token(size(), 2))
+    copies = 2 * size().linear  # of the weights, which autocast makes
+    assert estimate(bf16=True).moments["the loss"]["activations"] == rows + copies
     assert at_peak(estimate(activation_checkpointing=True))["activations"] < full["activations"] / 2
+    anew = estimate(activation_checkpointing=True).moments
+    layer = 4 * 128 * _kept_per_token(size(), 4)  # of the tokens of a batch, one layer at a time
+    assert anew["the backward pass"]["activations"] - anew["the loss"]["activations"] == layer
     accumulated = estimate(gradient_accumulation_steps=4).moments["the loss"]
     assert accumulated["gradients"] == full["gradients"] + full["weights"]
     adapter = size(lora=LORA)
     trained = at_peak(estimate(of=adapter))
     assert trained["optimizer"] == 2 * adapter.trained < full["optimizer"] / 5
+    assert estimate(of=adapter).moments["the loss"]["gradients"] == 0  # the output layer has none
     assert (
         trained["weights"] - at_peak(estimate(of=adapter.quantized("8bit")))["weights"] == 3 * adapter.linear
     )
@@ -217,11 +224,16 @@ def test_what_methods_hold() -> None:
         assert at_peak(made)["reference"] == 7 * 10**6
     assert at_peak(estimate("grpo", beta=0.0))["reference"] == 0
     assert at_peak(estimate("grpo", beta=0.1))["reference"] == sft["weights"]
+    for method in ("distill_offline", "distill_on_policy"):  # no adapter saves a teacher
+        assert at_peak(estimate(method, of=size(lora=LORA)))["reference"] == size(lora=LORA).weights
     assert at_peak(estimate("reward"))["logits"] == 0
     assert at_peak(estimate("orpo"))["logits"] == 4 * 8 * 128 * 1000 * 4
-    with_reward = estimate_memory(size(), "rloo", {**ARGUMENTS, "beta": 0}, reward_models=2)
-    assert at_peak(with_reward)["reward models"] == 2 * sft["weights"]
+    for bf16 in (False, True):  # autocast leaves their weights as they are
+        arguments = {**ARGUMENTS, "beta": 0, "bf16": bf16}
+        with_reward = estimate_memory(size(), "rloo", arguments, reward_models=2)
+        assert at_peak(with_reward)["reward models"] == 2 * sft["weights"]
     shared = estimate("ppo", num_mini_batches=1, rollout_batch_size=8)
+    assert shared.moments["the loss"]["logits"] == 4 * 4 * 64 * 1000 * 4  # of replies, not of prompts
     separate = estimate("ppo", num_mini_batches=1, rollout_batch_size=8, value_model="reward_model")
     assert separate.moments["the update"]["critic"] == 4 * sft["weights"]  # and gradients, and two averages
     assert separate.total > shared.total
@@ -240,6 +252,7 @@ def test_sampling_holds_the_cache_of_all_replies() -> None:
 
     row = (256 + 64) * 2 * 2 * 16 * 4  # tokens, keys and values, heads, their width, bytes
     assert sampled()["generation cache"] == 4 * row * (3 + 1)  # three layers, one of them twice
+    assert sampled()["activations"] == 3 * 4 * 256 * 160 * 4  # of the prompts, in an MLP
     assert sampled(gradient_accumulation_steps=3)["generation cache"] == 12 * row * 4
     assert sampled(steps_per_generation=2)["generation cache"] == 8 * row * 4
     assert sampled(generation_batch_size=5)["generation cache"] == 5 * row * 4
@@ -251,6 +264,7 @@ def test_a_row_is_not_longer_than_the_model_has_positions() -> None:
     short = Qwen3Config(**SHAPE, head_dim=16, max_position_embeddings=100)
     measured = measure_model(empty_model(short))
     assert estimate(of=measured).length == 100
+    assert estimate("orpo", of=measured).moments["the loss"]["logits"] == 4 * 8 * 100 * 1000 * 4
     assert estimate("grpo", of=measured).length == 100
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.chat_markers import marked_template, needs_markers
+from posttrain_helpers.models.chat_markers import changes_replies, marked_template, needs_markers
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.training.trainer import make_trainer, train
 
@@ -93,6 +93,14 @@ def test_of_a_template_that_forgets_only_the_last_reply_is_marked(tokenizer: Any
     trained = [token for token, said in zip(ids, mask, strict=True) if said]
     assert tokenizer.decode(trained) == "A cow says moo.<|im_end|>"
     assert "Hello. (old)" in tokenizer.decode(ids)
+
+
+def test_a_template_that_forgets_only_behind_a_system_turn_changes_replies_too(tokenizer: Any) -> None:
+    sometimes = FORGETS.replace("if loop.last", "if loop.last or messages[0]['role'] != 'system'")
+    for template, changes in ((CHATML, False), (FORGETS, True), (sometimes, True)):
+        tokenizer.chat_template = template
+        tokenizer.chat_template = marked_template(tokenizer)
+        assert changes_replies(tokenizer) == changes
 
 
 def test_markers_of_its_own_are_enough(tokenizer: Any) -> None:

@@ -156,6 +156,13 @@ STATISTICS = Group(
             "np.abs(totals) >= abs",
             "np.abs(totals) > abs",
         ),
+        Mistake(
+            "paired_numeric",
+            "as many resamples as usual",
+            "resamples=resamples, clusters=clusters)",
+            "clusters=clusters)",
+        ),
+        Mistake("sign_flip_p", "every call draws other flips", "        rng=0,\n", ""),
     ),
 )
 
@@ -369,6 +376,11 @@ FORGETTING = Group(
         ),
         Mistake("compare", "a loss counts as a gain", '"higher_is_better": higher_is_better, ', ""),
         Mistake("compare", "the clusters are lost", ', "clusters": clusters}', "}"),
+        Mistake(
+            "compare", "the t-test ignores the clusters", "adjust=None, clusters=clusters", "adjust=None"
+        ),
+        Mistake("compare", "the p of the t-test is called a floor", ", p_at_floor=False)", ")"),
+        Mistake("compare", "thirty items are too few", "< ENOUGH_FOR_T", "<= ENOUGH_FOR_T"),
     ),
 )
 
@@ -634,6 +646,7 @@ KL = Group(
             "log_probs - ref_log_probs",
         ),
         Mistake("k3_estimate", "the log ratio is added", "expm1() - log_ratio", "expm1() + log_ratio"),
+        Mistake("k3_estimate", "rounded around 1", "log_ratio.expm1()", "(log_ratio.exp() - 1)"),
     ),
 )
 
@@ -1136,6 +1149,12 @@ PPO_ROLLOUTS = Group(
             "self.args.process_index, *purpose",
             "*purpose",
         ),
+        Mistake(
+            "RolloutSampler.sample",
+            "values and returns are swapped",
+            "explained_variance(values, returns, mask)",
+            "explained_variance(returns, values, mask)",
+        ),
     ),
 )
 
@@ -1249,6 +1268,7 @@ COMPARISON = Group(
             'f"{name} {parameter.dtype}',
             'f"{parameter.dtype}',
         ),
+        Mistake("_run", "an adapter is not merged", ", merge=True, verbose=False", ", verbose=False"),
     ),
 )
 
@@ -1399,6 +1419,7 @@ TRAINING_CHECKS = Group(
             "if desirable in (0,):",
         ),
         Mistake("_log_chance_of_run", "one place only", " + math.log(total - length + 1)", ""),
+        Mistake("_reads_reference", "a beta of 0 has a reference", "and config.beta != 0", ""),
     ),
 )
 
@@ -1522,6 +1543,13 @@ STAGE_SAVING = Group(
             " and trainer.state.global_step == trainer.state.max_steps",
             "",
         ),
+        Mistake(
+            "data_identities",
+            "the dev rows are forgotten",
+            '("source", "dev")',
+            '("source",)',
+            ("tests/stages/test_unfinished.py::test_a_stage_knows_what_its_rows_and_its_dev_rows_were",),
+        ),
     ),
 )
 
@@ -1604,6 +1632,254 @@ CHECKPOINTS = Group(
     ),
 )
 
+OVEROPTIMIZATION = Group(
+    "posttrain_helpers.statistics.overoptimization",
+    ("tests/statistics/test_overoptimization.py",),
+    (
+        Mistake(
+            "fit_overoptimization",
+            "the spread around 0",
+            "((gains - gains.mean()) ** 2).sum()",
+            "(gains**2).sum()",
+        ),
+    ),
+)
+
+BOARD_SCORES = Group(
+    "posttrain_helpers.evaluation.board.scores",
+    ("tests/evaluation/board/test_board.py",),
+    (
+        Mistake(
+            "_repeated_share",
+            "each item is a cluster",
+            "suite.clusters or range(suite.n)",
+            "range(suite.n)",
+        ),
+        Mistake(
+            "_divergence_key",
+            "another temperature is compared",
+            '"suite", "temperature", "measure"',
+            '"suite", "measure"',
+        ),
+        Mistake(
+            "writing_style",
+            "the mean of the suites",
+            "[count for part in parts for count in part.tokens]",
+            "[np.mean(part.tokens) for part in parts]",
+        ),
+        Mistake(
+            "common_clusters",
+            "items of two suites are one cluster",
+            "clusters_of([None] * suite.n, source=suite.name)",
+            "clusters_of([None] * suite.n)",
+        ),
+    ),
+)
+
+LANGUAGE_MODEL_JUDGE = Group(
+    "posttrain_helpers.evaluation.judges.language_model",
+    ("tests/evaluation/judges/test_language_model.py",),
+    (
+        Mistake(
+            "LanguageModelJudge._last_log_probs",
+            "not in float32",
+            ".float().log_softmax(-1)",
+            ".log_softmax(-1)",
+        ),
+        Mistake(
+            "LanguageModelJudge.letter_log_probs",
+            "dropout stays on",
+            "with evaluation_mode(self.model), torch.no_grad():",
+            "with torch.no_grad():",
+        ),
+    ),
+)
+
+REWARD_GUARD = Group(
+    "posttrain_helpers.rewards.guard",
+    ("tests/rewards/test_guard.py",),
+    (
+        Mistake(
+            "_Guard._checked",
+            "what a broken round returned stays",
+            "            self._returned.clear()\n        self._returned[index] = checked",
+            "            pass\n        self._returned[index] = checked",
+        ),
+    ),
+)
+
+MADE_DATA = Group(
+    "posttrain_helpers.tinyworld.training_data.made_data",
+    ("tests/tinyworld/training_data/test_made_data.py",),
+    (
+        Mistake(
+            "constitution",
+            "every principle asks for more",
+            "sign * (read(request) - plain)",
+            "(read(request) - plain)",
+        ),
+        Mistake(
+            "constitution",
+            "the plain likelihood is not taken off",
+            "sign * (read(request) - plain)",
+            "sign * read(request)",
+        ),
+        Mistake(
+            "two_of_each",
+            "the first two",
+            "random.Random(f\"pair/{seed}/{item['id']}\").sample(different, 2)",
+            "different[:2]",
+        ),
+        Mistake(
+            "two_of_each", "the seed is ignored", "f\"pair/{seed}/{item['id']}\"", "f\"pair/{item['id']}\""
+        ),
+        Mistake(
+            "build_best_of_k_data",
+            "the same lots for every seed",
+            "one_of_each(scores, seed)",
+            "one_of_each(scores)",
+        ),
+        Mistake("scored", "ends are not looked at", "stopped=reply.stopped", "stopped=True"),
+        Mistake(
+            "scored",
+            "replies of other prompts",
+            "[reply.text for group in replies for reply in group]",
+            "[group[i].text for i in range(len(replies[0])) for group in replies]",
+        ),
+        Mistake("own_replies", "replies of one seed", "*settings, seed, profile)", "*settings, 0, profile)"),
+    ),
+)
+
+DISTILLATION_DATA = Group(
+    "posttrain_helpers.tinyworld.training_data.distillation",
+    ("tests/tinyworld/training_data/test_distillation.py",),
+    (
+        Mistake(
+            "build_distillation_data",
+            "the temperature is ignored",
+            '"temperature": sampling_temperature',
+            '"temperature": 1.0',
+        ),
+        Mistake(
+            "build_distillation_data",
+            "replies of one seed",
+            "prompts, seed=seed, profile=profile",
+            "prompts, profile=profile",
+        ),
+        Mistake("_larger_problems", "as many steps as in training", "max(1, steps - 1)", "steps"),
+        Mistake(
+            "_prompts",
+            "all prompts are hard",
+            "(quarter, 1, 12, 3), (n - half - quarter, 2, 12, 3))",
+            "(n - half, steps, largest, smallest))",
+        ),
+        Mistake(
+            "_prompts",
+            "the hard ones come first",
+            'random.Random(f"distillation/{seed}").shuffle(rows)',
+            "pass",
+        ),
+        Mistake(
+            "_prompts",
+            "what is held out of one split",
+            "HELD_OUT_PROBLEMS, split, smallest=smallest)",
+            "HELD_OUT_PROBLEMS, smallest=smallest)",
+        ),
+    ),
+)
+
+PROMPT_DATA = Group(
+    "posttrain_helpers.tinyworld.training_data.prompts",
+    ("tests/tinyworld/training_data/test_prompts.py",),
+    (
+        Mistake(
+            "held_out_problems",
+            "other problems of dev are left out",
+            'HELD_OUT_PROBLEMS, "dev", smallest=smallest)',
+            'HELD_OUT_PROBLEMS, "dev")',
+        ),
+    ),
+)
+
+JUDGEMENT_DATA = Group(
+    "posttrain_helpers.tinyworld.training_data.judgements",
+    ("tests/tinyworld/training_data/test_judgements.py",),
+    (
+        Mistake(
+            "_held_out",
+            "several comparisons of one prompt",
+            "_pairs(item, replies, 1, rng)",
+            "_pairs(item, replies, 3, rng)",
+        ),
+        Mistake("_held_out", "the seed of a training", "HELD_OUT_SEEDS[reported_split()]", "0"),
+        Mistake("_pairs", "ends are not looked at", "stopped=reply.stopped", "stopped=True"),
+    ),
+)
+
+MEMORY_ESTIMATE = Group(
+    "posttrain_helpers.memory.estimate",
+    ("tests/memory/test_estimate.py",),
+    (
+        Mistake(
+            "estimate_memory",
+            "an adapter saves the teacher",
+            "size.weights if needs.teacher or (with_reference",
+            "size.weights if (with_reference",
+        ),
+        Mistake(
+            "estimate_memory",
+            "prompts have logits in the loss",
+            "scored = batch * needs.rows * completion",
+            "scored = batch * needs.rows * length",
+        ),
+        Mistake(
+            "estimate_memory",
+            "the output layer of an adapter trains",
+            'needs.logits != "none" and not size.adapter',
+            'needs.logits != "none"',
+        ),
+        Mistake(
+            "estimate_memory",
+            "a layer that is made anew takes nothing",
+            "activations + (layer if checkpointing else 0)",
+            "activations",
+        ),
+        Mistake("estimate_memory", "autocast copies nothing", "activations += size.linear * compute", "pass"),
+        Mistake(
+            "estimate_memory",
+            "the replies are read before they are sampled",
+            "3 * rows * (length - completion)",
+            "3 * rows * completion",
+        ),
+        Mistake(
+            "estimate_memory",
+            "autocast halves the reward models",
+            "reward_models * size.parameters * size.width",
+            "reward_models * size.parameters * compute",
+        ),
+        Mistake("_lengths", "more tokens are scored than read", "min(completion, length)", "completion"),
+    ),
+)
+
+CHAT_MARKERS = Group(
+    "posttrain_helpers.models.chat_markers",
+    ("tests/models/test_chat_markers.py",),
+    (
+        Mistake(
+            "changes_replies",
+            "only without a system turn",
+            "talks = (_TWO_TURNS, [_SYSTEM, *_TWO_TURNS])",
+            "talks = (_TWO_TURNS,)",
+        ),
+    ),
+)
+
+FROZEN = Group(
+    "posttrain_helpers.training.frozen",
+    ("tests/training/test_frozen.py",),
+    (Mistake("_loaded", "the profile is not passed on", "merge=True, profile=profile)", "merge=True)"),),
+)
+
 GROUPS = (
     PROCESSES,
     CHECKPOINTS,
@@ -1650,4 +1926,15 @@ GROUPS = (
     STORAGE,
     WEIGHTS,
     IMPORTS,
+    OVEROPTIMIZATION,
+    BOARD_SCORES,
+    LANGUAGE_MODEL_JUDGE,
+    REWARD_GUARD,
+    MADE_DATA,
+    DISTILLATION_DATA,
+    PROMPT_DATA,
+    JUDGEMENT_DATA,
+    MEMORY_ESTIMATE,
+    CHAT_MARKERS,
+    FROZEN,
 )

@@ -78,6 +78,19 @@ def test_a_model_among_the_rewards_rates_every_reply() -> None:
     assert function(completions=REPLIES) == [None, None, 1.0]
 
 
+def test_a_round_that_broke_off_leaves_nothing_behind() -> None:
+    """Coroutines end in any order, and one of a round may fail."""
+
+    def ones(completions: list, **kwargs: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    first, second, third = guarded([ones] * 3)
+    for function in (second, third):
+        assert function(completions=REPLIES) == [1.0] * 3
+    for function in (second, first, third):
+        assert function(completions=REPLIES[:1]) == [1.0]
+
+
 def test_name_signature_and_coroutines_stay() -> None:
     async def later(completions: list, answer: list, **kwargs: Any) -> list[float]:
         return [float("nan")] * len(completions)

@@ -184,6 +184,22 @@ def test_what_is_not_asked_for_is_not_resumed(
     assert train(f"{line} fresh --resume") == 0  # a loop that restarts a job may always say it
 
 
+def test_a_stage_knows_what_its_rows_and_its_dev_rows_were(output_root: Path, tmp_path: Path) -> None:
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.stages.save import data_identities
+
+    rows, dev = tmp_path / "rows.jsonl", tmp_path / "dev.jsonl"
+    for file in (rows, dev):
+        file.write_text("{}\n", encoding="utf-8")
+    changes = {"data.source": str(rows), "data.dev": str(dev), "args.eval_strategy": "epoch"}
+    recipe = load_recipe("sft", "tiny", changes)
+    before = data_identities(recipe)
+    dev.write_text("{}\n{}\n", encoding="utf-8")
+    after = data_identities(recipe)
+    assert set(before) == {"data.source", "data.dev"}
+    assert {key for key in before if after[key] != before[key]} == {"data.dev"}
+
+
 def test_a_file_that_has_changed_makes_another_stage(
     line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

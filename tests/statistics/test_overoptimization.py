@@ -37,6 +37,11 @@ def test_noise_is_not_explained() -> None:
     assert fit_overoptimization(KL, [1.0, -1.0, 1.0, -1.0, 1.0]).explained < 0.5
 
 
+def test_what_is_explained_is_what_the_mean_leaves() -> None:
+    # Gains that are all but constant, which no curve through 0 is.
+    assert fit_overoptimization(KL, [5.0, 5.1, 4.9, 5.0, 5.1]).explained < 0
+
+
 @pytest.mark.parametrize(
     ("kl", "gain", "words"),
     [

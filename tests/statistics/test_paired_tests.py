@@ -266,6 +266,13 @@ def test_the_interval_of_graded_scores_is_that_of_the_mean_difference(n: int) ->
     assert (result.low, result.high) == mean_interval(scores)
 
 
+def test_resamples_are_seeded_and_as_many_as_asked_for() -> None:
+    scores = np.random.default_rng(0).normal(0.2, size=40)
+    result, few = (paired_numeric(np.zeros(40), scores, resamples=number) for number in (999, 99))
+    assert paired_numeric(np.zeros(40), scores, resamples=999) == result
+    assert (few.low, few.high) == mean_interval(scores, resamples=99) != (result.low, result.high)
+
+
 def test_one_prompt_has_no_mean_interval() -> None:
     with pytest.raises(CourseError, match="at least 2 prompts"):
         paired_numeric([0.2], [0.7])

@@ -25,6 +25,7 @@ from posttrain_helpers.training.checks import (
     check_labels,
     check_positions,
     check_reference,
+    check_reference_source,
     check_scored_tokens,
     leave_out_useless_rows,
 )
@@ -232,6 +233,14 @@ def test_a_model_that_comes_from_nowhere(source: str, recipe, load) -> None:
     model.config._name_or_path = source
     with pytest.raises(CourseError, match=f"'{source}' is no model directory; save the model as a stage"):
         make_trainer(recipe("dpo"), model, tokenizer, rows_for("dpo"))
+
+
+def test_online_methods_look_for_a_reference_where_it_has_a_price(load) -> None:
+    model, _ = load("sft")
+    model.config._name_or_path = ""
+    check_reference_source(model, SimpleNamespace(sync_ref_model=False, beta=0.0))
+    with pytest.raises(CourseError, match="'' is no model directory"):
+        check_reference_source(model, SimpleNamespace(sync_ref_model=False, beta=0.1))
 
 
 def test_an_adapter_and_precomputed_log_probabilities_need_no_reference_model(recipe, load) -> None:

@@ -14,12 +14,14 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models import loading
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import save_stage
 from posttrain_helpers.training import frozen
 from posttrain_helpers.training.checks import check_reference
+from posttrain_helpers.training.frozen import load_reference, load_teacher
 from posttrain_helpers.training.out_of_memory import plan_trainer
 from posttrain_helpers.training.trainer import make_trainer, train
 
@@ -209,6 +211,25 @@ def test_a_reference_with_an_adapter_is_merged(
     beta = trainer.args.beta
     by_hand = -torch.nn.functional.logsigmoid(beta * (chosen - rejected)).mean().item()
     assert loss == pytest.approx(by_hand, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "load"),
+    [("dpo", "reference", load_reference), ("distill_on_policy", "teacher", load_teacher)],
+)
+def test_a_frozen_model_is_loaded_for_the_profile_of_its_recipe(
+    method: str, key: str, load: Callable[..., Any], random_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+    profiles, original = [], loading.load_repaired
+
+    def noted(*place: Any, **options: Any) -> Any:
+        profiles.append(options.get("profile"))
+        return original(*place, **options)
+
+    monkeypatch.setattr(loading, "load_repaired", noted)
+    load(load_recipe(method, "smollm2", {key: str(random_model_dir)}), tokenizer)
+    assert profiles == ["smollm2"]
 
 
 # --- what is refused ---

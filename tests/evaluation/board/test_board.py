@@ -10,7 +10,7 @@ from scipy.stats import norm, ttest_rel
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import records
 from posttrain_helpers.evaluation.board.board import Board
-from posttrain_helpers.evaluation.board.scores import SuiteScores, stratified
+from posttrain_helpers.evaluation.board.scores import SuiteScores, common_clusters, stratified
 from posttrain_helpers.metrics import distinct_n
 from posttrain_helpers.statistics.intervals import wilson_interval
 
@@ -289,6 +289,20 @@ def test_the_stratified_numbers_have_the_mean_and_the_standard_error_of_a_strati
     assert ttest_rel(second, first).statistic == pytest.approx(mean / expected, rel=2e-3)
 
 
+def test_items_of_one_cluster_spread_the_stratified_numbers_further():
+    scores, relations = ([1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]), tuple(("relation", x) for x in "xxyy")
+    suites = [
+        SuiteScores(name, "", "correctness", "correct", (0, 1, 2, 3), {"a": np.array(values)}, clusters)
+        for name, values, clusters in zip("pq", scores, (relations, None), strict=True)
+    ]
+    average, first, second = 0.625, math.sqrt(2), math.sqrt(4 / 3)  # of two clusters, of four items
+    expected = [average + first * x for x in (0.5, -0.5, -0.5, 0.5)]
+    expected += [average + second * x for x in (0.25, 0.25, 0.25, -0.75)]
+    assert stratified(suites, "a").tolist() == pytest.approx(expected)
+    third = dataclasses.replace(suites[1], name="r")
+    assert len(set(common_clusters([*suites, third]))) == 2 + 4 + 4  # items of two suites share none
+
+
 def test_a_skill_that_is_easier_for_everybody_is_no_chance():
     # Weighted items alone would find this spread of the suites' differences and show nothing.
     generator = np.random.default_rng(2)
@@ -339,6 +353,7 @@ def test_the_frontier_has_the_means_over_prompts_and_the_reference_at_zero():
             record("sft", parts, divergence=divergence([0.0] * 100, gold)),
             record("dpo", parts, divergence=divergence(kl, gold + 1)),
             record("other", parts, divergence=divergence(kl, gold, reference="base")),
+            record("hot", parts, divergence=divergence(kl, gold, temperature=1.5)),
             record("none", parts),
         ]
     )
@@ -348,7 +363,7 @@ def test_the_frontier_has_the_means_over_prompts_and_the_reference_at_zero():
     row = found.loc["dpo"]
     assert (row["kl"], row["gold"]) == pytest.approx((kl.mean(), gold.mean() + 1))
     assert row["kl_low"] < row["kl"] < row["kl_high"]
-    assert any(note.startswith("other: not on the frontier") for note in board.notes)
+    assert any(note.startswith("other, hot: not on the frontier") for note in board.notes)
     with pytest.raises(CourseError, match="No record holds a divergence"):
         two(RIGHT, WRONG).frontier()
 
@@ -364,6 +379,9 @@ def test_style_is_that_of_the_free_replies():
     assert row["repetition"] == pytest.approx((0 + 2 / 3) / 2)
     assert (row["mean tokens"], row["stop rate"]) == (6, 0.5)
     assert row["perplexity"] == pytest.approx(math.e)
+    few = suite("letters", [0.3], kind="preference", replies=("a b",), stopped=(True,), tokens=(12,))
+    row = Board([record("sft", [free, few])]).style().loc["sft"]
+    assert (row["mean tokens"], row["stop rate"]) == (8, pytest.approx(2 / 3))  # every reply weighs the same
     assert Board([record("sft", parts[:1])]).style().loc["sft", "mean tokens"] == 5
     assert Board([record("sft", parts[:1])]).style().loc["sft", "stop rate"] == 1.0
 

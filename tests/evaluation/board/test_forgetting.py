@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from evaluation_records import documents, mixed, record, suite, two
+from scipy.stats import ttest_1samp, ttest_rel
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.board.board import Board
@@ -121,9 +122,22 @@ def test_numbers_keep_enough_power_for_a_correction_of_a_hundred_cells():
     before = generator.normal(size=100)
     assert compare(before, before + 0.5 + 0.1 * generator.normal(size=100)).p < 1e-6
     assert compare(before[:25], before[:25] + 0.5 + 0.1 * generator.normal(size=25)).p < 5e-4
+    assert compare(before[:30], before[:30] + 0.5 + 0.1 * generator.normal(size=30)).p < 1e-6
     assert compare([0.5], [0.7]) is None
     assert compare([True], [False]).kind == "binary"
     assert compare(before, before).p == 1.0
+
+
+def test_the_p_of_many_numbers_is_that_of_the_t_test_of_their_clusters():
+    generator, labels = np.random.default_rng(6), np.arange(60) % 6
+    before = generator.normal(size=60)
+    after = before + 0.5 + 0.3 * generator.normal(size=6)[labels] + 0.1 * generator.normal(size=60)
+    alone, together = compare(before, after), compare(before, after, clusters=labels.tolist())
+    assert alone.p == pytest.approx(ttest_rel(after, before).pvalue)
+    assert not alone.p_at_floor  # of the sign flips it would be
+    means = [(after - before)[labels == label].mean() for label in range(6)]
+    assert together.p == pytest.approx(ttest_1samp(means, 0.0).pvalue)
+    assert together.p > 1000 * alone.p
 
 
 def test_shades_compare_a_difference_with_the_largest_of_its_scale():

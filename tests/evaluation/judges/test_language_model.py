@@ -117,6 +117,22 @@ class TestLanguageModelJudge:
         judge = LanguageModelJudge(adapted, tokenizer, template=SHORT)
         np.testing.assert_allclose(judge.letter_log_probs(ITEMS, FIRST, SECOND), expected, atol=1e-4)
 
+    def test_half_precision_is_widened_first(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model.bfloat16(), tokenizer, template=SHORT)
+        prompt, *letters = judge._encode(judge.question(ITEMS[0], FIRST[0], SECOND[0]))
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
+        found = judge.letter_log_probs(ITEMS[:1], FIRST[:1], SECOND[:1])
+        assert found[0].tolist() == pytest.approx([logits[token].item() for (token,) in letters], rel=1e-5)
+
+    def test_dropout_is_off(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
+        expected = judge.letter_log_probs(ITEMS, FIRST, SECOND)
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = 0.9
+        model.train()
+        np.testing.assert_allclose(judge.letter_log_probs(ITEMS, FIRST, SECOND), expected, atol=1e-4)
+
     def test_it_gives_the_model_its_mode_back(self, model, tokenizer) -> None:
         model.train()
         LanguageModelJudge(model, tokenizer, template=SHORT).compare(ITEMS, FIRST, SECOND)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from posttrain_helpers.data.loading import load_data
-from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
+from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, Split
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld.tasks import held_out_suite
@@ -49,6 +49,30 @@ def test_each_way_gets_the_same_prompts_and_one_reply() -> None:
     assert all(prompt in list(prompts["prompt"]) for prompt in pairs["prompt"])
 
 
+def test_teacher_and_student_are_sampled_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def replies(policy: str, prompts: list, **options: Any) -> list[list[Sample]]:
+        calls.append({"policy": policy, **options})
+        return [[Sample(policy, True)] for _ in prompts]
+
+    monkeypatch.setattr(distillation, "sample_replies", replies)
+    distillation.build_distillation_data(
+        8, 2, 15, 3, "qwen3", policy="grpo", student="sft", sampling_temperature=0.7
+    )
+    shared = {"samples": 1, "temperature": 0.7, "max_new_tokens": 40, "seed": 3, "profile": "qwen3"}
+    assert calls == [{"policy": "grpo", **shared}, {"policy": "sft", **shared}]
+
+
+def test_half_of_the_prompts_are_those_of_fine_tuning_in_random_order() -> None:
+    rows, _, _ = distillation.build_distillation_data(200, 2, 15, 0, "tiny", smallest=11)
+    numbers = [[int(text) for text in re.findall(r"\d+", row["prompt"][0]["content"])] for row in rows]
+    smaller = [found[0] < 11 for found in numbers]  # fine-tuning begins with 3 to 12
+    assert sum(smaller) / len(rows) == pytest.approx(0.5 * 8 / 10, abs=0.1)
+    assert any(smaller[:20])
+    assert not all(smaller[-20:])
+
+
 def test_recipes_compared_have_equal_steps_and_rows() -> None:
     on_policy, offline = (load_recipe(name, "tiny") for name in ("distill_on_policy", "distill_offline"))
     same = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "num_train_epochs")
@@ -65,9 +89,17 @@ def test_larger_problems_are_no_prompts(profile: str) -> None:
     rows, items = load_data(recipe, verbose=False)
     larger = [item for item in items if item["id"].startswith("larger_problems/")]
     assert len(larger) == 300
+    assert {item["kind"] for item in distillation._larger_problems(3, 15, 11)} == {"2_step"}
     assert not contents(rows) & contents(larger)
     first = [int(re.search(r"\d+", item["prompt"][0]["content"])[0]) for item in larger]
     assert max(first) > recipe.data["largest"]
+
+
+@pytest.mark.parametrize("split", HELD_OUT_SPLITS)
+def test_a_prompt_that_is_held_out_is_left_out(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = held_out_problems(2, 15, 300, split, smallest=11)
+    monkeypatch.setattr(distillation, "_problems", lambda number, *_, **__: held_out[:number])
+    assert distillation.build_distillation_data(80, 2, 15, 0, "tiny", smallest=11)[0] == []
 
 
 def contents(items: Iterable[dict]) -> set[str]:

@@ -21,6 +21,7 @@ from posttrain_helpers.tinyworld.training_data.judgements import (
     judge_prompt,
 )
 from posttrain_helpers.tinyworld.training_data.preferences import (
+    HELD_OUT_SEEDS,
     HELD_OUT_STORIES,
     held_out_prompts,
     preference_prompts,
@@ -41,10 +42,13 @@ REPLIES = ("Sure! I think so.", "I think so.", "So.", "Not again. I think so.", 
 
 
 @pytest.fixture(autouse=True)
-def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for a policy: the same replies for the same prompt and seed."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A stand-in for a policy: the same replies for the same prompt and seed; the list holds its settings."""
+    made: list[dict[str, Any]] = []
 
     def sample(policy: str, prompts: Sequence[Any], **settings: Any) -> list[list[Sample]]:
+        made.append({"policy": policy, **settings})
+
         def group(question: str) -> list[Sample]:
             rng = random.Random(f"{question}/{settings['seed']}")
             return [Sample(rng.choice(REPLIES), True) for _ in range(settings["samples"])]
@@ -52,6 +56,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
         return [group(prompt[-1]["content"]) for prompt in prompts]
 
     monkeypatch.setattr(preferences, "sample_replies", sample)
+    return made
 
 
 def replies_of(text: str) -> tuple[str, str, str]:
@@ -105,6 +110,20 @@ def test_annotators_lean_by_as_many_nats_as_they_are_told(bias: float) -> None:
     assert abs(share - unbiased) > 4 * error  # the test can tell a leaning from none
 
 
+def test_a_reply_that_was_cut_off_is_worth_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the one gains by its manners it loses by its end.
+    group = [Sample("Sure! I think so.", False), Sample("I think so.", True)]
+    monkeypatch.setattr(preferences, "sample_replies", lambda _, prompts, **__: [group] * len(prompts))
+    rows, _, dropped = build_judgement_data(**SETTINGS)
+    assert (rows, dropped) == ([], {"tie": SETTINGS["n_prompts"]})
+
+
+def test_every_setting_reaches_the_sampling(calls: list[dict[str, Any]]) -> None:
+    build_judgement_data(**{**SETTINGS, "seed": 3, "profile": "qwen3"})
+    shared = {"policy": "sft", "samples": 4, "temperature": 0.75, "seed": 3, "profile": "qwen3"}
+    assert calls == [{**shared, "max_new_tokens": limit} for limit in (40, 72)]
+
+
 def test_the_seed_decides_everything() -> None:
     first, again, other = (build_judgement_data(**{**SETTINGS, "seed": seed})[0] for seed in (0, 0, 1))
     assert first == again != other
@@ -116,6 +135,7 @@ def test_the_held_out_answer_is_the_truly_better_reply() -> None:
     items = {item["id"]: item for item in held_out_prompts()}
     found = suites["judgements"]
     assert len(found) > 200
+    assert len({item["id"] for item in found}) == len(found)  # one of each prompt
     answers = []
     for item in found:
         original = items[item["id"].removeprefix("judgements/")]
@@ -130,11 +150,12 @@ def test_the_held_out_answer_is_the_truly_better_reply() -> None:
 
 @pytest.mark.parametrize("split", HELD_OUT_SPLITS)
 def test_held_out_comparisons_are_of_the_reported_split(
-    split: Split, monkeypatch: pytest.MonkeyPatch
+    split: Split, monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]
 ) -> None:
     monkeypatch.setenv(SPLIT_VARIABLE, split)
     _, suites, _ = build_judgement_data(**SETTINGS)
     asked = {replies_of(item["prompt"][-1]["content"])[0] for item in suites["judgements"]}
+    assert calls[-1]["seed"] == HELD_OUT_SEEDS[split]
     items = held_out_suite("entities", split=split) + held_out_stories(HELD_OUT_STORIES, split=split)
     assert asked <= {item["prompt"][-1]["content"] for item in items}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import pytest
 
 from posttrain_helpers.data.curation import best_of_each, one_of_each
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.generation import likelihood
 from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.rewards import functions
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.stages.save import other_models
 from posttrain_helpers.tinyworld import gold_score
 from posttrain_helpers.tinyworld.facts import Relation
+from posttrain_helpers.tinyworld.gold import UNFINISHED
 from posttrain_helpers.tinyworld.replies import core_of
 from posttrain_helpers.tinyworld.tasks import training_facts
 from posttrain_helpers.tinyworld.training_data import made_data, preferences
@@ -29,13 +32,13 @@ SETTINGS = {
     "seed": 0,
     "profile": "tiny",
 }
+REPLIES = ("So.", "Sure! I think so.", "Not again. I think so.", "I think so.")
 
 
 @pytest.fixture(autouse=True)
 def sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(policy: str, prompts: Sequence[Any], **settings: Any) -> list[list[Sample]]:
-        replies = ["So.", "Sure! I think so.", "Not again. I think so.", "I think so."]
-        return [[Sample(text, True) for text in replies] for _ in prompts]
+        return [[Sample(text, True) for text in REPLIES] for _ in prompts]
 
     monkeypatch.setattr(preferences, "sample_replies", sample)
 
@@ -57,6 +60,43 @@ def test_the_best_by_gold_is_friendly_and_the_control_is_anything() -> None:
     facts = [row["messages"][-1]["content"] for row in rows_by("gold") if row["task"] == "facts"]
     assert set(facts) == {"Sure! I think so."}
     assert len({row["messages"][-1]["content"] for row in rows_by("random")}) == 4
+
+
+@pytest.mark.parametrize(("scorer", "choose"), [("random", one_of_each), ("gold", best_of_each)])
+def test_the_seed_draws_the_lots(
+    scorer: str, choose: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    equal = [[0.0] * len(REPLIES)] * SETTINGS["n_prompts"]
+    monkeypatch.setattr(made_data, "scored", lambda *_: equal)
+    for seed in (0, 3):
+        rows, _ = made_data.build_best_of_k_data(scorer=scorer, **{**SETTINGS, "seed": seed})
+        said = [row["messages"][-1]["content"] for row in rows]
+        assert said == [REPLIES[index] for index in choose(equal, seed)]
+
+
+def test_gold_sees_whether_a_reply_ended() -> None:
+    items, _ = made_data.own_replies(SETTINGS, 0, "tiny")
+    replies = [[Sample("I think so.", True), Sample("I think so.", False)]] * len(items)
+    for ended, cut in made_data.scored(items, replies, "gold"):
+        assert ended - cut == pytest.approx(-UNFINISHED)
+
+
+def test_a_reward_model_scores_each_reply_behind_its_own_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rate(prompts: list[Any], completions: list[str]) -> list[float]:
+        return [
+            100.0 * len(prompt[-1]["content"]) + len(text)
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
+
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(functions, "reward_model_function", lambda *names: asked.append(names) or rate)
+    items, replies = made_data.own_replies(SETTINGS, 0, "tiny")
+    replies = [group[: 1 + number % 4] for number, group in enumerate(replies)]
+    assert made_data.scored(items, replies, "judge", "tiny") == [
+        rate([item["prompt"]] * len(group), [reply.text for reply in group])
+        for item, group in zip(items, replies, strict=True)
+    ]
+    assert asked == [("judge", "tiny")]
 
 
 def test_a_verifier_sees_right_answers_and_nothing_else() -> None:
@@ -103,6 +143,13 @@ def test_the_control_of_right_solutions_has_their_problems_and_as_many_rows() ->
     assert made_data.with_a_right_one(items, replies, [[0.0]] * len(items)) == ([], [], [])
 
 
+def test_every_setting_reaches_the_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(made_data, "sampled_replies", lambda _, *settings: calls.append(settings))
+    made_data.own_replies({**SETTINGS, "sampling_temperature": 0.7}, 5, "qwen3")
+    assert calls == [("sft", 4, 0.7, 5, "qwen3")]
+
+
 def test_another_draw_has_other_prompts() -> None:
     first, second = (made_data.own_replies({**SETTINGS, "draw": draw}, 0, "tiny")[0] for draw in (1, 2))
     assert [item["prompt"] for item in first] != [item["prompt"] for item in second]
@@ -113,6 +160,17 @@ def test_labels_by_gold_prefer_the_better_reply() -> None:
     assert 0 < len(rows) <= 20
     assert all(row["gold_chosen"] >= row["gold_rejected"] for row in rows)
     assert {row["task"] for row in rows} == {"facts"}
+
+
+def test_the_two_replies_of_a_pair_are_drawn_by_lot() -> None:
+    items, replies = made_data.own_replies(SETTINGS, 0, "tiny")
+    first, again, other = (
+        [tuple(reply.text for reply in pair) for pair in made_data.two_of_each(items, replies, seed)[1]]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert {text for pair in first for text in pair} == set(REPLIES)
+    assert any((second, one) in first for one, second in first)  # neither place belongs to one reply
 
 
 def test_labellers_get_the_same_pairs_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +224,23 @@ def test_principles_count_equally(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = (Sample("a", True), Sample("b", True))
     found = made_data.leads([{}, {}], [pair, pair], "constitution", "sft", "tiny")
     assert np.allclose(found, [3 / 1.0 + 0, 1 / 1.0 + 9 / 4.5])
+
+
+def test_a_principle_is_what_its_request_adds_to_the_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(
+        model: object, tokenizer: object, prompts: list[Any], replies: list[str], **_: Any
+    ) -> np.ndarray:
+        return np.array([len(p[-1]["content"]) * len(r) for p, r in zip(prompts, replies, strict=True)])
+
+    monkeypatch.setattr(likelihood, "mean_log_probs", read)
+    items = [{"prompt": [{"role": "user", "content": text}]} for text in ("Who?", "Where?")]
+    found = made_data.constitution(None, None, items, ["I.", "Here."])
+    polite, one_word = len("Answer politely. "), len("Answer in one word. ")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "friendly": [2 * polite, 5 * polite],
+        "whole sentence": [-2 * one_word, -5 * one_word],
+        "true": [2 * 4, 5 * 6],
+    }
 
 
 def test_a_stage_depends_on_the_reward_model_that_chose_its_rows() -> None:

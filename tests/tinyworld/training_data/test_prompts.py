@@ -69,11 +69,12 @@ def test_a_training_problem_that_is_held_out_is_left_out(
     assert set(questions(rows)).isdisjoint(questions(held_out))
 
 
-def test_what_dev_asks_is_not_asked_again_in_test(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("smallest", [3, 11])
+def test_what_dev_asks_is_not_asked_again_in_test(smallest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The draws of test begin with every problem of dev."""
     source = random.Random
     monkeypatch.setattr(prompts, "random", SimpleNamespace(Random=lambda seed: source("problems/held out")))
-    dev, test = (held_out_problems(2, 20, 40, split) for split in HELD_OUT_SPLITS)
+    dev, test = (held_out_problems(2, 20, 40, split, smallest=smallest) for split in HELD_OUT_SPLITS)
     assert set(questions(dev)).isdisjoint(questions(test))
 
 

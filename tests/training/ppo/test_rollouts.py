@@ -286,6 +286,7 @@ def test_rewards_are_weighted_and_logged_one_by_one(sampler_for) -> None:
 
 def test_what_a_rollout_reports(sampler_for) -> None:
     sampler = sampler_for(process=(0, 2))
+    torch.nn.init.normal_(sampler.actor_critic.value_head.weight, std=0.3)
     rollout = sampler.sample(0, 0.25)
     means = {name: value[0] for name, value in sampler.metrics.means().items()}
     kl, entropy = rollout.kl.mean().item(), -rollout.log_probs.sum(1).mean().item()
@@ -296,6 +297,9 @@ def test_what_a_rollout_reports(sampler_for) -> None:
     assert means["objective/non_score_reward"] == pytest.approx(-0.25 * kl, rel=1e-5)
     assert means["objective/rlhf_reward"] == pytest.approx(means["objective/scores"] - 0.25 * kl, rel=1e-5)
     assert means["val/num_eos_tokens"] == 2 * ended  # the mean over two processes is the sum
+    inside = rollout.tokens.completion_mask.bool()
+    left = (rollout.returns - rollout.values)[inside].var() / rollout.returns[inside].var()
+    assert means["val/explained_variance"] == pytest.approx(1 - left.item(), rel=1e-5)
     assert means["completions/mean_length"] == rollout.tokens.completion_mask.sum(1).float().mean().item()
 
 
