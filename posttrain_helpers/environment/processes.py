@@ -88,7 +88,7 @@ def joined_group(use_cpu: bool) -> Iterator[None]:
     if use_cpu and (engine := sharded_by()):
         raise CourseError(
             f"the launcher asks for {engine}, but on CPUs accelerate leaves it out without a word and every "
-            "process would hold the whole model; use recipes/accelerate/ddp.yaml there, or GPUs."
+            "process would hold the whole model; use GPUs, or posttrain_helpers/recipes/accelerate/ddp.yaml."
         )
     import torch
 

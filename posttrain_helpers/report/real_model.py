@@ -50,7 +50,7 @@ _HEAD = f"""\
 
 The same notebooks, cell for cell, under two profiles: `{TINY}`, a model of 2 million parameters that was
 made for this course, and `{REAL}`, SmolLM2-135M-Instruct, an assistant that was published for everybody.
-Both answer the same held-out test items.
+Both answer the same held-out questions; in lessons 05 and 10 the pairs and problems are each profile's own.
 
 `python -m posttrain_helpers real-model` writes this page; change nothing here. The numbers come from the
 results of the lessons and are kept in [real_model.json](real_model.json); the texts between the tables stand

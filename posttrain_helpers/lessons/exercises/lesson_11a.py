@@ -274,7 +274,8 @@ EXERCISES: tuple[Exercise, ...] = (
             ({"wrong": "rules"}, "the keys"),
         ),
         "The base model has read these facts, so a false one surprises it; who knows nothing of a subject "
-        "cannot filter for truth. And it has read rude replies, so they do not surprise it.",
+        "cannot filter for truth. And it has read rude replies, so they "
+        "surprise it no more than good ones do on average.",
     ),
     Exercise(
         "11a.2",

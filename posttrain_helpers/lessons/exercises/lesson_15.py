@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +14,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     change_exercise,
     choice,
     compared,
-    is_close,
     name_mistake,
-    number,
     numbers,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
@@ -25,82 +22,74 @@ from posttrain_helpers.statistics.paired_tests import paired_binary
 # --- 15.1: the first way that fits eight GPUs of 80 GB
 
 WAYS = ("DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3", "none")
-_FIRST = {"8B": "ZeRO-1", "32B": "ZeRO-3", "70B": "none"}
+_FIRST = {"12B": "ZeRO-1", "20B": "ZeRO-2", "30B": "ZeRO-3", "45B": "none"}
 _HINTS = {
-    "8B": "8 billion: 16 bytes a parameter is more than a card has. What is left of it if each GPU keeps an "
-    "eighth of the optimizer's 12?",
-    "32B": "32 billion: count the bytes that are not shared out in each stage, 4 a parameter, then 2, then "
+    "12B": "12 billion: 16 bytes a parameter is more than a card has. What is left of it if each GPU keeps "
+    "an eighth of the optimizer's 12?",
+    "20B": "20 billion: with the optimizer alone shared out, 4 whole bytes a parameter are left. Which 2 of "
+    "them may be shared out as well, and what is left then?",
+    "30B": "30 billion: count the bytes that are not shared out in each stage, 4 a parameter, then 2, then "
     "none, before you add an eighth of the others.",
-    "70B": "70 billion: 16 bytes a parameter, shared out over eight GPUs to the last one, are how many GB?",
+    "45B": "45 billion: 16 bytes a parameter, shared out over eight GPUs to the last one, are how many GB?",
 }
 
 
 def grade_first(answer: Any) -> None:
     """Take a way for each size."""
     if not isinstance(answer, dict) or set(answer) != set(_FIRST):
-        raise NotYet('Give a dictionary with the keys "8B", "32B" and "70B".')
+        raise NotYet(f"Give a dictionary with the keys {', '.join(map(repr, _FIRST))}.")
     said = {size: choice(way, WAYS) for size, way in answer.items()}
     for size, way in _FIRST.items():
         if said[size] != way:
             raise NotYet(_HINTS[size])
 
 
-# --- 15.2: the mean of the whole batch from the means of its parts
+# --- 15.2: what each rank's loss counts, where gradients are averaged over ranks
 
-_NAN = math.nan
-PARTS = (
-    ([2.0, 1.0], [10, 30]),
-    ([0.5, 3.0, 1.0], [7, 1, 12]),
-    ([1.5, _NAN, 2.5], [4, 0, 16]),
-    ([2.0], [5]),
-)
+TOKENS = ([10, 30], [7, 1, 12], [4, 0, 16], [5])
 
 
-def whole_mean(means: list[float], tokens: list[int]) -> float:
-    """Return the mean of the whole batch: each part weighs as many tokens as it has."""
-    pairs = [(mean, count) for mean, count in zip(means, tokens, strict=True) if count]
-    return sum(mean * count for mean, count in pairs) / sum(count for _, count in pairs)
+def loss_factors(tokens: list[int]) -> list[float]:
+    """Return the factors that make a mean over ranks a mean over tokens."""
+    return [len(tokens) * count / sum(tokens) for count in tokens]
 
 
-def mean_of_means(means: list[float], tokens: list[int]) -> float:
-    """Give every rank the same weight."""
-    found = [mean for mean, count in zip(means, tokens, strict=True) if count]
-    return sum(found) / len(found)
+def all_alike(tokens: list[int]) -> list[float]:
+    """Give every rank the same weight: the mistake that the notebook measures."""
+    return [1.0 for _ in tokens]
 
 
-def sum_over_tokens(means: list[float], tokens: list[int]) -> float:
-    """Divide the sum of the means by all tokens."""
-    return sum(mean for mean, count in zip(means, tokens, strict=True) if count) / sum(tokens)
+def shares_of_tokens(tokens: list[int]) -> list[float]:
+    """Forget that the sum over ranks is divided by their number."""
+    return [count / sum(tokens) for count in tokens]
 
 
-def not_divided(means: list[float], tokens: list[int]) -> float:
-    """Forget to divide."""
-    return whole_mean(means, tokens) * sum(tokens)
+def over_the_mean(tokens: list[int]) -> list[float]:
+    """Turn the factors round."""
+    return [sum(tokens) / (len(tokens) * max(count, 1)) for count in tokens]
 
 
-def nan_is_nan(means: list[float], tokens: list[int]) -> float:
-    """Return nan where a rank has no token."""
-    return sum(mean * count for mean, count in zip(means, tokens, strict=True)) / sum(tokens)
+def numbers_of_tokens(tokens: list[int]) -> list[float]:
+    """Return what makes a sum over tokens of the mean."""
+    return [float(count) for count in tokens]
 
 
-def grade_whole_mean(answer: Any) -> None:
-    """Call a function of means and numbers of tokens."""
+def grade_loss_factors(answer: Any) -> None:
+    """Call a function of the numbers of tokens."""
     hints = (
-        (mean_of_means, "Here every rank weighs the same. Which of them has more tokens?"),
-        (sum_over_tokens, "The means are added up without their tokens, and then divided by tokens."),
-        (not_divided, "That is the sum over all tokens; divide it by their number."),
+        (all_alike, "Here every rank weighs the same. Which of them has more tokens?"),
+        (shares_of_tokens, "As shares these would be right if DDP added the gradients up. What does it do?"),
+        (over_the_mean, "Which rank should weigh more, the one with many tokens or the one with few?"),
+        (numbers_of_tokens, "The gradient would be that of a sum over tokens, many times too long."),
     )
-    for means, tokens in PARTS:
-        found = call(answer, means, tokens)
-        if 0 in tokens and isinstance(found, float) and math.isnan(found):
-            raise NotYet("A rank without a token has no mean, and 0 times nan is nan: leave such ranks out.")
-        value, expected = number(found), whole_mean(means, tokens)
-        if is_close(value, expected, 1e-6):
+    for tokens in TOKENS:
+        found, expected = numbers(call(answer, list(tokens)), len(tokens)), loss_factors(tokens)
+        if all_close(found, expected, 1e-6):
             continue
-        name_mistake(hints, value, means, tokens)
+        name_mistake(hints, found, tokens, same=lambda a, b: all_close(a, b, 1e-6))
         raise NotYet(
-            f"For the means {means} of {tokens} tokens your function returns {value:.4f}; {expected:.4f} is "
-            "right."
+            f"For {tokens} tokens your function returns {found}. Multiply the mean losses by them, average "
+            "over the ranks, and compare with the mean over all tokens."
         )
 
 
@@ -118,7 +107,12 @@ def grade_change(answer: Any) -> None:
     """Take a comparison after a change that changes something."""
     from posttrain_helpers.recipes.loading import load_recipe
 
-    compared(answer, SETTINGS)
+    result = compared(answer, SETTINGS)
+    if result.before < result.after / 2:
+        raise NotYet(
+            f"Your comparison begins at {result.before:.0%}, as the base model does; compare with "
+            '`right["two"]`.'
+        )
     try:
         changed = load_recipe("sft", overrides=[answer["changed"]])
     except CourseError as error:
@@ -134,6 +128,11 @@ _CHANGE = change_exercise(
     _SAME,
     "One change, the same questions, an interval, and a verdict that follows from it.",
 )
+_FROM_THE_BASE = {
+    **_CHANGE.solution,
+    "result": paired_binary([True] * 10 + [False] * 90, [True] * 90 + [False] * 10),
+    "verdict": "improved",
+}
 _UNCHANGED = {**_CHANGE.solution, "changed": "args.per_device_train_batch_size=8"}
 _REFUSED = {**_CHANGE.solution, "changed": "args.gradient_accumulation_steps=two"}
 
@@ -214,30 +213,36 @@ EXERCISES: tuple[Exercise, ...] = (
         grade_first,
         _FIRST,
         (
-            ({**_FIRST, "8B": "DDP"}, "is more than a card has"),
-            ({**_FIRST, "32B": "ZeRO-2"}, "not shared out in each stage"),
-            ({**_FIRST, "70B": "ZeRO-3"}, "to the last one"),
-            ({"8B": "ZeRO-1"}, "the keys"),
+            ({**_FIRST, "12B": "DDP"}, "is more than a card has"),
+            ({**_FIRST, "20B": "ZeRO-1"}, "shared out as well"),
+            ({**_FIRST, "30B": "ZeRO-2"}, "not shared out in each stage"),
+            ({**_FIRST, "45B": "ZeRO-3"}, "to the last one"),
+            ({"12B": "ZeRO-1"}, "the keys"),
         ),
         "4 + 12/8 bytes a parameter for ZeRO-1, 2 + 14/8 for ZeRO-2, 16/8 for ZeRO-3, and activations.",
     ),
     Exercise(
         "15.2",
         "function",
-        grade_whole_mean,
-        whole_mean,
+        grade_loss_factors,
+        loss_factors,
         (
-            (mean_of_means, "every rank weighs the same"),
-            (sum_over_tokens, "without their tokens"),
-            (not_divided, "divide it by their number"),
-            (nan_is_nan, "0 times nan is nan"),
+            (all_alike, "every rank weighs the same"),
+            (shares_of_tokens, "added the gradients up"),
+            (over_the_mean, "the one with many tokens"),
+            (numbers_of_tokens, "a sum over tokens"),
         ),
-        "The same holds for gradients, and for micro-batches that are accumulated in one process.",
+        "The same holds for micro-batches that are accumulated in one process: their sum is divided, too.",
     ),
     replace(
         _CHANGE,
         grade=grade_change,
-        mistakes=(*_CHANGE.mistakes, (_UNCHANGED, "has already"), (_REFUSED, "does not take that")),
+        mistakes=(
+            *_CHANGE.mistakes,
+            (_FROM_THE_BASE, "begins at 10%"),
+            (_UNCHANGED, "has already"),
+            (_REFUSED, "does not take that"),
+        ),
     ),
     Exercise(
         "15.4",
