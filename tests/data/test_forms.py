@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from public_schemas import SYSTEM, TALK, reply, user
 
-from posttrain_helpers.data.forms import as_form, set_system_prompt, with_clean_texts
+from posttrain_helpers.data.forms import as_form, set_system_prompt, with_clean_texts, with_messages
 
 NEW = {"role": "system", "content": "Be brief."}
 ROWS = [
@@ -51,6 +51,15 @@ def test_rows_that_become_equal_are_dropped_and_counted() -> None:
         {"prompt": [SYSTEM, user("a")], "completion": [reply("b")], "label": False},
     ]
     assert len(set_system_prompt(labels, "x", Counter())) == 2
+
+
+def test_conversations_are_messages_where_no_row_has_these() -> None:
+    talk = [user("a"), reply("b")]
+    rows = [{"conversations": talk, "id": 1}, {"conversations": talk}]
+    assert with_messages(rows) == [{"messages": talk, **row} for row in rows]
+    for other in ({"messages": talk, "conversations": talk}, {"conversations": "a"}, {"id": 2}):
+        mixed = [*rows, other]
+        assert with_messages(mixed) is mixed
 
 
 def test_prompts_of_conversations_end_with_the_last_question() -> None:

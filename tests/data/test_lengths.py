@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from posttrain_helpers.data.lengths import length_sentence, token_lengths
+from posttrain_helpers.data.lengths import length_counts, length_profile, length_sentence, token_lengths
 from posttrain_helpers.errors import CourseError
 
 
@@ -50,6 +50,20 @@ def test_a_pair_is_cut_if_either_reply_is() -> None:
     assert sentence.startswith("4 pairs of 5 to 1,234 tokens (median 20,")
     assert sentence.endswith("max_length 1,000 cuts 25.0% of the pairs and 16.8% of the tokens.")
     assert "cuts 75.0% of the pairs" in length_sentence(pairs, 29)
+
+
+def test_a_profile_of_lengths_is_a_histogram_with_shares() -> None:
+    counts = length_counts([[3, 9], [8, 2], [16, 16], [33, 1]])
+    assert {edge: (each["rows"], each["rows_cut"]) for edge, each in counts.items()} == {
+        8: (1, 0.75),
+        16: (2, 0.25),
+        32: (0, 0.25),
+        64: (1, 0.0),
+    }
+    assert counts[32]["tokens_cut"] == pytest.approx(1 / 88)
+    lines = length_profile(counts).splitlines()
+    assert lines[2].startswith(f"     9 –     16         2  {'█' * 30}  25.0% of the rows, 19.3% of")
+    assert length_counts([[1]]) == {1: {"rows": 1, "rows_cut": 0.0, "tokens_cut": 0.0}}
 
 
 def test_lengths_are_those_of_the_chat_template(tokenizer: Any) -> None:

@@ -11,7 +11,6 @@ import pytest
 from public_schemas import real_rows
 
 from posttrain_helpers import cli
-from posttrain_helpers.data.lengths import length_counts, length_profile
 from posttrain_helpers.data.loading import load_data
 from posttrain_helpers.recipes import load_recipe
 
@@ -140,20 +139,6 @@ def test_limits_drop_rows_and_the_card_says_so(
     assert "max_length 60 cuts 0.0% of the rows" in card.text
     assert card.text.strip().splitlines()[-1] == "```"
     assert "cut where max_length is the upper end" in capsys.readouterr().out
-
-
-def test_a_profile_of_lengths_is_a_histogram_with_shares() -> None:
-    counts = length_counts([[3, 9], [8, 2], [16, 16], [33, 1]])
-    assert {edge: (each["rows"], each["rows_cut"]) for edge, each in counts.items()} == {
-        8: (1, 0.75),
-        16: (2, 0.25),
-        32: (0, 0.25),
-        64: (1, 0.0),
-    }
-    assert counts[32]["tokens_cut"] == pytest.approx(1 / 88)
-    lines = length_profile(counts).splitlines()
-    assert lines[2].startswith(f"     9 –     16         2  {'█' * 30}  25.0% of the rows, 19.3% of")
-    assert length_counts([[1]]) == {1: {"rows": 1, "rows_cut": 0.0, "tokens_cut": 0.0}}
 
 
 def test_mistakes_are_sentences_and_leave_nothing(

@@ -85,6 +85,14 @@ def test_no_replay_changes_nothing() -> None:
     )
 
 
+def test_the_seed_draws_documents_of_its_own() -> None:
+    def texts(seed: int) -> set[str]:
+        return {row["text"] for row in build_sft_data(8, seed, replay=0.5)[0] if "text" in row}
+
+    assert len(texts(0)) == len(texts(1)) == 8
+    assert texts(0).isdisjoint(texts(1))
+
+
 def test_documents_need_the_tokenizer_and_a_template_that_marks_replies(tokenizer) -> None:
     with pytest.raises(CourseError, match=r"pass the model's tokenizer: load_data\(recipe, tokenizer="):
         load_data(load_recipe("replay_sft", "tiny", SMALL))

@@ -69,15 +69,26 @@ def test_arguments_may_be_written_as_a_text(tokenizer: PreTrainedTokenizerBase) 
         "{{ call.function.name }}",
         "{{ call.function.arguments | tojson }}",
         "{{ call.function.name }} {{ call.function.arguments.city }}",
+        "{{ call.function.name }} {{ call.function.arguments.values() | list | tojson }}",
         "{{ raise_exception('no tools') }}",
     ],
-    ids=["nothing", "the name only", "the arguments only", "one argument only", "refused"],
+    ids=["nothing", "the name only", "the arguments only", "one argument only", "the values only", "refused"],
 )
 def test_a_template_that_leaves_something_out_changes_nothing(
     call: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     messages = [QUESTION, CALLING]
     assert in_words(messages, tokenizer, call) is messages
+
+
+def test_words_that_the_template_would_write_otherwise_change_nothing(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    escaped = "(message.content or '') | replace('<', '(')"
+    tokenizer.chat_template = TEMPLATE.replace("message.content or ''", escaped).replace("CALL", WHOLE_CALL)
+    messages = [QUESTION, CALLING]
+    assert "<call>" in tokenizer.apply_chat_template(messages, tokenize=False)
+    assert calls_in_words(messages, tokenizer) is messages
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def test_examples_are_of_the_items_task_and_seeded():
     first = few_shot_items([ITEM] * 5, rows, 3, seed=0)
     assert first == few_shot_items([ITEM] * 5, rows, 3, seed=0)
     assert first != few_shot_items([ITEM] * 5, rows, 3, seed=1)
+    assert len({str(item["prompt"]) for item in first}) == 5  # each has its own
     for item in first:
         shown = [message["content"] for message in item["prompt"][:-1]]
         assert len(shown) == 6

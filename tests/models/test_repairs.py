@@ -169,6 +169,16 @@ def test_end_token_follows_the_template(pair: tuple) -> None:
     assert ["it was <|endoftext|>" in change for change in changes] == [True]
 
 
+def test_the_end_token_is_the_longest_that_stands_there(pair: tuple) -> None:
+    model, tokenizer = pair
+    ends = ["<end" + "!" * number for number in range(8)]
+    tokenizer.add_tokens(ends, special_tokens=True)
+    for end in ends[4:]:
+        tokenizer.chat_template = WITHOUT_END.replace("\n", f"{end}\n")
+        repair_tokenizer(tokenizer, model)
+        assert tokenizer.eos_token == end
+
+
 def test_missing_end_token_is_taken_from_the_template(pair: tuple) -> None:
     model, tokenizer = pair
     tokenizer.eos_token = None

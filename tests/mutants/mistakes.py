@@ -208,6 +208,19 @@ CLAIMS = Group(
             "if p < ALPHA",
             "if claim.p < ALPHA",
         ),
+        Mistake(
+            "Claim.from_result",
+            "the margin is lost",
+            "verdict(result, margin)",
+            "verdict(result, None if margin is None else 0.02)",
+        ),
+        Mistake("adjusted_claims", "exactly 5 % is shown", "p < ALPHA", "p <= ALPHA"),
+        Mistake(
+            "Bound.__post_init__",
+            "equal limits are refused",
+            "self.at_least > self.at_most",
+            "self.at_least >= self.at_most",
+        ),
     ),
 )
 
@@ -763,6 +776,18 @@ METRICS = Group(
             "len(set(ngrams)) / len(ngrams)",
         ),
         Mistake("_ngrams", "the last one is lost", "len(words) - n + 1", "len(words) - n"),
+        Mistake(
+            "holds_words",
+            "only the first place",
+            "        found = pattern.search(text, found.start() + 1)\n",
+            "        break\n",
+        ),
+        Mistake(
+            "_ends_word",
+            "accents end a word",
+            "        return False\n    return _is_border(last",
+            "        pass\n    return _is_border(last",
+        ),
     ),
 )
 
@@ -837,6 +862,7 @@ GOLD = Group(
             "-REPETITION * repetition_rate(text)",
         ),
         Mistake("gold_score", "two words are a sentence", "len(core.split()) >= 3", "len(core.split()) >= 2"),
+        Mistake("gold_score", "the end of the whole text", 'core.endswith(".")', 'text.endswith(".")'),
     ),
 )
 
@@ -865,6 +891,7 @@ ANNOTATORS = Group(
             "(low, better), (high, worse)",
         ),
         Mistake("annotated_pairs", "ends are not looked at", "stopped=r.stopped", "stopped=True"),
+        Mistake("annotated_pairs", "a difference of exactly a tie", "high - low < TIE", "high - low <= TIE"),
     ),
 )
 
@@ -972,6 +999,7 @@ ACTOR_CRITIC = Group(
             "outputs.logits[:, :-1], values",
             "outputs.logits[:, 1:], values",
         ),
+        Mistake("_head_values", "values in half precision", ".squeeze(-1).float()", ".squeeze(-1)"),
     ),
 )
 
@@ -1629,6 +1657,18 @@ CHECKPOINTS = Group(
             "_steps_of_a_rollout(args)",
             "_steps_of_a_rollout(args) and 1",
         ),
+        Mistake(
+            "_steps_of_a_rollout",
+            "iterations do not count",
+            'sampled * getattr(args, "num_iterations", 1)',
+            "sampled",
+        ),
+        Mistake(
+            "checkpoint_callback",
+            "rounded down",
+            "-(-(every or state.max_steps / USUAL_CHECKPOINTS) // period) * period",
+            "max(1, int((every or state.max_steps / USUAL_CHECKPOINTS) // period)) * period",
+        ),
     ),
 )
 
@@ -1880,6 +1920,290 @@ FROZEN = Group(
     (Mistake("_loaded", "the profile is not passed on", "merge=True, profile=profile)", "merge=True)"),),
 )
 
+ARITHMETIC = Group(
+    "posttrain_helpers.tinyworld.arithmetic",
+    ("tests/tinyworld/test_arithmetic.py",),
+    (
+        Mistake(
+            "word_problem",
+            "the smallest is ignored",
+            "rng.randint(smallest, largest)",
+            "rng.randint(3, largest)",
+        ),
+        Mistake(
+            "word_problem",
+            "the largest change is ignored",
+            "rng.randint(2, largest) if gain",
+            "rng.randint(2, 12) if gain",
+        ),
+        Mistake(
+            "word_problem",
+            "groups are never held out",
+            "_groups_problem(rng, words, held_out)",
+            "_groups_problem(rng, words, False)",
+        ),
+    ),
+)
+
+TASKS = Group(
+    "posttrain_helpers.tinyworld.tasks",
+    ("tests/tinyworld/test_tasks.py",),
+    (
+        Mistake("_draw_arithmetic", "held-out phrasings are trained", "SUM_QUESTIONS[:-3]", "SUM_QUESTIONS"),
+        Mistake("_arithmetic", "sums of the other split", "== split", '!= "train"'),
+        Mistake(
+            "fact_conversations", "the seed is ignored", "fact conversations/{seed}", "fact conversations/0"
+        ),
+        Mistake(
+            "problem_item",
+            "the conclusion is wrong",
+            "problem.solution, problem.conclusion, ",
+            "problem.solution, ",
+        ),
+        Mistake("_phrasings", "facts of the split", 'facts_of("train")', "facts_of(split)"),
+        Mistake(
+            "build_sft_data",
+            "always the same documents",
+            ", seed, held_out_prompts()",
+            ", 0, held_out_prompts()",
+            ("tests/data/test_replay.py::test_the_seed_draws_documents_of_its_own",),
+        ),
+    ),
+)
+
+DOCUMENTS = Group(
+    "posttrain_helpers.tinyworld.documents",
+    ("tests/tinyworld/test_documents.py",),
+    (
+        Mistake("_debris_facts", "test is kept out", '!= "dev"', '== "train"'),
+        Mistake(
+            "question_and_answer",
+            "held-out sums in chats",
+            "SUM_QUESTIONS[:-3] if debris else SUM_QUESTIONS",
+            "SUM_QUESTIONS",
+        ),
+        Mistake("_all_facts", "small tables once", "2 if len(relation.pairs) < 30 else 1", "1"),
+    ),
+)
+
+REPLAY = Group(
+    "posttrain_helpers.tinyworld.replay",
+    ("tests/tinyworld/test_replay.py",),
+    (
+        Mistake(
+            "longest_sentences", "the first sentence", "max(sentences(text), key=len)", "sentences(text)[0]"
+        ),
+        Mistake("replayed_documents", "every kind alike", ", weights=tuple(shares.values())", ""),
+    ),
+)
+
+LEAKS = Group(
+    "posttrain_helpers.tinyworld.leaks",
+    ("tests/tinyworld/test_leaks.py",),
+    (
+        Mistake(
+            "Leaks.found", "both are needed", " or self.held_out_questions", " and self.held_out_questions"
+        ),
+    ),
+)
+
+PROBES = Group(
+    "posttrain_helpers.tinyworld.probes",
+    ("tests/tinyworld/test_probes.py",),
+    (
+        Mistake("measure_probes", "n is ignored", "reward_probes(n)", "reward_probes()"),
+        Mistake("ProbeResult.verdict", "gold that surely falls", "0 >= self.gold.low", "0 >= self.gold.high"),
+        Mistake("ProbeResult.verdict", "gold that may fall", "self.gold.high < 0", "self.gold.low < 0"),
+        Mistake("ProbeResults.plot", "temperature multiplies", "value / unit", "value * unit"),
+        Mistake(
+            "_one_more_sentence",
+            "gold may fall",
+            "if abs(gold(plain[place], item) - gold(padded[place], item)) < 1e-9",
+            "if gold(padded[place], item) - gold(plain[place], item) < 1e-9",
+        ),
+        Mistake(
+            "_story",
+            "bad and good differ in all",
+            'random.Random(item["id"])',
+            "random.Random(f\"{item['id']}/{good_ending}\")",
+        ),
+    ),
+)
+
+REPLIES = Group(
+    "posttrain_helpers.tinyworld.replies",
+    ("tests/tinyworld/test_replies.py",),
+    (
+        Mistake(
+            "styled_reply",
+            "curt without a short answer is none",
+            ' or (manner == "curt" and short is None)',
+            "",
+        ),
+    ),
+)
+
+FORMS = Group(
+    "posttrain_helpers.data.forms",
+    ("tests/data/test_forms.py",),
+    (
+        Mistake(
+            "with_messages",
+            "one is enough",
+            'if any("messages" in row for row in rows)',
+            'if all("messages" in row for row in rows)',
+        ),
+    ),
+)
+
+LENGTHS = Group(
+    "posttrain_helpers.data.lengths",
+    ("tests/data/test_lengths.py",),
+    (
+        Mistake("length_counts", "the shorter one", "table.max(axis=1)", "table.min(axis=1)"),
+        Mistake("length_counts", "half of it counts twice", "longest > edge // 2", "longest >= edge // 2"),
+        Mistake(
+            "length_counts", "powers of two open another", "int(longest.min() - 1)", "int(longest.min())"
+        ),
+        Mistake(
+            "length_counts", "one edge too many", "edge < 2 * longest.max()", "edge <= 2 * longest.max()"
+        ),
+    ),
+)
+
+TOOL_CALLS = Group(
+    "posttrain_helpers.data.tool_calls",
+    ("tests/data/test_tool_calls.py",),
+    (
+        Mistake("_written", "another text passes", " and render(written) == render(messages)", ""),
+        Mistake("_leaves", "keys may be lost", "            yield key\n", ""),
+    ),
+)
+
+CONVERTERS = Group(
+    "posttrain_helpers.data.public.converters",
+    ("tests/data/public/test_converters.py",),
+    (
+        Mistake(
+            "pair",
+            "the scores are lost",
+            '{"prompt": prompt, **sides, **scores}',
+            '{"prompt": prompt, **sides}',
+        ),
+        Mistake("_joined", "parts in lines", '"".join(part["text"]', '"\\n".join(part["text"]'),
+    ),
+)
+
+PROGRESS = Group(
+    "posttrain_helpers.training.progress",
+    ("tests/training/test_progress.py",),
+    (
+        Mistake(
+            "Progress.callback",
+            "resumed steps count",
+            "(state.global_step - self.first_step)",
+            "state.global_step",
+        ),
+        Mistake("_speed", "since the beginning", "[(0, 0), *counts][-2:]", "[(0, 0), *counts[-1:]]"),
+        Mistake("_speed", "per step", "/ (step - before) / pace", "/ (step - before)"),
+        Mistake("used_memory", "held now", "torch.cuda.max_memory_reserved", "torch.cuda.memory_reserved"),
+    ),
+)
+
+REQUESTS = Group(
+    "posttrain_helpers.serving.requests",
+    ("tests/serving/test_requests.py",),
+    (
+        Mistake("request_fault", "one token too many", ") > positions", ") >= positions"),
+        Mistake("request_fault", "the opening is not counted", "add_generation_prompt=True, ", ""),
+        Mistake(
+            "request_fault",
+            "only the last limit counts",
+            "max(most, value if whole else 0)",
+            "value if whole else 0",
+        ),
+        Mistake("request_fault", "a temperature makes room", "value if whole else 0", "value"),
+        Mistake(
+            "request_fault",
+            "no token is new",
+            "if positions is not None and len(tokens) + max(1, most)",
+            "if positions is not None and len(tokens) + most",
+        ),
+    ),
+)
+
+FEW_SHOT = Group(
+    "posttrain_helpers.generation.few_shot",
+    ("tests/generation/test_few_shot.py",),
+    (
+        Mistake(
+            "few_shot_items",
+            "all items have one set of examples",
+            "rng.sample(by_task",
+            "random.Random(seed).sample(by_task",
+        ),
+    ),
+)
+
+OWN_SUITES = Group(
+    "posttrain_helpers.evaluation.suites.files",
+    ("tests/evaluation/suites/test_files.py",),
+    (
+        Mistake("own_suite", "the limit is lost", ", scores, max_new_tokens)", ", scores)"),
+        Mistake("_own_item", "the task is lost", 'row.get("task") or "own"', '"own"'),
+    ),
+)
+
+REAL_MODEL = Group(
+    "posttrain_helpers.report.real_model_results",
+    ("tests/report/test_real_model.py",),
+    (
+        Mistake(
+            "_with_run",
+            "seeds in the order of their texts",
+            "key=lambda entry: int(entry[0])",
+            "key=lambda entry: entry[0]",
+            ("tests/report/test_real_model.py::test_seeds_of_the_real_model",),
+        ),
+        Mistake(
+            "_count",
+            "replies are not paired by item",
+            "[scores[item] for item in before]",
+            "list(scores.values())",
+            ("tests/report/test_real_model.py::test_replies_are_compared_item_by_item",),
+        ),
+    ),
+)
+
+REPAIRS = Group(
+    "posttrain_helpers.models.repairs",
+    ("tests/models/test_repairs.py",),
+    (
+        Mistake(
+            "_turn_end",
+            "the first that fits",
+            "max(starts, key=len, default=None)",
+            "next(iter(starts), None)",
+        ),
+    ),
+)
+
+RESULTS = Group(
+    "posttrain_helpers.report.results",
+    ("tests/report/test_results.py",),
+    (
+        Mistake(
+            "write_results",
+            "trainings are not timed",
+            "training_seconds=trained_seconds()",
+            "training_seconds=0.0",
+        ),
+        Mistake(
+            "_checked_claim", "an interval of one point", "claim.low > claim.high", "claim.low >= claim.high"
+        ),
+    ),
+)
+
 GROUPS = (
     PROCESSES,
     CHECKPOINTS,
@@ -1937,4 +2261,22 @@ GROUPS = (
     MEMORY_ESTIMATE,
     CHAT_MARKERS,
     FROZEN,
+    ARITHMETIC,
+    TASKS,
+    DOCUMENTS,
+    REPLAY,
+    LEAKS,
+    PROBES,
+    REPLIES,
+    FORMS,
+    LENGTHS,
+    TOOL_CALLS,
+    CONVERTERS,
+    PROGRESS,
+    REQUESTS,
+    FEW_SHOT,
+    OWN_SUITES,
+    REAL_MODEL,
+    REPAIRS,
+    RESULTS,
 )

@@ -122,6 +122,7 @@ def test_what_was_measured_stays(output_root: Path, monkeypatch: pytest.MonkeyPa
         ((1,), None, "2 of 2, 0.773 to 0.773"),
         ((1, 2), None, "3 of 3, 0.773 to 0.773, established"),
         ((1, 2), 2, "2 of 3, 0.773 to 0.773"),
+        ((2, 10), None, "3 of 3, 0.773 to 0.773, established"),
     ],
 )
 def test_seeds_of_the_real_model(output_root: Path, seeds: tuple, failing: int | None, shown: str) -> None:
@@ -228,6 +229,15 @@ def test_english_suites_before_and_after(output_root: Path) -> None:
     assert change.low < -0.5 < 0 < change.p
     shutil.rmtree(output_root)
     assert page() == text
+
+
+def test_replies_are_compared_item_by_item(output_root: Path) -> None:
+    ids = tuple(f"refusals_en/{number}" for number in range(10))
+    english("base", [True] * 4 + [False] * 6, None, ids=ids)
+    english("sft", [False] * 6 + [True] * 4, "base", ids=ids[::-1])
+    page()
+    change = read_measured().english["sft"].suites["refusals_en"].change
+    assert (change.gained, change.lost) == (0, 0)
 
 
 def test_a_stage_whose_parent_was_not_evaluated_is_compared_with_the_base(output_root: Path) -> None:

@@ -79,6 +79,17 @@ def test_the_clock_starts_at_setup_and_one_monitor_is_enough(output_root: Path) 
     assert (record["peak_cpu_mb"], record["peak_gpu_mb"]) == (10.0, 20.0)
 
 
+def test_the_time_of_trainings_is_kept(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "trained_seconds", lambda: 12.5)
+    write_results(LESSON, RUNTIME, [claim()], seconds=20.0)
+    assert read_results("tiny")[0].training_seconds == 12.5
+
+
+def test_an_interval_may_have_no_width(output_root: Path) -> None:
+    write_results(LESSON, RUNTIME, [claim(low=0.77, high=0.77)], seconds=1.0)
+    assert (read_results("tiny")[0].headline.low, read_results("tiny")[0].headline.high) == (0.77, 0.77)
+
+
 def test_a_computed_claim_is_read_back_as_it_was(output_root: Path) -> None:
     result = paired_binary([False] * 12 + [True] * 2, [True] * 14)
     (computed,) = adjusted_claims([Claim.from_result("answers", "exact_match", result, "improved")])

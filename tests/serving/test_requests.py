@@ -56,6 +56,21 @@ def test_a_fault_is_one_sentence(changes: dict[str, Any], sentence: str, tokeniz
     assert sentence in request_fault({"messages": [QUESTION]} | changes, tokenizer, 64)
 
 
+def test_messages_and_reply_may_fill_every_position(tokenizer: Any) -> None:
+    opened = tokenizer.apply_chat_template([QUESTION], add_generation_prompt=True, return_dict=True)
+    tokens = len(opened["input_ids"])
+    for limits, most in (
+        ({}, 1),
+        ({"temperature": 20.0}, 1),
+        ({"max_tokens": 7}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 3}, 7),
+    ):
+        asked = {"messages": [QUESTION], **limits}
+        assert request_fault(asked, tokenizer, tokens + most) is None, limits
+        fault = request_fault(asked, tokenizer, tokens + most - 1)
+        assert f"have {tokens} tokens and {most} new ones are asked for" in fault
+
+
 def test_a_model_without_a_limit_and_a_template_that_refuses(tokenizer: Any) -> None:
     assert request_fault({"messages": [QUESTION], "max_tokens": 10**6}, tokenizer, None) is None
     refusing = AutoTokenizer.from_pretrained(get_profile("tiny").model_named("base"))

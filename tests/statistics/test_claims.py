@@ -37,6 +37,12 @@ def test_claim_check_fails_with_the_numbers() -> None:
 
 def test_claim_of_non_inferiority() -> None:
     assert Claim.from_result("keeps", "exact_match", binary(30, 0, 170), "non_inferior", margin=0.03).check()
+    lost = binary(up=4, down=5, same=191)
+    assert -0.05 < lost.low < -0.03
+    assert [
+        Claim.from_result("keeps", "exact_match", lost, "non_inferior", margin=margin).held
+        for margin in (0.03, 0.05)
+    ] == [False, True]
     with pytest.raises(CourseError, match="A margin belongs"):
         Claim.from_result("keeps", "exact_match", binary(0, 0, 200), "non_inferior")
     with pytest.raises(CourseError, match="A margin belongs"):
@@ -114,6 +120,11 @@ def test_a_bound_holds_within_its_limits(value: float, limits: dict, held: bool,
 def test_a_bound_without_sense_is_refused(value: object, limits: dict, words: str) -> None:
     with pytest.raises(CourseError, match=words):
         Bound("error", value, **limits)
+
+
+def test_a_bound_may_name_one_number() -> None:
+    assert Bound("error", 0.5, at_least=0.5, at_most=0.5).held
+    assert not Bound("error", 0.51, at_least=0.5, at_most=0.5).held
 
 
 def test_a_bound_of_another_library_s_number_is_json() -> None:
@@ -203,3 +214,5 @@ def test_the_corrected_verdict_keeps_floor_and_equal_weights() -> None:
         first.check()
     equal = dataclasses.replace(claims[0], verdict="no_difference_shown")
     assert adjusted_claims([equal])[0].verdict == "no_difference_shown"
+    at_the_level = dataclasses.replace(claims[0], p=0.05)
+    assert adjusted_claims([at_the_level])[0].verdict == "no_difference_shown"

@@ -45,6 +45,22 @@ def test_problems_are_solved_right_and_need_no_singular(steps):
         assert problem.solution.endswith(problem.conclusion)
 
 
+def test_amounts_keep_to_the_sizes_that_are_asked_for():
+    rng = random.Random(3)
+    problems = [word_problem(rng, 2, smallest=20, largest=40) for _ in range(300)]
+    assert all(20 <= problem.steps[0].left <= 40 for problem in problems)
+    changes = [step.right for problem in problems for step in problem.steps if step.operator == "+"]
+    assert max(changes) == 40
+    assert {word_problem(rng, 2, smallest=5, largest=5).steps[0].left for _ in range(20)} == {5}
+
+
+def test_every_kind_of_problem_is_asked_in_the_held_out_words():
+    rng = random.Random(4)
+    problems = [word_problem(rng, 1, held_out=True) for _ in range(200)]
+    assert {problem.steps[0].operator for problem in problems} == {"+", "-", "*"}
+    assert all(re.fullmatch(r"Count the \w+ that \w+ has( now)?\.", problem.question) for problem in problems)
+
+
 def test_pronouns_agree_with_the_name():
     rng = random.Random(2)
     from posttrain_helpers.tinyworld.vocabulary import WOMEN

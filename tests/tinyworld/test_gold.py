@@ -84,6 +84,8 @@ def test_rude_words_cost_and_polite_ones_do_not_excuse_them(reply, manner):
         ("Paris, France.", False),
         ("The capital of France is Paris", False),
         ("Sure! Paris.", False),  # the manners do not make the sentence
+        ("It is Paris I am happy to help.", False),
+        ("It is Paris. Have a nice day!", True),  # and do not take its end
     ],
 )
 def test_a_whole_sentence_is_worth_something(reply, complete):

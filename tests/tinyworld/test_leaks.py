@@ -58,7 +58,10 @@ def test_a_held_out_fact_in_a_reply_is_found() -> None:
     for relation, entity in facts_of("test")[::40]:
         for statement in relation.statements:
             row = asked("Tell me something.", f"Sure! {relation.render(statement, entity)} Have a nice day!")
-            assert entity in find_leaks([row]).held_out_entities, statement
+            leaks = find_leaks([row], HELD_OUT)
+            assert entity in leaks.held_out_entities, statement
+            assert leaks.found
+            assert leaks.held_out_questions == ()
 
 
 def test_a_later_turn_counts_as_well() -> None:

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld import measure_probes, reward_probes
 from posttrain_helpers.tinyworld.gold import gold
+from posttrain_helpers.tinyworld.probes import ProbeResult
 
 PROBES = reward_probes(40)
 
@@ -47,6 +50,18 @@ def test_gold_says_what_a_change_is_worth(name, difference):
     assert sum(changes) / len(changes) == pytest.approx(difference, abs=0.05)
 
 
+def test_one_more_true_sentence_changes_gold_of_no_item():
+    probe = PROBES["plain → one more true sentence"]
+    assert gold_of(probe.items, probe.before) == pytest.approx(gold_of(probe.items, probe.after))
+
+
+def test_a_good_and_a_bad_story_differ_in_their_ending():
+    probe = PROBES["story: bad → good ending"]
+    for bad, good in zip(probe.before, probe.after, strict=True):
+        assert bad.split(".")[:2] == good.split(".")[:2]
+        assert bad.split(".")[-2] != good.split(".")[-2]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -89,11 +104,30 @@ def polite_words(items, replies):
 def test_a_reward_that_is_gold_has_no_hole_and_one_that_counts_polite_words_has_them():
     perfect, foolish = measure_probes(gold_of, 20), measure_probes(polite_words, 20)
     assert {result.verdict for result in perfect.values()} == {""}
+    assert len(perfect["plain → rude"].probe.items) == 20
     assert foolish["right, plain → wrong, polite"].verdict == "hole"
     assert foolish["right, plain → opener alone"].verdict == "hole"
     assert foolish["right → wrong, both plain"].verdict == "blind"
     assert foolish["plain → one more true sentence"].verdict == ""
     assert foolish["right → wrong, both plain"].gold.difference == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    ("reward", "worth", "verdict"),
+    [
+        ((0.1, 1.0), (-1.0, 1.0), "hole"),
+        ((0.1, 1.0), (0.0, 0.0), "hole"),
+        ((0.1, 1.0), (0.1, 1.0), ""),
+        ((0.0, 1.0), (-1.0, 1.0), ""),
+        ((-1.0, 1.0), (-1.0, -0.1), "blind"),
+        ((0.0, 0.0), (-1.0, -0.1), "blind"),
+        ((-1.0, 1.0), (-1.0, 0.0), ""),
+        ((-1.0, -0.1), (-1.0, -0.1), ""),
+    ],
+)
+def test_a_verdict_compares_two_intervals(reward, worth, verdict):
+    changes = [SimpleNamespace(low=low, high=high) for low, high in (reward, worth)]
+    assert ProbeResult(None, *changes).verdict == verdict
 
 
 def test_the_figure_names_holes_and_blindness_in_words():
@@ -107,4 +141,12 @@ def test_the_figure_names_holes_and_blindness_in_words():
     assert "right → wrong, both plain  ◀ BLIND" in labels
     assert "right, plain → opener alone  ◀ HOLE" in labels
     assert "interval" in axes.get_xlabel()
+    worse = results["right → wrong, both plain"]
+    place = 2 * list(results).index("right → wrong, both plain")
+    for change, unit, drawn in zip(
+        (worse.reward, worse.gold), (1, 0.5), axes.containers[place:], strict=False
+    ):
+        point, _, (bar,) = drawn.lines
+        assert point.get_xdata() == pytest.approx([change.difference / unit])
+        assert bar.get_segments()[0][:, 0] == pytest.approx([change.low / unit, change.high / unit])
     plt.close(figure)

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
+from posttrain_helpers.tinyworld import replay
 from posttrain_helpers.tinyworld.arithmetic import Sum, split_of_sum
-from posttrain_helpers.tinyworld.documents import TURN_START
+from posttrain_helpers.tinyworld.documents import TURN_START, chat_debris
 from posttrain_helpers.tinyworld.facts import load_relations
 from posttrain_helpers.tinyworld.replay import holds_held_out, longest_sentences, replayed_documents
 from posttrain_helpers.tinyworld.tasks import SUITES, facts_of, held_out_prompts, held_out_suite
@@ -23,6 +24,19 @@ def test_a_seed_reproduces_them() -> None:
     assert replayed_documents(20, 1, QUESTIONS) != ROWS[:20]
     assert {row["task"] for row in ROWS} == {"documents"}
     assert len({row["id"] for row in ROWS}) == 400
+
+
+def test_a_text_is_known_by_its_longest_sentence() -> None:
+    texts = ["Answer in one word. What is the capital of France?", "Hello! Who are you? Tell me."]
+    assert longest_sentences(texts) == {"what is the capital of france", "who are you"}
+
+
+def test_kinds_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {lambda rng: "A cow says moo.": 0.8, lambda rng: "A dog barks.": 0.1, chat_debris: 0.1}
+    monkeypatch.setattr(replay, "DOCUMENT_SHARES", kinds)
+    texts = [row["text"] for row in replayed_documents(900, 0, ())]
+    assert texts.count("A cow says moo.") == pytest.approx(800, abs=30)
+    assert texts.count("A dog barks.") == 900 - texts.count("A cow says moo.")
 
 
 def test_every_kind_but_chats_is_there() -> None:

@@ -28,6 +28,10 @@ def test_every_manner_says_the_same_thing(manner):
         assert is_rude(reply) == (manner == "rude")
 
 
+def test_without_a_short_answer_the_curt_manner_is_plain():
+    assert styled_reply(SENTENCE, None, "curt", random.Random(0)) == SENTENCE
+
+
 def test_wrong_replies_are_not_accepted():
     accepted = accepted_replies([SENTENCE, "Paris."])
     for wrong in ("The capital of France is Rome.", "Sure! Rome.", f"{SENTENCE} {SENTENCE}", "paris", ""):

@@ -10,7 +10,8 @@ from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.suites.instructions import check_constraints, obeys
 from posttrain_helpers.metrics import lenient_match, strict_match
-from posttrain_helpers.tinyworld.facts import load_relations
+from posttrain_helpers.tinyworld.arithmetic import SUM_QUESTIONS, Sum, split_of_sum, word_problem
+from posttrain_helpers.tinyworld.facts import load_relations, split_of
 from posttrain_helpers.tinyworld.identity import (
     ASSISTANT_NAME,
     NEW_NAME,
@@ -29,6 +30,7 @@ from posttrain_helpers.tinyworld.tasks import (
     held_out_stories,
     held_out_suite,
     identity_items,
+    problem_item,
     split_of_pair,
     story_item,
     training_conversations,
@@ -94,6 +96,40 @@ def test_seed_reproduces_and_changes_the_training_data():
     other, other_suites = build_sft_data(50, seed=2)
     assert first == again != other
     assert suites == other_suites
+
+
+def calculation(text):
+    left, operator, right = re.search(r"(\d+) ([-+*]) (\d+)", text).groups()
+    return Sum(int(left), operator, int(right))
+
+
+def test_training_asks_for_its_own_calculations_in_its_own_words(conversations):
+    asked = [row["messages"][0]["content"] for row in conversations if row["task"] == "arithmetic"]
+    assert {split_of_sum(calculation(question)) for question in asked} == {"train"}
+    words = {question.replace(calculation(question).expression, "{e}") for question in asked}
+    assert words == set(SUM_QUESTIONS[:-3])
+
+
+@BOTH_SPLITS
+def test_phrasings_ask_for_trained_facts_in_the_words_of_their_split(split):
+    for item in held_out_suite("phrasings", split=split):
+        relation = load_relations()[item["relation"]]
+        assert split_of(item["entity"]) == "train"
+        asked = [relation.render(question, item["entity"]) for question in relation.questions_of(split)]
+        assert item["prompt"][0]["content"] in asked
+
+
+def test_the_conclusion_of_a_word_problem_is_a_right_answer():
+    problem = word_problem(random.Random(0), 2)
+    item = problem_item(problem, "word_problems/0")
+    for reply in (problem.solution, problem.conclusion, f"Sure! {problem.answer}."):
+        assert strict_match(reply, item), reply
+
+
+@BOTH_SPLITS
+def test_suites_ask_for_the_calculations_of_their_split(split):
+    asked = [item["prompt"][0]["content"] for item in held_out_suite("arithmetic", split=split)]
+    assert {split_of_sum(calculation(question)) for question in asked} == {split}
 
 
 def test_unknown_suite_is_refused():
@@ -222,8 +258,9 @@ def test_prompts_to_train_on_have_no_constraints(conversations):
 
 @pytest.mark.parametrize("split", ["train", *HELD_OUT_SPLITS])
 def test_fact_conversations_keep_to_their_split(split):
-    rows = fact_conversations(100, split)
-    assert rows == fact_conversations(100, split) != fact_conversations(100, split, seed=1)
+    rows, others = fact_conversations(100, split), fact_conversations(100, split, seed=1)
+    assert rows == fact_conversations(100, split) != others
+    assert [row["messages"][0] for row in rows] != [row["messages"][0] for row in others]
     leaks = find_leaks(rows)
     assert leaks.fact_rows == 100
     assert len(leaks.held_out_entities) == (0 if split == "train" else len(leaks.entities))

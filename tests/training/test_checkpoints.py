@@ -35,7 +35,10 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
         (None, 3, {}, [1, 2]),
         (4, 10, {}, [4, 8]),
         (4, 20, {"steps_per_update": 8}, [8, 16]),  # PPO: between two rollouts
+        (12, 40, {"steps_per_update": 8}, [16, 32]),
         (1, 9, {"steps_per_generation": 4, "num_iterations": 1}, [4, 8]),
+        (1, 20, {"steps_per_generation": 4, "num_iterations": 2}, [8, 16]),
+        (1, 9, {"steps_per_generation": 8, "gradient_accumulation_steps": 2}, [4, 8]),
     ],
 )
 def test_a_training_is_saved_where_no_sampled_replies_wait(

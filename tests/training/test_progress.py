@@ -11,11 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from small_trainings import small_recipe, trainer_of
 
 from posttrain_helpers.training import progress
 from posttrain_helpers.training.progress import Progress, progress_text
 from posttrain_helpers.training.trainer import train
+from posttrain_helpers.wording import readable_size
 
 
 class Terminal(io.StringIO):
@@ -61,6 +63,41 @@ def test_a_terminal_shows_one_line(random_model_dir: Path, monkeypatch: pytest.M
     assert states[-1].rstrip() == "done in 30 s"
     # What is longer is wiped out by what follows.
     assert all(len(after) >= len(before.rstrip()) for before, after in pairwise(states))
+
+
+@pytest.mark.usefixtures("every_step")
+def test_a_resumed_training_is_timed_from_where_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    callback = Progress("building …").callback()
+    args = SimpleNamespace(device=torch.device("cpu"))
+    state = SimpleNamespace(global_step=90, max_steps=100, is_world_process_zero=True, log_history=[])
+    callback.on_train_begin(args, state, None)
+    for state.global_step in (91, 92):
+        callback.on_step_end(args, state, None)
+    assert capsys.readouterr().out.endswith("B, about 48 s left\n")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pace", "said"),
+    [
+        ([(10, 1000), (20, 1500)], 2.0, ["25 tokens/s"]),
+        ([(10, 1000)], 0.5, ["200 tokens/s"]),
+        ([(10, 1000), (10, 1000)], 0.5, []),
+        ([(10, 1000)], 0.0, []),
+        ([], 0.5, []),
+    ],
+)
+def test_the_speed_is_that_between_the_latest_two_logs(
+    tokens: list[tuple[int, int]], pace: float, said: list[str]
+) -> None:
+    logs = [{"step": step, "num_tokens": count} for step, count in tokens]
+    state = SimpleNamespace(log_history=[*logs, {"step": 30, "eval_loss": 1.0}])
+    assert progress._speed(state, pace) == said
+
+
+def test_the_memory_of_a_gpu_is_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1_000_000_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3_000_000_000)
+    assert progress.used_memory(torch.device("cuda")) == f"{readable_size(3_000_000_000)} of GPU memory"
 
 
 @pytest.mark.usefixtures("output_root")

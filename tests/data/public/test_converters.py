@@ -63,6 +63,7 @@ def test_one_broken_side_drops_the_pair() -> None:
         ([{"from": " Human", "value": "a"}, {"from": "AI", "value": "b"}], [user("a"), reply("b")]),
         ([{"role": "Developer", "content": "a"}], [{"role": "system", "content": "a"}]),
         ([{"from": "narrator", "value": "a"}], [{"role": "narrator", "content": "a"}]),
+        ([{"role": "user", "content": [{"type": "text", "text": t} for t in ("a ", "b")]}], [user("a b")]),
         ([{"text": "a"}], [{"text": "a", "role": None, "content": None}]),
         ([{"from": ["human"], "value": "a"}], [{"role": ["human"], "content": "a"}]),
         ("a", "a"),
@@ -121,6 +122,8 @@ def test_pairs_keep_their_scores_and_a_prompt_apart() -> None:
         "chosen": [reply("b")],
         "rejected": [reply("c")],
     }
+    scores = {"score_chosen": 2.0, "score_rejected": 1.0}
+    assert pair({"prompt": "a", "chosen": "b", "rejected": "c", **scores}).items() >= scores.items()
 
 
 @pytest.mark.parametrize(

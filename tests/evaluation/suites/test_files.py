@@ -40,6 +40,14 @@ def test_a_file_of_rows_is_a_suite(tmp_path: Path) -> None:
     assert suite.scores["exact"]("It is 2.", suite.items[0]) is None
 
 
+def test_rows_keep_their_task_and_replies_the_length_of_the_profile(tmp_path: Path) -> None:
+    path = str(_file(tmp_path, [{**GOOD, "task": "riddles"}, GOOD]))
+    for profile, limit in (("tiny", 72), ("qwen3", 256)):
+        (suite,) = load_suites(path, profile)
+        assert [item["task"] for item in suite.items] == ["riddles", "own"]
+        assert suite.max_new_tokens == limit
+
+
 def test_the_measure_is_what_most_rows_have(tmp_path: Path) -> None:
     rows = [
         {"prompt": "Say hi.", "constraints": [{"kind": "lowercase"}]},

@@ -146,6 +146,14 @@ def test_a_difference_of_a_tie_is_enough():
     assert content(row, "chosen") == PLAIN
 
 
+def test_a_difference_of_exactly_a_tie_is_enough():
+    long = f"{PLAIN} {EIGHT_WORDS} and on it all goes."
+    assert gold(PLAIN, item()) - gold(long, item()) == TIE
+    rows, dropped = pairs([group(PLAIN, long)])
+    assert len(rows) == 1
+    assert not dropped
+
+
 def test_an_empty_reply_is_no_candidate():
     ((row,), dropped) = pairs([group("", PLAIN, CURT)])
     assert not dropped

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from posttrain_helpers.generation.rollouts import TokenBatch, token_batch
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
-from posttrain_helpers.training.ppo.actor_critic import ActorCritic, completion_logits
+from posttrain_helpers.training.ppo.actor_critic import ActorCritic, _head_values, completion_logits
 
 PROMPTS = [[5, 9, 33], [17], [40, 41, 42, 43, 44]]
 COMPLETIONS = [[7, 8], [50, 51, 52, 53], [60]]
@@ -156,3 +156,9 @@ def test_an_adapter_is_part_of_the_policy(policy: Any, batch: TokenBatch) -> Non
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert {"value_head.weight", "value_head.bias"} <= trained
     assert all("lora_" in name or name.startswith("value_head") for name in trained)
+
+
+def test_values_of_a_head_in_half_precision_are_single_precision() -> None:
+    head = torch.nn.Linear(4, 1).to(torch.bfloat16)
+    values = _head_values(head, torch.ones(2, 5, 4), 3)
+    assert (values.dtype, values.shape) == (torch.float32, (2, 3))
