@@ -410,6 +410,16 @@ def test_an_own_score_cannot_pose_as_a_built_in_one() -> None:
     assert build({"a": BAD, "b": GOOD}, score=strict).measure == "score"
     assert build({"a": BAD, "b": GOOD}, score=strict).scores["a"]["strict"] == [False] * 8
 
+    def stop(text: str, item: dict) -> float:
+        return 0.5
+
+    made = build({"a": BAD, "b": GOOD}, score=stop)
+    assert (made.measure, made.scores["b"]["score"], made.scores["b"]["stop"]) == (
+        "score",
+        [0.5] * 8,
+        [True] * 8,
+    )
+
 
 def test_one_item_with_a_number_gives_no_verdict_and_no_error() -> None:
     made = build({"a": BAD[:1], "b": GOOD[:1]}, ITEMS[:1], score=lambda text, item: len(text) / 7)

@@ -11,7 +11,11 @@ import pytest
 from public_schemas import real_rows
 
 from posttrain_helpers import cli
+from posttrain_helpers.data.lengths import token_lengths
 from posttrain_helpers.data.loading import load_data
+from posttrain_helpers.data.preferences import for_method
+from posttrain_helpers.models.loading import load_tokenizer
+from posttrain_helpers.models.manifest import BASE
 from posttrain_helpers.recipes import load_recipe
 
 pytestmark = pytest.mark.usefixtures("output_root")
@@ -141,6 +145,30 @@ def test_limits_drop_rows_and_the_card_says_so(
     assert "cut where max_length is the upper end" in capsys.readouterr().out
 
 
+def test_the_longer_reply_of_a_pair_counts_and_a_row_of_the_limit_stays(tmp_path: Path) -> None:
+    lengths = token_lengths(PAIRS, load_tokenizer(BASE))
+    long = [{**pair(number), "rejected": [reply("bad" + " and" * 20)]} for number in range(40, 60)]
+    options = ("--method", "dpo", "--max-length", max(map(max, lengths)))
+    assert run(write(tmp_path / "own.jsonl", [*PAIRS, *long]), tmp_path / "out", *options) == 0
+    facts = json.loads((tmp_path / "out" / "statistics.json").read_text("utf-8"))
+    assert (facts["usable rows"], list(facts["dropped"].values())) == (40, [20])
+
+
+def test_pairs_with_one_chosen_reply_are_one_conversation(tmp_path: Path) -> None:
+    source = write(tmp_path / "own.jsonl", [*PAIRS, {**PAIRS[0], "rejected": [reply("worse")]}])
+    assert run(source, tmp_path / "out") == 0
+    facts = json.loads((tmp_path / "out" / "statistics.json").read_text("utf-8"))
+    assert (facts["rows read"], facts["usable rows"], facts["dropped"]) == (41, 40, {"duplicate": 1})
+
+
+def test_the_seed_orders_the_labelled_replies(tmp_path: Path) -> None:
+    source = write(tmp_path / "own.jsonl", PAIRS)
+    for method in ("dpo", "kto"):
+        assert run(source, tmp_path / method, "--method", method, "--seed", 3) == 0
+    pairs = read(tmp_path / "dpo")["train"]
+    assert read(tmp_path / "kto")["train"] == for_method(pairs, "labels", 3).to_list()
+
+
 def test_mistakes_are_sentences_and_leave_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +189,7 @@ def test_mistakes_are_sentences_and_leave_nothing(
         "own.jsonl out --method dpoo": "did you mean 'dpo'?",
         "own.jsonl out --max-length 1": "no row of 'own.jsonl' is left, 60 longer than 1 tokens",
         "own.jsonl out --max-samples 0": "prepare: data.max_samples must be at least 1",
+        "own.jsonl out --seed 99999999999": "data.seed must be at most",
         "own.jsonl out --test-share 0.5": "must be at least 0 and below 0.5",
         "own.jsonl out args.max_steps=1": "prepare takes settings of the data only",
         "own.jsonl out data.column=1": "did you mean 'columns'?",

@@ -37,6 +37,7 @@ def test_finished_models_are_base_and_the_stages_with_a_language_head(
         save_stage(model, name, load_recipe("sft", "tiny"), metrics={}, tokenizer=tokenizer)
     (output_root / "tiny" / "stages" / "half").mkdir()
     assert finished_models("tiny") == ["base", "mine"]
+    assert finished_models("qwen3") == ["base"]
     (target,) = targets_of("mine", TINY)
     assert (target.label, target.source, target.parent) == ("mine", "mine", "base")
     assert target.directory == output_root / "tiny" / "stages" / "mine"

@@ -106,6 +106,20 @@ def test_a_streamed_reply_is_the_generated_one_and_can_be_stopped(model, tokeniz
         StreamedReply(model, tokenizer, CHAT, 300, 0.0)
 
 
+def test_a_streamed_reply_is_sampled_and_holds_no_stop_token(model, tokenizer) -> None:
+    (greedy,) = generate(model, tokenizer, [CHAT], max_new_tokens=40)
+    sampled = StreamedReply(model, tokenizer, CHAT, 40, 50.0)
+    sampled._thread.join()
+    assert sampled.error is None
+    assert sampled.text != greedy.text
+    a, b = (tokenizer(letter)["input_ids"][0] for letter in "ab")
+    model.generation_config.eos_token_id = [b]
+    force_next_token(model, {**dict.fromkeys(range(model.config.vocab_size), a), a: b})
+    reply = StreamedReply(model, tokenizer, CHAT, 40, 0.0)
+    reply._thread.join()
+    assert (reply.text, reply.error) == ("a", None)
+
+
 def test_a_stop_at_the_last_step_is_a_stop(model, tokenizer) -> None:
     a, eos = tokenizer("a")["input_ids"][0], tokenizer.eos_token_id
     force_next_token(model, {a: eos, eos: eos})

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from posttrain_helpers.environment import profiles
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.chatml import chat_template
+from posttrain_helpers.models.loading import with_all_weights_trained
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 pytestmark = pytest.mark.usefixtures("output_root")
@@ -285,6 +286,7 @@ def test_a_fresh_adapter_trains_few_parameters(model_dir: Path, capsys: pytest.C
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
+    assert not any(module.training for module in model.modules())
     assert "of them trained" in capsys.readouterr().out
 
 
@@ -302,6 +304,17 @@ def test_an_adapter_directory_loads_base_and_adapter(adapter_dir: Path, model_di
     with adapted.disable_adapter():
         assert torch.allclose(logits(adapted), logits(base))
     assert tokenizer.chat_template == chat_template()
+
+
+def test_every_weight_is_trained_once_an_adapter_is_merged(adapter_dir: Path, model_dir: Path) -> None:
+    base, _ = load_model_and_tokenizer(model_dir, verbose=False)
+    assert with_all_weights_trained(base) is base
+    adapted, _ = load_model_and_tokenizer(adapter_dir, verbose=False)
+    expected = logits(adapted)
+    merged = with_all_weights_trained(adapted)
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+    assert not hasattr(merged, "peft_config")
+    assert torch.allclose(logits(merged), expected, atol=1e-5)
 
 
 def test_an_adapter_whose_base_is_gone(adapter_dir: Path, model_dir: Path) -> None:
@@ -535,6 +548,7 @@ def test_the_adapter_of_a_language_model_is_merged_below_a_score_head(
     adapted, tokenizer = load_model_and_tokenizer(adapter_dir, verbose=False)
     scoring, _ = load_model_and_tokenizer(adapter_dir, head="reward", verbose=False)
     assert not hasattr(scoring, "peft_config")
+    assert not any(module.training for module in scoring.modules())
     assert all(parameter.requires_grad for parameter in scoring.parameters())
     ids = torch.tensor([tokenizer("A cow says moo.")["input_ids"]])
     with torch.no_grad():

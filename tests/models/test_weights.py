@@ -5,9 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.weights import check_weights, sha256, weight_files, weights_identity
+from posttrain_helpers.models.weights import (
+    check_weights,
+    sha256,
+    unsound_weight,
+    weight_files,
+    weights_identity,
+)
 
 
 @pytest.fixture
@@ -76,3 +83,10 @@ def test_identity_depends_on_names_and_digests_but_not_on_order() -> None:
     identity = weights_identity({"a": "1", "b": "2"})
     assert identity == weights_identity(json.loads('{"b": "2", "a": "1"}'))
     assert identity != weights_identity({"a": "2", "b": "1"})
+
+
+def test_a_weight_may_be_as_large_as_the_limit() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, -3.0)
+    assert unsound_weight(layer, 3.0) is None
+    assert unsound_weight(layer, 2.5) == "weight holds the number -3"

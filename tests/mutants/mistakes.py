@@ -293,6 +293,22 @@ INTERVALS = Group(
         Mistake(
             "cluster_codes", "a single cluster counts", "if 1 < len(numbers) < n", "if 1 <= len(numbers) < n"
         ),
+        Mistake("tango_interval", "the degrees are ignored", "t.isf(TAIL, degrees)", "t.isf(TAIL, math.inf)"),
+        Mistake(
+            "tango_interval", "the design effect is ignored", "critical = design_effect * ", "critical = "
+        ),
+        Mistake(
+            "minimum_detectable_difference",
+            "the power is that of a normal distribution",
+            "t.ppf(POWER, n - 1)",
+            "t.ppf(POWER, math.inf)",
+        ),
+        Mistake(
+            "mean_interval",
+            "Student's t for eight values",
+            "n < _FEWEST_FOR_BOOTSTRAP",
+            "n <= _FEWEST_FOR_BOOTSTRAP",
+        ),
     ),
 )
 
@@ -329,6 +345,12 @@ RANKING = Group(
             "[p < ALPHA for p in adjusted]",
             "[p < ALPHA for p in p_values]",
         ),
+        Mistake(
+            "pairwise_tests",
+            "the sign flips do not grow with the pairs",
+            "max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / ALPHA))",
+            "_SIGN_FLIPS",
+        ),
     ),
 )
 
@@ -345,6 +367,12 @@ BRADLEY_TERRY = Group(
             "wins and losses are swapped",
             "[outcome, 1 - outcome]",
             "[1 - outcome, outcome]",
+        ),
+        Mistake(
+            "_checked",
+            "later rows may name their prompt",
+            "if len(row) != len(rows[0])",
+            "if len(row) < len(rows[0])",
         ),
     ),
 )
@@ -758,6 +786,13 @@ DECODING = Group(
             "module.training = True",
         ),
         Mistake("evaluation_mode", "dropout stays on", "    model.eval()\n", ""),
+        Mistake("StreamedReply.put", "end tokens in the text", " if token not in self._stop_ids", ""),
+        Mistake(
+            "StreamedReply.__init__",
+            "a streamed reply is always greedy",
+            "max_new_tokens, float(temperature))",
+            "max_new_tokens, 0.0)",
+        ),
     ),
 )
 
@@ -1322,6 +1357,13 @@ COMPARISON_SCORES = Group(
             "isinstance(value, Real) and math.isfinite(value)",
             "isinstance(value, Real)",
         ),
+        Mistake(
+            "measures_of",
+            "an own stop poses as the built-in one",
+            '(*MATCHES, "stop")',
+            "MATCHES",
+            ("tests/comparison/test_compare.py",),
+        ),
     ),
 )
 
@@ -1619,6 +1661,9 @@ WEIGHTS = Group(
             "if any(path.is_file() for path in paths)",
         ),
         Mistake("weights_identity", "the order of the files counts", ", sort_keys=True", ""),
+        Mistake(
+            "unsound_weight", "the largest is refused", "abs(extreme) <= largest", "abs(extreme) < largest"
+        ),
     ),
 )
 
@@ -2204,6 +2249,271 @@ RESULTS = Group(
     ),
 )
 
+TARGETS = Group(
+    "posttrain_helpers.evaluation.targets",
+    ("tests/evaluation/test_targets.py",),
+    (
+        Mistake(
+            "finished_models", "the stages of the profile in use", "saved_stages(profile)", "saved_stages()"
+        ),
+    ),
+)
+
+SUITE = Group(
+    "posttrain_helpers.evaluation.suites.suite",
+    ("tests/evaluation/suites/test_loading.py",),
+    (
+        Mistake(
+            "Suite.asks_messages", "all prompts must be messages", "any(not isinstance", "all(not isinstance"
+        ),
+    ),
+)
+
+SUITE_LOADING = Group(
+    "posttrain_helpers.evaluation.suites.loading",
+    ("tests/evaluation/suites/test_loading.py",),
+    (
+        Mistake(
+            "load_suites",
+            "short replies for every profile",
+            'LONG_REPLY if profile.name == "tiny" else 256',
+            "LONG_REPLY",
+        ),
+    ),
+)
+
+REWARD_CHECKS = Group(
+    "posttrain_helpers.training.reward_checks",
+    ("tests/training/test_reward_checks.py",),
+    (
+        Mistake(
+            "_combined",
+            "rounding makes a spread",
+            "return round(total, 6)",
+            "return total",
+            ("tests/training/test_reward_checks.py::test_rewards_that_differ_by_rounding_are_the_same",),
+        ),
+        Mistake(
+            "check_rewards",
+            "every round has one seed",
+            "seed=len(groups)",
+            "seed=0",
+            ("tests/training/test_reward_checks.py::test_every_round_is_sampled_with_a_seed_of_its_own",),
+        ),
+        Mistake(
+            "_rewarded_groups",
+            "the columns of the first row",
+            "[row[key] for row in repeated]",
+            "[rows[0][key] for row in repeated]",
+            (
+                "tests/training/test_reward_checks.py::test_every_reply_is_rewarded_with_the_columns_of_its_row",
+            ),
+        ),
+    ),
+)
+
+RECIPE = Group(
+    "posttrain_helpers.recipes.recipe",
+    ("tests/recipes/test_hashes.py",),
+    (
+        Mistake(
+            "Recipe.content",
+            "early stopping is left out",
+            '            **({"early_stopping": self.early_stopping} if self.early_stopping else {}),\n',
+            "",
+        ),
+        Mistake(
+            "Recipe.content",
+            "the reference is left out",
+            '            **({"reference": self.reference} if self.reference else {}),\n',
+            "",
+        ),
+    ),
+)
+
+RECIPE_OVERRIDES = Group(
+    "posttrain_helpers.recipes.overrides",
+    ("tests/recipes/test_overrides.py",),
+    (
+        Mistake(
+            "parsed_overrides",
+            "the caller's own are given away",
+            "return dict(overrides)",
+            "return overrides",
+        ),
+        Mistake("parsed_overrides", "blanks around a key stay", "parsed[key.strip()]", "parsed[key]"),
+    ),
+)
+
+RECIPE_LOADING = Group(
+    "posttrain_helpers.recipes.loading",
+    ("tests/recipes/test_loading.py",),
+    (
+        Mistake(
+            "load_recipe",
+            "a seed of 0 is none",
+            "if seed is None else seed",
+            "if not seed else seed",
+            (
+                "tests/recipes/test_loading.py::test_the_seed_is_that_of_the_arguments_the_recipe_or_the_session",
+            ),
+        ),
+        Mistake(
+            "load_recipe",
+            "the seed of the session wins",
+            '            **trainer_defaults(profile),\n            "seed": seed,',
+            '            "seed": seed,\n            **trainer_defaults(profile),',
+            (
+                "tests/recipes/test_loading.py::test_the_seed_is_that_of_the_arguments_the_recipe_or_the_session",
+            ),
+        ),
+        Mistake(
+            "load_recipe",
+            "the seed of the arguments is lost",
+            'settings["args"].get("seed", seed)',
+            "seed",
+            (
+                "tests/recipes/test_loading.py::test_the_seed_is_that_of_the_arguments_the_recipe_or_the_session",
+            ),
+        ),
+        Mistake(
+            "_shared_among_processes",
+            "defaults are not shared",
+            'settings["args"].get(name, defaults.get(name))',
+            'settings["args"].get(name)',
+            (
+                "tests/recipes/test_loading.py::test_a_batch_that_no_recipe_sets_is_shared_among_processes_too",
+            ),
+        ),
+        Mistake(
+            "_lay_over",
+            "several models stay beside one",
+            '        settings.pop("models", None)\n',
+            "",
+            ("tests/recipes/test_loading.py::test_one_model_takes_the_place_of_several",),
+        ),
+    ),
+)
+
+PREPARE = Group(
+    "posttrain_helpers.data.prepare",
+    ("tests/data/test_prepare.py",),
+    (
+        Mistake(
+            "prepare",
+            "the shorter reply of a pair counts",
+            "max(lengths[id(row)]) <= max_length",
+            "min(lengths[id(row)]) <= max_length",
+            (
+                "tests/data/test_prepare.py::test_the_longer_reply_of_a_pair_counts_and_a_row_of_the_limit_stays",
+            ),
+        ),
+        Mistake(
+            "prepare",
+            "a row of the limit is dropped",
+            "max(lengths[id(row)]) <= max_length",
+            "max(lengths[id(row)]) < max_length",
+            (
+                "tests/data/test_prepare.py::test_the_longer_reply_of_a_pair_counts_and_a_row_of_the_limit_stays",
+            ),
+        ),
+        Mistake(
+            "prepare",
+            "labelled replies have one order",
+            "for_method(part, kind, seed)",
+            "for_method(part, kind, 0)",
+            ("tests/data/test_prepare.py::test_the_seed_orders_the_labelled_replies",),
+        ),
+        Mistake(
+            "prepare",
+            "the seed is not checked",
+            '"source": source, "seed": seed}',
+            '"source": source}',
+            ("tests/data/test_prepare.py::test_mistakes_are_sentences_and_leave_nothing",),
+        ),
+        Mistake(
+            "prepare",
+            "repeated conversations are not counted",
+            "        dropped.update(repeated)\n",
+            "",
+            ("tests/data/test_prepare.py::test_pairs_with_one_chosen_reply_are_one_conversation",),
+        ),
+    ),
+)
+
+TRAINER = Group(
+    "posttrain_helpers.training.trainer",
+    ("tests/training/test_trainer.py",),
+    (
+        Mistake(
+            "checked_config",
+            "the arguments of the method win",
+            "{**method.arguments, **recipe.args}",
+            "{**recipe.args, **method.arguments}",
+            ("tests/training/test_trainer.py::test_a_recipe_overrules_the_arguments_of_a_method",),
+        ),
+        Mistake(
+            "make_trainer",
+            "the rows to evaluate on are lost",
+            '**({} if eval_dataset is None else {"eval_dataset": eval_dataset}),',
+            "",
+            ("tests/training/test_trainer.py::test_the_rows_to_evaluate_on_reach_the_trainer",),
+        ),
+        Mistake(
+            "_sampler",
+            "min_p is not asked for",
+            " or config.min_p",
+            "",
+            (
+                "tests/training/test_trainer.py::test_grpo_samples_with_the_course_sampler_unless_an_engine_is_named",
+            ),
+        ),
+    ),
+)
+
+MODEL_LOADING = Group(
+    "posttrain_helpers.models.loading",
+    ("tests/models/test_loading.py",),
+    (
+        Mistake(
+            "with_all_weights_trained",
+            "merged weights stay frozen",
+            "merged.requires_grad_(True)",
+            "merged",
+            ("tests/models/test_loading.py::test_every_weight_is_trained_once_an_adapter_is_merged",),
+        ),
+        Mistake(
+            "load_repaired",
+            "a fresh adapter or score head is in train mode",
+            "    model.eval()\n",
+            "",
+            (
+                "tests/models/test_loading.py::test_a_fresh_adapter_trains_few_parameters",
+                "tests/models/test_loading.py::test_the_adapter_of_a_language_model_is_merged_below_a_score_head",
+            ),
+        ),
+    ),
+)
+
+REPORT_CLAIMS = Group(
+    "posttrain_helpers.report.claims",
+    ("tests/report/test_claims.py",),
+    (
+        Mistake(
+            "claim_groups",
+            "the ends above are left out of the axis",
+            "(claim.low, claim.difference, claim.high)",
+            "(claim.low, claim.difference)",
+        ),
+        Mistake(
+            "Axis.around",
+            "zero is left out",
+            "min(0.0, *values), max(0.0, *values)",
+            "min(values), max(values)",
+        ),
+    ),
+)
+
 GROUPS = (
     PROCESSES,
     CHECKPOINTS,
@@ -2279,4 +2589,15 @@ GROUPS = (
     REAL_MODEL,
     REPAIRS,
     RESULTS,
+    TARGETS,
+    SUITE,
+    SUITE_LOADING,
+    REWARD_CHECKS,
+    RECIPE,
+    RECIPE_OVERRIDES,
+    RECIPE_LOADING,
+    PREPARE,
+    TRAINER,
+    MODEL_LOADING,
+    REPORT_CLAIMS,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from posttrain_helpers.environment.profiles import PROFILES
@@ -96,3 +98,28 @@ def test_every_recipe_and_profile_is_pinned() -> None:
 )
 def test_the_hash_of_a_shipped_recipe_is_what_it_was(name: str, profile: str) -> None:
     assert load_recipe(name, profile).hash == HASHES[name][profile]
+
+
+def test_every_setting_counts_and_nothing_of_the_machine() -> None:
+    recipe = load_recipe("sft", "tiny")
+    changes = {
+        "stage": "other",
+        "method": "kl_sft",
+        "profile": "qwen3",
+        "model": "x/y",
+        "data": {"source": "rows.jsonl"},
+        "own_args": {"max_steps": 3},
+        "lora": {"r": 4},
+        "quantization": "4bit",
+        "seed": 1,
+        "rewards": ("exact_answer",),
+        "teacher": "grpo",
+        "reference": "base",
+        "early_stopping": 2,
+    }
+    hashes = {replace(recipe, **{key: value}).hash for key, value in changes.items()}
+    assert len(hashes | {recipe.hash}) == len(changes) + 1
+    elsewhere = replace(
+        recipe, args={"output_dir": "elsewhere"}, path=recipe.path.parent, description="words"
+    )
+    assert elsewhere.hash == recipe.hash

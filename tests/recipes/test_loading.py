@@ -3,15 +3,17 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from posttrain_helpers.data.public.adapters import find_adapter
+from posttrain_helpers.environment import processes, runtime
 from posttrain_helpers.environment.profiles import PROFILES
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.recipes import load_recipe, recipe_names, stage_recipes
+from posttrain_helpers.recipes import load_recipe, loading, recipe_names, stage_recipes
 from posttrain_helpers.recipes import shipped as shipped_recipes
 from posttrain_helpers.recipes.methods import METHODS, config_class, trainer_class
 from posttrain_helpers.recipes.values import argument_types
@@ -92,6 +94,37 @@ def test_overrides(overrides: object) -> None:
     assert (recipe.args["learning_rate"], recipe.data["n_train"]) == (1e-3, 5)
     assert (recipe.model, recipe.parent) == ("/some/dir", "base")
     assert recipe.seed == recipe.args["seed"] == 4
+
+
+def test_the_seed_is_that_of_the_arguments_the_recipe_or_the_session(
+    write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_current", replace(runtime.current_runtime("tiny"), seed=5))
+    for text, overrides, seed in (
+        (MINIMAL, {}, 5),
+        ("seed: 0\n" + MINIMAL, {}, 0),
+        ("seed: 0\n" + MINIMAL, {"args.seed": 4}, 4),
+    ):
+        recipe = load_recipe(write(text), "tiny", overrides)
+        assert recipe.seed == recipe.args["seed"] == seed
+
+
+def test_a_batch_that_no_recipe_sets_is_shared_among_processes_too(
+    write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = config_class("sft")("out", use_cpu=True, bf16=False)
+    for module in (loading, processes):
+        monkeypatch.setattr(module, "process_count", lambda: 2)
+    assert load_recipe(write(MINIMAL), "tiny").args["per_device_train_batch_size"] == (
+        alone.per_device_train_batch_size / 2
+    )
+
+
+def test_one_model_takes_the_place_of_several(write) -> None:
+    path = write("models: [a/b, c/d]\n" + MINIMAL)
+    assert load_recipe(path, "tiny").models == ("a/b", "c/d")
+    one = load_recipe(path, "tiny", {"model": "x/y"})
+    assert (one.model, one.models) == ("x/y", ())
 
 
 def test_another_source_drops_what_only_the_old_one_knows() -> None:

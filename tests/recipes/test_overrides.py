@@ -8,6 +8,7 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
+from posttrain_helpers.recipes.overrides import parsed_overrides
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -51,6 +52,13 @@ def test_recipes_that_share_data_keep_sharing_them(change) -> None:
             "length_groups": 16,
         }
     assert load_recipe("sft", "qwen3").data["source"] == "tinyworld/sft"
+
+
+def test_blanks_around_a_key_do_not_count_and_the_callers_changes_stay_its_own() -> None:
+    assert parsed_overrides([" args.max_steps = 3"]) == {"args.max_steps": 3}
+    given = {"seed": 1}
+    parsed_overrides(given)["seed"] = 2
+    assert given == {"seed": 1}
 
 
 def test_a_recipe_of_the_readers_own_can_be_named(change, tmp_path: Path) -> None:

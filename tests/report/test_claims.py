@@ -61,6 +61,7 @@ def test_an_axis_holds_zero_and_every_interval(output_root: Path) -> None:
             claim(),
             claim(low=-0.4, difference=-0.3, high=-0.2),
             claim(metric="none", low=0, difference=0, high=0),
+            claim(metric="far", low=2.0, difference=3.0, high=9.0),
         ],
     )
     lessons = read_results("tiny")

@@ -60,6 +60,12 @@ def test_tango_closed_forms_at_the_edges(n: int) -> None:
     assert tango_interval(0, n, n) == pytest.approx((-1.0, (Z2 - n) / (n + Z2)))
 
 
+def test_tango_of_clusters_has_their_design_effect_and_degrees_of_freedom() -> None:
+    critical = 2.5 * stats.t.isf(0.025, 6) ** 2
+    width = critical / (50 + critical)
+    assert tango_interval(0, 0, 50, design_effect=2.5, degrees=6) == pytest.approx((-width, width))
+
+
 def test_tango_is_antisymmetric_and_holds_the_difference() -> None:
     for up, down, n in [(3, 1, 10), (1, 0, 50), (40, 20, 160), (4, 6, 10)]:
         low, high = tango_interval(up, down, n)
@@ -108,6 +114,13 @@ def test_mean_interval_matches_student_on_few_values_and_near_normal_ones() -> N
     many = np.random.default_rng(3).normal(size=40)
     student = stats.t.interval(0.95, len(many) - 1, many.mean(), stats.sem(many))
     assert mean_interval(many) == pytest.approx(student, abs=0.06 * many.std())
+
+
+def test_mean_interval_is_a_bootstrap_from_eight_values_on() -> None:
+    for n, symmetric in ((7, True), (8, False)):
+        values = np.array([0.0] * (n - 1) + [1.0])
+        low, high = mean_interval(values)
+        assert (high - values.mean() == pytest.approx(values.mean() - low)) == symmetric
 
 
 def test_mean_interval_makes_up_for_the_spread_that_resamples_lack() -> None:
@@ -236,6 +249,11 @@ def test_detectable_mean_has_the_promised_power(n: int, sd: float) -> None:
     difference = minimum_detectable_difference(n, sd=sd)
     power = stats.nct.sf(stats.t.isf(0.025, n - 1), n - 1, difference / sd * math.sqrt(n))
     assert power == pytest.approx(0.8, abs=0.015)
+
+
+def test_detectable_mean_of_few_prompts_has_the_quantiles_of_student() -> None:
+    quantiles = stats.t.ppf(0.975, 6) + stats.t.ppf(0.8, 6)
+    assert minimum_detectable_difference(7, sd=2.0) == pytest.approx(quantiles * 2 / math.sqrt(7))
 
 
 def test_detectable_difference_shrinks_with_prompts() -> None:

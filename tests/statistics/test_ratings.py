@@ -180,6 +180,7 @@ def test_groups_without_a_link_are_named() -> None:
         ([("a", "b")], "in row 0"),
         ([("a", "b", 1, "p", "q")], "in row 0"),
         ([("a", "b", 1, "p"), ("a", "b", 0)], "names its prompt or none does"),
+        ([("a", "b", 1), ("a", "b", 0, "p")], "names its prompt or none does"),
     ],
 )
 def test_refuses_rows_that_are_no_matches(rows, message) -> None:

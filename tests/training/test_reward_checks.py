@@ -98,6 +98,29 @@ def test_a_reward_that_is_seldom_different_is_found_in_a_later_round(trainer_for
     assert calls == [PROMPTS * 4] * 3
 
 
+def test_every_round_is_sampled_with_a_seed_of_its_own(trainer_for, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain_helpers.generation import decoding as generation
+
+    seeds, original = [], generation.generate
+
+    def generate(*args: Any, seed: int, **options: Any):
+        seeds.append(seed)
+        return original(*args, seed=seed, **options)
+
+    monkeypatch.setattr(generation, "generate", generate)
+    with pytest.raises(CourseError, match="get the same reward"):
+        trainer_for(half)
+    assert seeds == [round_ * PROMPTS for round_ in range(MOST_ROUNDS)]
+
+
+def test_rewards_that_differ_by_rounding_are_the_same(trainer_for) -> None:
+    def rounded(completions: list, **kwargs: Any) -> list[float]:
+        return [0.1 + 1e-9 * index for index in range(len(completions))]
+
+    with pytest.raises(CourseError, match="get the same reward, rounded varies"):
+        trainer_for(rounded)
+
+
 def test_a_reward_without_weight_does_not_count(trainer_for) -> None:
     with pytest.raises(CourseError, match=r"length varies, half is 0\.5 \(reward_weights \[0\.0, 1\.0\]\)"):
         trainer_for(length, half, reward_weights=[0.0, 1.0])
@@ -108,6 +131,17 @@ def test_a_reward_that_depends_on_the_prompt_alone(trainer_for) -> None:
     sentence = r"all 4 replies to a prompt get the same reward.*temperature 1: raise it.*\(of_the_prompt\)"
     with pytest.raises(CourseError, match=sentence):
         trainer_for(of_the_prompt)
+
+
+def test_every_reply_is_rewarded_with_the_columns_of_its_row(trainer_for) -> None:
+    asked = {}
+
+    def watched(completions: list, prompts: list, number: list[int], **kwargs: Any) -> list[float]:
+        asked.update(zip(number, (prompt[0]["content"] for prompt in prompts), strict=True))
+        return length(completions)
+
+    trainer_for(watched)
+    assert asked == {number: f"What is {number} + 1?" for number in range(0, 40, 5)}
 
 
 def test_a_trainer_without_groups_may_learn_from_it(trainer_for) -> None:

@@ -19,7 +19,7 @@ from posttrain_helpers.recipes.methods import METHODS, config_class, trainer_cla
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.training import trainer as training
 from posttrain_helpers.training.checks import check_supervision
-from posttrain_helpers.training.trainer import make_trainer, train
+from posttrain_helpers.training.trainer import checked_config, make_trainer, train
 
 pytestmark = pytest.mark.usefixtures("output_root")
 
@@ -99,6 +99,11 @@ def test_callbacks_are_called(pair) -> None:
 
     train(make_trainer(recipe(), *pair, rows(), callbacks=[Count()]))
     assert steps == [1, 2]
+
+
+def test_the_rows_to_evaluate_on_reach_the_trainer(pair) -> None:
+    trainer = make_trainer(recipe(), *pair, rows(), eval_dataset=rows(2))
+    assert len(trainer.eval_dataset) == 2
 
 
 def test_same_seed_same_weights(random_model_dir: Path) -> None:
@@ -398,6 +403,8 @@ def test_a_preference_method_learns_and_leaves_the_model_ready(
 def test_a_recipe_overrules_the_arguments_of_a_method(preference) -> None:
     assert make_trainer(*preference("orpo")).args.remove_unused_columns is False
     assert METHODS["orpo"].arguments == {"remove_unused_columns": False}
+    own = preference("orpo", args__remove_unused_columns=True)[0]
+    assert checked_config(own).remove_unused_columns is True
     parts = preference("cpo", args__loss_type="simpo", args__cpo_alpha=0.0, args__beta=2.0)
     trainer = make_trainer(*parts)
     assert (trainer.args.loss_type, trainer.args.cpo_alpha, trainer.args.beta) == ("simpo", 0.0, 2.0)
@@ -584,7 +591,14 @@ def test_grpo_samples_with_the_course_sampler_unless_an_engine_is_named(policy) 
     assert sampled["prompt_ids"] == trainer._tokenize_prompts(prompts)[0]  # as TRL's own sampling would
     assert all(0 < len(ids) <= recipe.args["max_completion_length"] for ids in sampled["completion_ids"])
     assert sampled["logprobs"] is None
-    for other in ({"use_vllm": True}, {"top_p": 0.9}, {"top_k": 50}, {"generation_kwargs": {"num_beams": 2}}):
+    for other in (
+        {"use_vllm": True},
+        {"top_p": 0.9},
+        {"top_k": 50},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.1},
+        {"generation_kwargs": {"num_beams": 2}},
+    ):
         arguments = SimpleNamespace(**{**vars(trainer.args), **other})
         assert _sampler(METHODS["grpo"], arguments) == {}, other
     assert _sampler(METHODS["rloo"], trainer.args) == {}

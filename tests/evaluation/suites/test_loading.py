@@ -17,7 +17,7 @@ from posttrain_helpers.evaluation.suites.loading import (
     retention_texts,
     suite_names,
 )
-from posttrain_helpers.evaluation.suites.suite import Suite, check_suites
+from posttrain_helpers.evaluation.suites.suite import LONG_REPLY, Suite, check_suites
 from posttrain_helpers.metrics import lenient_match
 from posttrain_helpers.tinyworld.tasks import held_out_suite, training_conversations
 
@@ -150,6 +150,22 @@ def test_a_suite_that_cannot_be_evaluated_is_refused(changes: dict[str, Any], me
     check_suites([suite])
     with pytest.raises(CourseError, match=message):
         check_suites([replace(suite, **changes)])
+
+
+def test_one_conversation_among_texts_is_enough_to_ask_messages() -> None:
+    text, messages = {"id": "a", "prompt": "x"}, {"id": "b", "prompt": [{"role": "user", "content": "x"}]}
+    asks = {
+        len(items): Suite("own", "own", items, "correct", {"correct": lenient_match}).asks_messages
+        for items in ((text,), (text, messages))
+    }
+    assert asks == {1: False, 2: True}
+
+
+def test_replies_to_own_questions_are_longer_outside_the_tiny_world(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "What says a cow?", "answer": "moo"}\n', encoding="utf-8")
+    limits = [load_suites(str(path), profile)[0].max_new_tokens for profile in ("tiny", "qwen3")]
+    assert limits == [LONG_REPLY, 256]
 
 
 # --- texts that a base model predicts
