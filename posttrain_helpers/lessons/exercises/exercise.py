@@ -299,6 +299,19 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
     return result
 
 
+def check_begins_trained(result: PairedResult, rival: str) -> None:
+    """Refuse a comparison with the base model where one with a trained model is asked for.
+
+    Args:
+        result: of right answers.
+        rival: what to compare with, for the hint.
+    """
+    if result.before < result.after / 2:
+        raise NotYet(
+            f"Your comparison begins at {result.before:.0%}, as the base model does; compare with {rival}."
+        )
+
+
 def change_exercise(
     number: str,
     allowed: Sequence[str],

@@ -11,6 +11,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
+    check_begins_trained,
     choices_by_key,
     compared,
     name_mistake,
@@ -211,11 +212,7 @@ def grade_change(answer: Any) -> None:
         raise NotYet(f"{setting}={value} is the recipe's own value; choose another.")
     if result.kind == "numeric":
         raise NotYet("The question is about right answers: the result is that of `accuracy`.")
-    if result.before < result.after / 2:
-        raise NotYet(
-            f"Your comparison begins at {result.before:.0%}, as the base model does; compare with the "
-            "recipe's adapter, `LORA`."
-        )
+    check_begins_trained(result, "the recipe's adapter, `LORA`")
 
 
 def _plain(value: Any) -> float | str:

@@ -19,6 +19,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     number,
     numbers,
 )
+from posttrain_helpers.statistics.intervals import mean_interval
 from posttrain_helpers.statistics.paired_tests import PairedResult, paired_binary
 
 _SETTINGS = ("data.n_train", "args.learning_rate", "args.num_train_epochs")
@@ -115,16 +116,6 @@ def interval_of_mean(scores: np.ndarray) -> tuple[float, float]:
     return means.mean() - half, means.mean() + half
 
 
-def interval_by_student(scores: np.ndarray) -> tuple[float, float]:
-    """Return the same interval with Student's quantile, which is better for few prompts."""
-    from scipy import stats
-
-    means = scores.mean(axis=1)
-    return stats.t.interval(
-        0.95, len(means) - 1, loc=means.mean(), scale=means.std(ddof=1) / len(means) ** 0.5
-    )
-
-
 def _around(values, count):
     half = 1.96 * values.std(ddof=1) / count**0.5
     return values.mean() - half, values.mean() + half
@@ -168,7 +159,8 @@ def _grade_interval(answer: Any) -> None:
     for scores in (np.array(_SAMPLED), np.array(_SAMPLED)[:, :2]):
         found, expected = numbers(call(answer, scores), 2), interval_of_mean(scores)
         same = partial(all_close, tolerance=1e-4)
-        if same(found, expected) or same(found, interval_by_student(scores)):
+        # Student's quantile is better for so few prompts than the 1.96 of the lesson.
+        if same(found, expected) or same(found, mean_interval(scores.mean(axis=1))):
             continue
         name_mistake(_INTERVAL_HINTS, found, scores, same=same)
         raise NotYet(

@@ -12,7 +12,8 @@ from posttrain_helpers.lessons.exercises.exercise import (
     all_close,
     call,
     change_exercise,
-    choice,
+    check_begins_trained,
+    choices_by_key,
     compared,
     name_mistake,
     numbers,
@@ -36,9 +37,7 @@ _HINTS = {
 
 def grade_first(answer: Any) -> None:
     """Take a way for each size."""
-    if not isinstance(answer, dict) or set(answer) != set(_FIRST):
-        raise NotYet(f"Give a dictionary with the keys {', '.join(map(repr, _FIRST))}.")
-    said = {size: choice(way, WAYS) for size, way in answer.items()}
+    said = choices_by_key(answer, _FIRST, WAYS)
     for size, way in _FIRST.items():
         if said[size] != way:
             raise NotYet(_HINTS[size])
@@ -108,11 +107,7 @@ def grade_change(answer: Any) -> None:
     from posttrain_helpers.recipes.loading import load_recipe
 
     result = compared(answer, SETTINGS)
-    if result.before < result.after / 2:
-        raise NotYet(
-            f"Your comparison begins at {result.before:.0%}, as the base model does; compare with "
-            '`right["two"]`.'
-        )
+    check_begins_trained(result, '`right["two"]`')
     try:
         changed = load_recipe("sft", overrides=[answer["changed"]])
     except CourseError as error:
