@@ -87,14 +87,14 @@ def generate(
             padding token, a prompt that leaves no room for `max_new_tokens`, or settings that contradict each
             other.
     """
-    _check_settings(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    check_settings(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if not model.can_generate():
         raise CourseError(
             f"a {type(model).__name__} has a score head and cannot write text; pass a language model, or "
             "score finished replies with rewards.score_replies()."
         )
     encoded = encode_prompts(tokenizer, prompts)
-    _check_fits(model, tokenizer, encoded, max_new_tokens)
+    check_fits(model, tokenizer, encoded, max_new_tokens)
 
     rows = [ids for ids in encoded for _ in range(num_return_sequences)]
     size = min(batch_size, len(rows))
@@ -212,7 +212,12 @@ def _check_messages(prompt: Any, index: int) -> None:
         )
 
 
-def _check_settings(temperature: float, num_return_sequences: int, **counts: int) -> None:
+def check_settings(temperature: float, num_return_sequences: int, **counts: int) -> None:
+    """Check that all numbers of a sampling are at least 1 and that the temperature is one.
+
+    Raises:
+        CourseError: a number below 1, a temperature below 0 or not finite, or several greedy samples.
+    """
     for name, value in {"num_return_sequences": num_return_sequences, **counts}.items():
         if value < 1:
             raise CourseError(f"{name} must be at least 1, but {value} was found.")
@@ -225,9 +230,14 @@ def _check_settings(temperature: float, num_return_sequences: int, **counts: int
         )
 
 
-def _check_fits(
+def check_fits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]], max_new_tokens: int
 ) -> None:
+    """Check that rows of prompts can be padded, and fit into the model with what it will write.
+
+    Raises:
+        CourseError: no padding token, too long a prompt, or a token that the model does not have.
+    """
     if tokenizer.pad_token_id is None:
         raise CourseError(
             "The tokenizer has no padding token, so prompts cannot share a batch; load the model with "
@@ -379,9 +389,9 @@ class StreamedReply:
         max_new_tokens: int,
         temperature: float,
     ) -> None:
-        _check_settings(temperature, 1, max_new_tokens=max_new_tokens)
+        check_settings(temperature, 1, max_new_tokens=max_new_tokens)
         encoded = encode_prompts(tokenizer, [messages])
-        _check_fits(model, tokenizer, encoded, max_new_tokens)
+        check_fits(model, tokenizer, encoded, max_new_tokens)
         self.text, self.error = "", None
         self._stopped = False
         self._stop_ids = stop_token_ids(model, tokenizer)

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from posttrain_helpers.errors import CourseError
+
 
 def few_shot_item(item: dict[str, Any], examples: Sequence[Sequence[dict[str, str]]]) -> dict[str, Any]:
     """Put answered conversations in front of a held-out item's question.
@@ -35,13 +37,22 @@ def few_shot_items(
 
     Returns:
         One item per item, in the same order.
+
+    Raises:
+        CourseError: more examples than there are.
     """
     rng = random.Random(seed)
     by_task: dict[str, list[Any]] = {}
     for row in train_rows:
         by_task.setdefault(row.get("task", ""), []).append(row["messages"])
     everything = [messages for rows in by_task.values() for messages in rows]
-    return [
-        few_shot_item(item, rng.sample(by_task.get(item.get("task", ""), everything), shots))
-        for item in items
-    ]
+    given = []
+    for item in items:
+        examples = by_task.get(item.get("task", ""), everything)
+        if not 0 <= shots <= len(examples):
+            raise CourseError(
+                f"{shots} examples are asked for, but there are {len(examples)} for an item such as "
+                f"{item['prompt']!r}; ask for fewer, or pass more training rows."
+            )
+        given.append(few_shot_item(item, rng.sample(examples, shots)))
+    return given

@@ -7,18 +7,10 @@ that training paid: the KL divergence from the policy to the reference, on promp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.metrics import several_texts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from posttrain_helpers.generation.decoding import (
     Generation,
     Prompt,
@@ -29,6 +21,7 @@ from posttrain_helpers.generation.decoding import (
 )
 from posttrain_helpers.losses.kl import token_kl
 from posttrain_helpers.messages import is_conversation
+from posttrain_helpers.metrics import several_texts
 
 if TYPE_CHECKING:
     import numpy
@@ -90,14 +83,19 @@ def mean_log_probs(
         Nats per token, the end token included, shape (N,).
 
     Raises:
-        CourseError: what `encode_completions` raises.
+        CourseError: what `encode_completions` raises, or a row longer than the model can read.
     """
     import numpy as np
     import torch
 
     encoded = encode_completions(tokenizer, prompts, completions)
     lengths = encoded["attention_mask"].sum(1)
-    batch_size = _rows_that_fit(batch_size, int(lengths.max()), model, MOST_LOGITS)
+    if (longest := int(lengths.max())) > _positions(model):
+        raise CourseError(
+            f"Prompt {int(lengths.argmax())} and its completion have {longest} tokens, but the model can "
+            f"read {_positions(model)}; drop or shorten them."
+        )
+    batch_size = _rows_that_fit(batch_size, longest, model, MOST_LOGITS)
     result = np.empty(len(lengths))
     with evaluation_mode(model), torch.no_grad():
         for rows in lengths.argsort().split(batch_size):  # rows of similar length: little padding
@@ -145,6 +143,11 @@ def encode_completions(
         text = tokenizer.apply_chat_template(conversation, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         start = _common_length(prompt_ids, ids)
+        if start == len(ids):
+            raise CourseError(
+                f"Completion {len(rows)} has no token: it is empty, and the chat template writes no end "
+                "token after it; drop it."
+            )
         rows.append(ids)
         masks.append(torch.tensor([0] * start + [1] * (len(ids) - start)))
     return BatchEncoding(
@@ -192,8 +195,8 @@ def kl_to_reference(
         Nats per completion, shape (N,); with `return_generations` also the N generations.
 
     Raises:
-        CourseError: a temperature of 0, models with different vocabularies, not as many generations as
-            prompts, or as `generate`.
+        CourseError: a temperature that is not above 0, models with different vocabularies, not as many
+            generations as prompts, or as `generate`.
     """
     import numpy
     import torch
@@ -265,10 +268,10 @@ def _common_length(prompt_ids: list[int], ids: list[int]) -> int:
 
 
 def _check_comparable(policy: PreTrainedModel, reference: PreTrainedModel, temperature: float) -> None:
-    if temperature == 0:
+    if not 0 < temperature < math.inf:
         raise CourseError(
-            "greedy completions do not show how far two distributions are apart; set a temperature above 0 "
-            "(1 compares the models as they are)."
+            f"temperature must be a number above 0, but it is {temperature}: greedy completions do not show "
+            "how far two distributions are apart; 1 compares the models as they are."
         )
     if _vocabulary(policy) != _vocabulary(reference):
         raise CourseError(
@@ -280,6 +283,11 @@ def _check_comparable(policy: PreTrainedModel, reference: PreTrainedModel, tempe
 def _rows_that_fit(batch_size: int, longest: int, model: PreTrainedModel, most_logits: int) -> int:
     """Return how many rows a batch may have, so that its logits are no more than `most_logits`."""
     return max(1, min(batch_size, most_logits // (longest * _vocabulary(model))))
+
+
+def _positions(model: PreTrainedModel) -> float:
+    """Return how many tokens a model can read, infinity where its config sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def _vocabulary(model: PreTrainedModel) -> int:
@@ -314,9 +322,6 @@ def text_losses(
             the tokenizer cannot pad, or a loss is not finite.
     """
     import torch
-    from torch.nn.functional import cross_entropy
-
-    from posttrain_helpers.generation.decoding import evaluation_mode
 
     texts = list(several_texts(texts))
     if not texts or batch_size < 1:
@@ -329,7 +334,7 @@ def text_losses(
             "The tokenizer has no padding token. Load it with load_model_and_tokenizer, which adds one."
         )
     ids = tokenizer(texts)["input_ids"]
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
+    limit = _positions(model)
     for text, tokens in zip(texts, ids, strict=True):
         if not 2 <= len(tokens) <= limit:
             raise CourseError(
@@ -341,17 +346,14 @@ def text_losses(
     # The loss makes several copies of the logits; a CPU is also slower at blocks that no cache holds.
     batch_size = _rows_that_fit(batch_size, max(map(len, ids)), model, MOST_LOGITS // 16)
     losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
-    with evaluation_mode(model), torch.inference_mode():
+    with evaluation_mode(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = tokenizer.pad(
-                {"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
-            ).to(model.device)
-            logits = model(**batch, use_cache=False).logits[:, :-1].float()
-            targets = batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
-            sums = cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(dim=1)
+            padded = right_padded([ids[row] for row in rows], tokenizer.pad_token_id)
+            batch = {name: tensor.to(model.device) for name, tensor in padded.items()}
+            sums = completion_log_probs(model, **batch, completion_mask=batch["attention_mask"])
             for row, total in zip(rows, sums.tolist(), strict=True):
-                losses[row] = (total, len(ids[row]) - 1)
+                losses[row] = (-total, len(ids[row]) - 1)
     broken = sum(not math.isfinite(total) for total, _ in losses)
     if broken:
         raise CourseError(

@@ -17,6 +17,8 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import (
     Generation,
     Prompt,
+    check_fits,
+    check_settings,
     encode_prompts,
     evaluation_mode,
     left_padded,
@@ -196,11 +198,14 @@ def sample_groups(
     """
     import torch
 
+    check_settings(temperature, 1, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    encoded = encode_prompts(tokenizer, prompts)
+    check_fits(model, tokenizer, encoded, max_new_tokens)
     stop_ids = stop_token_ids(model, tokenizer)
     with sampling_precision(model):
         completions = sample_completions(
             model,
-            [ids for ids in encode_prompts(tokenizer, prompts) for _ in range(samples)],
+            [ids for ids in encoded for _ in range(samples)],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             stop_ids=stop_ids,

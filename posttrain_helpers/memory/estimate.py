@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.processes import process_count
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import readable_size
 
@@ -358,8 +359,10 @@ def _sampled_rows(method: str, arguments: Mapping[str, Any]) -> int:
     batch, accumulation = arguments["per_device_train_batch_size"], arguments["gradient_accumulation_steps"]
     if method == "ppo":
         return min(batch * accumulation * arguments["num_mini_batches"], arguments["rollout_batch_size"])
-    steps = arguments.get("steps_per_generation") or accumulation
-    return arguments.get("generation_batch_size") or batch * steps
+    steps, of_all_processes = arguments.get("steps_per_generation"), arguments.get("generation_batch_size")
+    if of_all_processes and not steps:
+        return of_all_processes // process_count()
+    return batch * (steps or accumulation)
 
 
 def _attention_widths(config: PreTrainedConfig) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def plot_memory(history: pandas.DataFrame, ax: Axes | None = None, title: str = 
         CourseError: fewer than two rows.
     """
     steps = history[history["event"].isin(["train_begin", "step"])]
-    trained = len(steps) >= 2
+    trained = len(steps) >= 2 and steps["step"].is_monotonic_increasing  # of one training, not of two
     rows, x, label = (steps, "step", "training step") if trained else (history, "seconds", "seconds")
     if len(rows) < 2:
         raise CourseError(

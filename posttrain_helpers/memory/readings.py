@@ -86,11 +86,13 @@ def resident_and_high_water() -> tuple[int, int | None]:
         return _process(os.getpid()).memory_info().rss, None
     # One read of one file: the two figures belong to the same moment.
     status = Path("/proc/self/status").read_bytes()
-    return _status_bytes(status, b"VmRSS:"), _status_bytes(status, b"VmHWM:")
+    rss, mark = _status_bytes(status, b"VmRSS:"), _status_bytes(status, b"VmHWM:")
+    return _process(os.getpid()).memory_info().rss if rss is None else rss, mark
 
 
-def _status_bytes(status: bytes, key: bytes) -> int:
-    return int(status.split(key, 1)[1].split(None, 1)[0]) * 1024
+def _status_bytes(status: bytes, key: bytes) -> int | None:
+    _, found, rest = status.partition(key)
+    return int(rest.split(None, 1)[0]) * 1024 if found else None
 
 
 @lru_cache(maxsize=1)
@@ -241,7 +243,7 @@ class PeakTracker:
         rss, mark = resident_and_high_water()
         if self._kernel is None:
             self._lifetime = lifetime_peak()
-            self._kernel = reset_high_water()
+            self._kernel = mark is not None and reset_high_water()  # gVisor records no mark
         elif self._kernel:
             reset_high_water()
         if not self._kernel:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.models.weights import weight_files
+from posttrain_helpers.models.weights import has_tokenizer, weight_files
 from posttrain_helpers.wording import readable_size
 
 if TYPE_CHECKING:
@@ -120,8 +120,12 @@ def _cached_snapshot(arguments: dict[str, Any], folder: str | None) -> Path | No
         ) from error
     if arguments["repo_type"] == "dataset":
         return directory if folder is None or (directory / folder).is_dir() else None
-    has_config = (directory / "config.json").is_file() or (directory / "adapter_config.json").is_file()
-    return directory if has_config and weight_files(directory) else None
+    if not weight_files(directory):
+        return None
+    # An adapter's base has a tokenizer. A copy without one was broken off, or fetched for the weights alone.
+    is_adapter = (directory / "adapter_config.json").is_file()
+    is_model = (directory / "config.json").is_file() and has_tokenizer(directory)
+    return directory if is_adapter or is_model else None
 
 
 def _announcement(

@@ -19,7 +19,13 @@ from posttrain_helpers.models.gguf import SUFFIX, dequantized_directory, is_gguf
 from posttrain_helpers.models.hub import cached_model, hub_snapshot
 from posttrain_helpers.models.manifest import base_of_adapter, location
 from posttrain_helpers.models.repairs import grow_embeddings, repair_generation_config, repair_tokenizer
-from posttrain_helpers.models.weights import check_weights, loading_errors, unsound_weight, weight_files
+from posttrain_helpers.models.weights import (
+    check_weights,
+    has_tokenizer,
+    loading_errors,
+    unsound_weight,
+    weight_files,
+)
 from posttrain_helpers.wording import closest
 
 if TYPE_CHECKING:
@@ -30,6 +36,14 @@ HEADS = ("language", "reward")
 _SCORE_WEIGHT = "score.weight"
 _BLOCK = 64  # weights that share a scale in NF4
 _AGAIN = "save or download the model again"
+# By these PEFT and the trainers know a model whose layers are quantized.
+_QUANTIZATION_MARKS = {
+    "hf_quantizer",
+    "is_loaded_in_4bit",
+    "is_loaded_in_8bit",
+    "is_quantized",
+    "quantization_method",
+}
 
 
 def load_repaired(
@@ -51,14 +65,14 @@ def load_repaired(
         place: a directory, a GGUF file, or a Hub id.
         device: where the weights go, "cpu" or "cuda".
         dtype, revision, lora, merge, quantization, head, default_chat_template: as for
-            `stage_loading.load_model_and_tokenizer`.
+            `stages.loading.load_model_and_tokenizer`.
         profile: what the names of ready-made models refer to; None takes the profile in use.
 
     Returns:
         Model, tokenizer, and one line for each repair.
 
     Raises:
-        CourseError: as `stage_loading.load_model_and_tokenizer`.
+        CourseError: as `stages.loading.load_model_and_tokenizer`.
     """
     if head not in (None, *HEADS):
         raise CourseError(
@@ -266,10 +280,7 @@ def _load_model(
 def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    if not any(
-        (directory / name).is_file()
-        for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    ):
+    if not has_tokenizer(directory):
         raise CourseError(
             f"{directory} has weights but no tokenizer; save it there with "
             "tokenizer.save_pretrained(directory)."
@@ -332,7 +343,12 @@ def _with_score_head(model: PreTrainedModel) -> PreTrainedModel:
     model.config.num_labels = 1
     scoring = AutoModelForSequenceClassification.from_config(model.config, dtype=model.dtype)
     setattr(scoring, scoring.base_model_prefix, model.base_model)
-    return scoring.to(model.device).requires_grad_(True)
+    for name in _QUANTIZATION_MARKS & vars(model).keys():
+        setattr(scoring, name, getattr(model, name))
+    scoring.score.to(model.device)
+    for weight in scoring.parameters():
+        weight.requires_grad_(weight.is_floating_point())  # packed integers cannot have a gradient
+    return scoring
 
 
 def _holds_score_head(adapter: Path) -> bool:

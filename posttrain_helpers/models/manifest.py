@@ -96,7 +96,7 @@ def base_of_adapter(directory: Path, profile: str | Profile | None = None) -> st
     profile = get_profile(profile)
     name, identity = manifest["model"], manifest["parent_identity"]
     place = location(name, profile)
-    known = Path(place).exists() or place in FETCHABLE
+    known = Path(place).expanduser().exists() or place in FETCHABLE
     if not known or model_identity(place) == identity:
         return name
     for other in saved_stages(profile):
@@ -116,7 +116,7 @@ def model_identity(model: str) -> str:
     """
     if is_gguf_file(model):
         return weights_identity({"": sha256(Path(model).expanduser())})
-    directory = fetched_directory(model) or Path(model)
+    directory = fetched_directory(model) or Path(model).expanduser()
     if not directory.is_dir():
         return model
     if (directory / MANIFEST).is_file():

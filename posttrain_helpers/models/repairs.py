@@ -38,7 +38,9 @@ def repair_tokenizer(
     Raises:
         CourseError: no end token is there and none can be told from the template.
     """
-    changes = _repair_template(tokenizer, template) + _repair_end(tokenizer) + _mark_replies(tokenizer)
+    changes = _repair_template(tokenizer, template) + _repair_end(tokenizer)
+    if marked := mark_replies(tokenizer):
+        changes.append(marked)
     changes += _repair_padding(tokenizer)
     if tokenizer.padding_side != "right":
         tokenizer.padding_side = "right"
@@ -145,11 +147,6 @@ def _repair_end(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     before = tokenizer.eos_token
     tokenizer.eos_token = end
     return [f"the end token is {end}, which ends a reply in the chat template (it was {before})"]
-
-
-def _mark_replies(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    sentence = mark_replies(tokenizer)
-    return [sentence] if sentence else []
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:

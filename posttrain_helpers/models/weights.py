@@ -48,6 +48,12 @@ def weight_files(directory: Path) -> list[Path]:
     return []
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Say whether a model's directory holds a tokenizer."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    return any((directory / name).is_file() for name in names)
+
+
 def check_weights(directory: Path) -> list[Path]:
     """Return the weights files of a directory after a look at each file's header and length.
 

@@ -68,6 +68,11 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
     data = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
     check_values(data, types, "data.", where)
     _check_arguments(settings["args"], config_class(settings["method"]), "args.", where)
+    if settings["method"] in ("dpo", "kto") and settings["args"].get("beta") == 0:
+        raise CourseError(
+            f"{where}: with args.beta=0 the method {settings['method']!r} learns nothing, as beta multiplies "
+            "the log-ratios of the policy to the reference; set a number above 0."
+        )
     _check_evaluation(settings, where)
     if settings["lora"]:
         from peft import LoraConfig
@@ -108,8 +113,7 @@ def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tupl
         raise CourseError(f"{where}: rewards names one reward twice: {', '.join(names)}; name each once.")
     known = [*VERIFIERS, *stage_recipes(), *saved_stages(profile)]
     for name in names:
-        is_place = "/" in name or "\\" in name
-        if not is_place and name not in known:
+        if not _is_place(name) and name not in known:
             raise CourseError(
                 f"{where}: the reward {name!r} does not exist{suggestion(name, known)}Known are the "
                 f"verifiers {', '.join(VERIFIERS)}, and stages and directories of reward models."
@@ -173,13 +177,17 @@ def check_reference_name(
             "give what it makes another name by stage=..."
         )
     known = [BASE, *READY_MADE, *stage_recipes(), *saved_stages(profile)]
-    is_place = "/" in name or "\\" in name or Path(name).expanduser().exists()
-    if not is_place and name not in known:
+    if not _is_place(name) and name not in known:
         raise CourseError(
             f"{where}: the reference {name!r} does not exist{suggestion(name, known)}Name a stage, a "
             "directory, or a Hub id with its owner."
         )
     return name
+
+
+def _is_place(name: str) -> bool:
+    """Say whether a name can be that of a directory or of a model on the Hub."""
+    return "/" in name or "\\" in name or Path(name).expanduser().exists()
 
 
 def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:

@@ -15,7 +15,15 @@ def _loader() -> type:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.2 numbers: YAML 1.1 reads 5e-4 as text because it has no dot."""
+        """YAML 1.2 numbers (YAML 1.1 reads 5e-4 as text because it has no dot), and each key once."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key, _ in node.value:
+                if keys.count(key.value) > 1:
+                    problem = f"the key {key.value!r} is there twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")

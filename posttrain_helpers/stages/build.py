@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,30 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 
+# Stages that are being made here, the outermost first.
+_underway: ContextVar[tuple[str, ...]] = ContextVar("stages being made", default=())
+
+
+@contextmanager
+def _making(stage: str) -> Iterator[None]:
+    """Refuse to make a stage in order to make it.
+
+    `check_parents` has seen to its parents; a teacher, a reward model or the model that samples its data can
+    lead back to it, too.
+    """
+    chain = (*_underway.get(), stage)
+    if stage in chain[:-1]:
+        raise CourseError(
+            f"the stage {stage!r} is needed to make itself: {' needs '.join(chain)}; correct the teacher, "
+            "reference, rewards or data.policy of one of their recipes."
+        )
+    token = _underway.set(chain)
+    try:
+        yield
+    finally:
+        _underway.reset(token)
+
+
 def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = False) -> Path:
     """Return the directory of a stage; build it first, parents before it, if it is missing or out of date.
 
@@ -81,21 +107,22 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
         verify(target)
         return target
     recipe = load_recipe(recipes[name], profile)
-    parent, others = resolve_model(recipe.model, profile), _resolved_others(recipe)
-    reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
-    if reason and process_count() > 1:
-        raise CourseError(
-            f"the stage {name!r} is needed, and {reason}; build it first: python -m posttrain_helpers train "
-            f"{recipes[name]} --profile {profile.name}, in one process or started as this one."
-        )
-    if reason:
-        with stage_lock(target):
-            # Another kernel may have built it while this one waited for the lock.
-            if rebuild or _out_of_date(target, recipe, parent, others):
-                build_stage(recipe, reason)
-    else:
-        verify(target)
-    return target
+    with _making(name):
+        parent, others = resolve_model(recipe.model, profile), _resolved_others(recipe)
+        reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
+        if reason and process_count() > 1:
+            raise CourseError(
+                f"the stage {name!r} is needed, and {reason}; build it first: python -m posttrain_helpers "
+                f"train {recipes[name]} --profile {profile.name}, in one process or started as this one."
+            )
+        if reason:
+            with stage_lock(target):
+                # Another kernel may have built it while this one waited for the lock.
+                if rebuild or _out_of_date(target, recipe, parent, others):
+                    build_stage(recipe, reason)
+        else:
+            verify(target)
+        return target
 
 
 def resolve_model(name: str, profile: str | Profile | None = None) -> str:
@@ -113,7 +140,7 @@ def resolve_model(name: str, profile: str | Profile | None = None) -> str:
     known = name in recipes or name in recipes.values()
     if STAGE_NAME.fullmatch(name) and (known or stage_path(name, profile).is_dir()):
         name = str(load_stage(name, profile))
-    directory = Path(name)
+    directory = Path(name).expanduser()
     if (directory / "adapter_config.json").is_file() and (base := base_of_adapter(directory, profile)):
         resolve_model(base, profile)
     return name
@@ -214,35 +241,38 @@ def train_stage(
     from posttrain_helpers.data.loading import check_source
 
     check_source(recipe)  # before a model is downloaded or a parent is built
-    target = stage_path(recipe.stage, recipe.profile)
-    parent, others = resolve_model(recipe.model, recipe.profile), _resolved_others(recipe)
-    with stage_lock(target, wait=False):
-        reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
-        if not reason:
-            verify(target)
-            print(
-                f"the stage {recipe.stage!r} is already there, made by this recipe from this model; "
-                "--rebuild trains it again."
-            )
+    with _making(recipe.stage):
+        target = stage_path(recipe.stage, recipe.profile)
+        parent, others = resolve_model(recipe.model, recipe.profile), _resolved_others(recipe)
+        with stage_lock(target, wait=False):
+            reason = "rebuild asked for" if rebuild else _out_of_date(target, recipe, parent, others)
+            if not reason:
+                verify(target)
+                print(
+                    f"the stage {recipe.stage!r} is already there, made by this recipe from this model; "
+                    "--rebuild trains it again."
+                )
+                return target
+            if not rebuild and is_readers(target):
+                raise CourseError(
+                    f"there is a stage {recipe.stage!r} already that you made in another way ({reason}); "
+                    f"choose another name with --name, or train again with --rebuild, which keeps the former "
+                    f"one as {free_place(target).name!r}."
+                )
+            origin = {"recipe": recipe.hash, "model": model_identity(parent)}
+            origin |= {
+                f"{_kind(recipe, name)} {name!r}": model_identity(place) for name, place in others.items()
+            }
+            origin |= {f"file of {key}": identity for key, identity in data_identities(recipe).items()}
+            run = Run(recipe.stage, output_root() / recipe.profile / "runs" / recipe.stage, origin)
+            checkpoint = run.start(resume, rebuild)
+            if checkpoint is not None:
+                reason = f"it goes on after step {progress_of(checkpoint)[0]:,}"
+            callbacks = [] if save_steps == 0 else [checkpoint_callback(save_steps)]
+            build_stage(run.trainer_arguments(recipe), reason, True, callbacks, checkpoint)
+            if is_main_process():
+                run.drop()
             return target
-        if not rebuild and is_readers(target):
-            raise CourseError(
-                f"there is a stage {recipe.stage!r} already that you made in another way ({reason}); choose "
-                f"another name with --name, or train again with --rebuild, which keeps the former one as "
-                f"{free_place(target).name!r}."
-            )
-        origin = {"recipe": recipe.hash, "model": model_identity(parent)}
-        origin |= {f"{_kind(recipe, name)} {name!r}": model_identity(place) for name, place in others.items()}
-        origin |= {f"file of {key}": identity for key, identity in data_identities(recipe).items()}
-        run = Run(recipe.stage, output_root() / recipe.profile / "runs" / recipe.stage, origin)
-        checkpoint = run.start(resume, rebuild)
-        if checkpoint is not None:
-            reason = f"it goes on after step {progress_of(checkpoint)[0]:,}"
-        callbacks = [] if save_steps == 0 else [checkpoint_callback(save_steps)]
-        build_stage(run.trainer_arguments(recipe), reason, True, callbacks, checkpoint)
-        if is_main_process():
-            run.drop()
-        return target
 
 
 def _known_stages(name: str, recipes: dict[str, str], profile: Profile) -> str:

@@ -102,7 +102,7 @@ def make_trainer(
     Raises:
         CourseError: an argument that the config or the trainer refuses, a missing column, a model with the
             wrong head, a template that cannot mark replies, or data or a reference model that a check of the
-            method refuses (see `training_checks`).
+            method refuses (see `training.checks`).
     """
     prepare_trainers()
     method = method_named(recipe.method)
@@ -262,7 +262,7 @@ def _sampler(method: Method, config: Any) -> dict[str, Any]:
     other_engine = config.use_vllm or config.use_transformers_continuous_batching
     sharded = config.fsdp or config.deepspeed or sharded_by()
     cut = config.top_p != 1 or config.top_k or config.min_p or config.repetition_penalty != 1
-    if other_engine or sharded or cut or config.generation_kwargs:
+    if other_engine or sharded or cut or config.generation_kwargs or config.chat_template_kwargs:
         return {}
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL may change what it asks of a sampler
     return {"rollout_func": imported(method.sampler)}

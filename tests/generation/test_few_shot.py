@@ -1,3 +1,6 @@
+import pytest
+
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.few_shot import few_shot_item, few_shot_items
 
 ITEM = {
@@ -32,6 +35,14 @@ def test_examples_are_of_the_items_task_and_seeded():
         assert len(shown) == 6
         assert len(set(shown)) == 6
         assert all(text.startswith("f") for text in shown)
+
+
+@pytest.mark.parametrize("shots", [-1, 3])
+def test_more_examples_than_there_are(shots):
+    rows = [conversation("a"), conversation("b"), *(conversation(f"s{n}", "stories") for n in range(9))]
+    with pytest.raises(CourseError, match=rf"{shots} examples are asked for, but there are 2 for an item"):
+        few_shot_items([ITEM], rows, shots)
+    assert few_shot_items([ITEM], rows, 2)
 
 
 def test_items_without_a_task_draw_from_everything():

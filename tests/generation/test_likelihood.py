@@ -397,9 +397,15 @@ class TestKLToReference:
         again = kl_to_reference(policy, reference, tokenizer, PROMPTS, max_new_tokens=8)
         assert again.tolist() == pytest.approx(expected.tolist(), abs=SUM_CLOSE)
 
-    def test_greedy_sampling_is_refused(self, policy, reference, tokenizer) -> None:
-        with pytest.raises(CourseError, match="set a temperature above 0"):
-            kl_to_reference(policy, reference, tokenizer, PROMPTS, temperature=0.0)
+    @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+    def test_a_temperature_that_is_none_is_refused(self, policy, reference, tokenizer, temperature) -> None:
+        replies = generate(policy, tokenizer, PROMPTS, max_new_tokens=2)
+        with pytest.raises(
+            CourseError, match=f"a number above 0, but it is {temperature}: greedy completions"
+        ):
+            kl_to_reference(
+                policy, reference, tokenizer, PROMPTS, temperature=temperature, generations=replies
+            )
 
     def test_another_vocabulary_is_refused(self, policy, reference, tokenizer) -> None:
         size = reference.config.vocab_size
@@ -427,3 +433,16 @@ def test_importing_the_module_loads_no_torch() -> None:
 
     code = "import sys, posttrain_helpers.generation.likelihood; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ.copy()).returncode == 0
+
+
+def test_a_row_longer_than_the_model_is_refused(policy, tokenizer) -> None:
+    limit = policy.config.max_position_embeddings
+    with pytest.raises(CourseError, match=rf"Prompt 1 and its completion have \d+ tokens, .* read {limit};"):
+        mean_log_probs(policy, tokenizer, PROMPTS[:2], [CHOSEN[0], "moo " * limit])
+
+
+def test_an_empty_completion_without_an_end_token_is_refused(policy, tokenizer) -> None:
+    without_end = copy.deepcopy(tokenizer)
+    without_end.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(CourseError, match="Completion 1 has no token: it is empty"):
+        mean_log_probs(policy, without_end, PROMPTS[:2], [CHOSEN[0], ""])

@@ -258,6 +258,24 @@ def test_texts_are_those_of_the_sampled_completions(random_model_dir: Path) -> N
     assert len(set(almost_greedy)) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"samples": 0}, "samples must be at least 1, but 0 was found"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, but 0 was found"),
+        ({"batch_size": 0}, "batch_size must be at least 1, but 0 was found"),
+        ({"temperature": float("nan")}, "temperature must be 0 .greedy. or a positive number, but it is nan"),
+        ({"max_new_tokens": 10_000}, "and 10000 new ones are asked for, but the model has"),
+    ],
+)
+def test_a_sampling_that_cannot_be_is_refused(
+    random_model_dir: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
+    with pytest.raises(CourseError, match=sentence):
+        sample_texts(model, tokenizer, ["one"], **{"samples": 1, "max_new_tokens": 2, **settings})
+
+
 def test_rewards_are_those_of_the_replies(random_model_dir: Path) -> None:
     model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
     items = [{"prompt": "one", "answer": "1"}, {"prompt": "two", "answer": "2"}]

@@ -246,7 +246,7 @@ def test_what_methods_hold() -> None:
     assert set(NEEDS) == set(METHODS)
 
 
-def test_sampling_holds_the_cache_of_all_replies() -> None:
+def test_sampling_holds_the_cache_of_all_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     def sampled(**changes: object) -> dict[str, int]:
         return estimate("grpo", **changes).moments["sampling"]
 
@@ -256,6 +256,11 @@ def test_sampling_holds_the_cache_of_all_replies() -> None:
     assert sampled(gradient_accumulation_steps=3)["generation cache"] == 12 * row * 4
     assert sampled(steps_per_generation=2)["generation cache"] == 8 * row * 4
     assert sampled(generation_batch_size=5)["generation cache"] == 5 * row * 4
+    # TRL fills in both once it knows them, and one of them counts the replies of all processes.
+    both = {"steps_per_generation": 3, "generation_batch_size": 1000}
+    assert sampled(**both)["generation cache"] == sampled(steps_per_generation=3)["generation cache"]
+    monkeypatch.setattr("posttrain_helpers.memory.estimate.process_count", lambda: 2)
+    assert sampled(generation_batch_size=10)["generation cache"] == 5 * row * 4
     settings = {"num_mini_batches": 8, "rollout_batch_size": 20}
     assert estimate("ppo", **settings).moments["sampling"]["generation cache"] == 20 * row * 4
 

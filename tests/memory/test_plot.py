@@ -62,3 +62,10 @@ def test_a_block_without_training_is_drawn_over_time_on_the_given_axes():
 def test_a_figure_needs_two_rows():
     with pytest.raises(CourseError, match=r"1 row\(s\), and a line needs two"):
         plot_memory(history(["start"]))
+
+
+def test_two_trainings_in_one_block_are_drawn_over_time():
+    events = history(["train_begin", "step", "step", "train_begin", "step"])
+    assert plot_memory(events).get_xlabel() == "training step"
+    events["step"] = [0, 1, 2, 0, 1]  # the second training counts anew
+    assert plot_memory(events).get_xlabel() == "seconds"

@@ -45,6 +45,24 @@ def test_without_the_kernels_mark_samples_find_the_peak(no_kernel_peak, monkeypa
     assert "peak at least" in capsys.readouterr().out
 
 
+def test_a_kernel_that_records_no_mark(no_kernel_peak, monkeypatch, capsys):
+    # gVisor's /proc/self/status has a line for the resident memory and none for its high-water mark.
+    monkeypatch.setattr(memory_readings, "reset_high_water", lambda: True)
+    monkeypatch.setattr(memory_readings, "lifetime_peak", lambda: 2**40)
+    status = memory_readings._status_bytes
+
+    def without_mark(text: bytes, key: bytes) -> int | None:
+        return status(b"".join(line for line in text.splitlines(True) if b"VmHWM" not in line), key)
+
+    monkeypatch.setattr(memory_readings, "_status_bytes", without_mark)
+    with MemoryMonitor("sampled") as memory:
+        take_and_free(BLOCK_MB, seconds=0.3)
+    figures = memory.summary()
+    assert figures["cpu_peak_mb"] - figures["cpu_before_mb"] >= AT_LEAST_MB
+    assert figures["cpu_peak_exact"] is False
+    assert "peak at least" in capsys.readouterr().out
+
+
 def test_without_the_kernels_mark_a_grown_lifetime_peak_is_exact(no_kernel_peak, monkeypatch):
     life = [2**40]
     monkeypatch.setattr(memory_readings, "lifetime_peak", lambda: life[0])

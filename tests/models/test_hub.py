@@ -178,6 +178,20 @@ def test_half_a_model_in_the_cache_does_not_count(
         hub_snapshot("someone/some-model")
 
 
+def test_a_model_in_the_cache_without_a_tokenizer_does_not_count(
+    private_cache: Path, random_model_dir: Path
+) -> None:
+    snapshot = cached(private_cache, random_model_dir)
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"):
+        (snapshot / name).unlink(missing_ok=True)
+    with pytest.raises(CourseError, match="not in the cache"):
+        hub_snapshot("someone/some-model")
+    # The base of an adapter has a tokenizer.
+    (snapshot / "config.json").rename(snapshot / "adapter_config.json")
+    (snapshot / "model.safetensors").rename(snapshot / "adapter_model.safetensors")
+    assert hub_snapshot("someone/some-model") == snapshot
+
+
 def test_a_cached_data_set(private_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "train.jsonl").write_text("{}", encoding="utf-8")

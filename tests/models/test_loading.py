@@ -338,7 +338,7 @@ def test_an_adapter_of_another_shape(adapter_dir: Path) -> None:
 def test_an_adapter_on_an_adapter(adapter_dir: Path, tmp_path: Path) -> None:
     parent, tokenizer = load_model_and_tokenizer(adapter_dir, verbose=False)
     child, _ = load_model_and_tokenizer(adapter_dir, lora={"r": 2}, verbose=False)
-    assert torch.allclose(logits(child), logits(parent), atol=1e-5)
+    assert torch.allclose(logits(child), logits(parent), atol=1e-4)
     trained = [name for name, parameter in child.named_parameters() if parameter.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
@@ -383,6 +383,34 @@ def test_rows_that_bitsandbytes_reads_wrongly_on_a_cpu(
     refusal = pytest.raises(CourseError, match=f"rows of {width}; load it without quantization")
     with refusal if refused else nullcontext():
         load_model_and_tokenizer(tmp_path, use_gpu=False, quantization="4bit", verbose=False)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("is_adapter", [True, False])
+def test_a_quantized_reward_model(
+    random_model_dir: Path, tmp_path: Path, quantization: str, is_adapter: bool
+) -> None:
+    bnb = pytest.importorskip("peft.tuners.lora.bnb")
+    tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
+    small_qwen3(tokenizer, hidden_size=64, intermediate_size=64).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    place, lora = tmp_path, {"r": 2, "target_modules": "all-linear"}
+    if is_adapter:
+        place = tmp_path / "adapter"
+        adapter, _ = load_model_and_tokenizer(tmp_path, lora=lora, verbose=False)
+        adapter.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+    model, _ = load_model_and_tokenizer(
+        place, head="reward", quantization=quantization, lora=lora, use_gpu=False, verbose=False
+    )
+    layer = {"4bit": bnb.Linear4bit, "8bit": bnb.Linear8bitLt}[quantization]
+    assert any(isinstance(module, layer) for module in model.modules())
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert any("score" in name for name in trained)
+    assert all("lora_" in name or "score" in name for name in trained)
+    model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    learning = [weight for name, weight in model.named_parameters() if "lora_B" in name]
+    assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in learning)
 
 
 # --- reward models ---

@@ -263,6 +263,23 @@ def test_a_wrong_setting_of_the_sampling_is_one_sentence(override: str, sentence
         load_recipe("grpo", "tiny", [override])
 
 
+@pytest.mark.parametrize("recipe", ["dpo", "ipo", "kto"])
+def test_a_loss_that_beta_multiplies_is_not_switched_off(recipe: str) -> None:
+    with pytest.raises(CourseError, match=r"with args\.beta=0 the method '(dpo|kto)' learns nothing"):
+        load_recipe(recipe, "tiny", ["args.beta=0"])
+    assert load_recipe("grpo", "tiny", ["args.beta=0"]).args["beta"] == 0  # without a KL term it learns, too
+
+
+def test_a_reward_may_be_a_directory_beside_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CourseError, match="the reward 'my_rewards' does not exist"):
+        load_recipe("ppo", "tiny", ["rewards=[my_rewards]"])
+    (tmp_path / "my_rewards").mkdir()
+    assert load_recipe("ppo", "tiny", ["rewards=[my_rewards]"]).rewards == ("my_rewards",)
+
+
 @pytest.mark.parametrize("method", ["dpo", "grpo"])
 def test_the_losses_are_those_that_the_trainer_knows(method: str) -> None:
     config, trainer = config_class(method), trainer_class(method)
@@ -324,6 +341,11 @@ def test_values_at_the_edge_of_their_range_are_accepted(key: str, value: float) 
             "args must hold keys and values",
         ),
         (MINIMAL.replace("method: sft", "method: [sft"), "not valid YAML at line"),
+        (
+            MINIMAL.replace("args: {num", "args: {max_steps: 3, max_steps: 4, num"),
+            "the key 'max_steps' is there twice",
+        ),
+        (MINIMAL + "description: a\ndescription: b\n", "the key 'description' is there twice"),
         ("- a\n- b\n", "must hold keys such as method"),
         ("", "must hold keys such as method"),
         (MINIMAL.replace("method: sft", ""), "lacks 'method'"),

@@ -882,6 +882,46 @@ def test_another_content_under_a_name_of_ones_own_stops(
     assert identity_of("mine-kept-1") == former
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name", "chain"),
+    [
+        (
+            "distill_offline.teacher=distill_offline",
+            "distill_offline",
+            "distill_offline needs distill_offline",
+        ),
+        (
+            "distill_offline.teacher=distill_on_policy distill_on_policy.teacher=distill_offline",
+            "distill_on_policy",
+            "distill_on_policy needs distill_offline needs distill_on_policy",
+        ),
+        ("ppo.rewards=[ppo]", "ppo", "ppo needs ppo"),
+    ],
+)
+def test_a_stage_that_is_needed_to_make_itself(
+    output_root: Path, monkeypatch: pytest.MonkeyPatch, overrides: str, name: str, chain: str
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_OVERRIDES", overrides)
+    monkeypatch.setattr(stages, "build_stage", lambda recipe, reason: None)  # of the parents, which are fine
+    with pytest.raises(CourseError, match=f"is needed to make itself: {chain}; correct the teacher"):
+        load_stage(name, "tiny")
+    monkeypatch.setenv("POSTTRAIN_OVERRIDES", "")
+    load_stage(name, "tiny")  # what was refused is forgotten
+
+
+def test_a_parent_in_the_home_directory_is_known_by_its_weights(
+    course: dict, base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    course["overrides"] = {"model": f"~/{base_dir.name}"}
+    load_stage("sft")
+    assert stages._out_of_date(stage_path("sft"), stages.load_recipe("sft"), f"~/{base_dir.name}", {}) == ""
+    _flip_last_byte(base_dir / "model.safetensors")
+    reason = stages._out_of_date(stage_path("sft"), stages.load_recipe("sft"), f"~/{base_dir.name}", {})
+    assert reason == f"'~/{base_dir.name}' has changed"
+
+
 # --- damaged ---
 
 

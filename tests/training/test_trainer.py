@@ -598,6 +598,7 @@ def test_grpo_samples_with_the_course_sampler_unless_an_engine_is_named(policy) 
         {"min_p": 0.1},
         {"repetition_penalty": 1.1},
         {"generation_kwargs": {"num_beams": 2}},
+        {"chat_template_kwargs": {"enable_thinking": True}},
     ):
         arguments = SimpleNamespace(**{**vars(trainer.args), **other})
         assert _sampler(METHODS["grpo"], arguments) == {}, other
