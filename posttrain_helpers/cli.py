@@ -74,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", parents=[profile], help="train one recipe and save its stage")
     train.add_argument("recipe", metavar="RECIPE", help="the name of a recipe, such as sft, or a YAML file")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as args.learning_rate=1e-3")
+    train.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="such as args.learning_rate=1e-3"
+    )
     train.add_argument(
         "--name",
         help="of the stage; default: that of the recipe, with overrides also six digits of its hash",
@@ -129,7 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("source", metavar="SOURCE", help="a file, or the id of a data set on the Hub")
     prepare.add_argument("directory", metavar="DIR", help="a new directory, for train, dev and test")
-    prepare.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="such as data.columns={…}")
+    prepare.add_argument(
+        "overrides", nargs="*", default=[], metavar="data.KEY=VALUE", help="such as data.columns={…}"
+    )
     prepare.add_argument("--method", default="sft", help="that will learn from it; default: sft")
     prepare.add_argument("--max-samples", type=int, metavar="N", help="rows of all three together")
     prepare.add_argument("--max-length", type=int, metavar="N", help="drop rows of more tokens")
@@ -344,6 +348,10 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if words is not None:
         words.extend(rest)
+    for name, value in vars(arguments).items():
+        # A path without characters is the working directory, which nobody means by it.
+        if "" in (value if isinstance(value, list) else [value]) and name != "system_prompt":
+            raise CourseError(f"an empty text was given ({name}); give one with characters, or leave it out.")
     return arguments
 
 
@@ -374,10 +382,15 @@ def _train_here(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from posttrain_helpers.environment.runtime import setup
+    from posttrain_helpers.environment.trackers import check_tracker
     from posttrain_helpers.recipes import load_recipe
     from posttrain_helpers.recipes.methods import METHODS
     from posttrain_helpers.stages.build import train_stage
 
+    if (arguments.save_steps or 0) < 0:
+        raise CourseError(f"--save-steps must be at least 0, but it is {arguments.save_steps}.")
+    if arguments.track:
+        check_tracker(arguments.track)
     setup(arguments.profile)
     changes = _variants(arguments)
     if len(changes) > 1:
@@ -388,14 +401,14 @@ def _train_here(arguments: argparse.Namespace) -> int:
     name = _name_in_series(recipe, arguments) if one_of_several else _stage_name(recipe, arguments.name)
     recipe = replace(recipe, stage=name)
     print(recipe)
-    if arguments.track:
-        recipe = _tracked(recipe, arguments.track)
     if arguments.dry_run:
         from posttrain_helpers.stages.planning import plan_training
 
         for heading, sentence in plan_training(recipe):
             print(f"{heading}: {sentence}")
         return 0
+    if arguments.track:
+        recipe = _tracked(recipe, arguments.track)
     print(f"memory: {_planned_memory(recipe)}")
     print(f"stage: {train_stage(recipe, arguments.rebuild, arguments.resume, arguments.save_steps)}")
     if METHODS[recipe.method].head == "language":
@@ -430,7 +443,7 @@ def _variants(arguments: argparse.Namespace) -> list[list[str]]:
                 "or of the recipe; count from 0."
             )
         models = [models[arguments.model_index]]
-    return variants(models, arguments.sweep, parse_seeds(arguments.seeds) if arguments.seeds else [])
+    return variants(models, arguments.sweep, [] if arguments.seeds is None else parse_seeds(arguments.seeds))
 
 
 def _train_several(arguments: argparse.Namespace, changes: list[list[str]]) -> int:
@@ -448,13 +461,13 @@ def _train_several(arguments: argparse.Namespace, changes: list[list[str]]) -> i
     for change in changes:  # all are checked before the first is trained
         recipe = load_recipe(arguments.recipe, arguments.profile, [*arguments.overrides, *change])
         recipes[" ".join(change)] = replace(recipe, stage=_name_in_series(recipe, arguments))
-    if arguments.track:
-        recipes = {change: _tracked(recipe, arguments.track) for change, recipe in recipes.items()}
     if arguments.dry_run:
         for change, recipe in recipes.items():
             plan = "; ".join(f"{heading} {sentence}" for heading, sentence in plan_training(recipe))
             print(f"{change}: {plan}")
         return 0
+    if arguments.track:
+        recipes = {change: _tracked(recipe, arguments.track) for change, recipe in recipes.items()}
     table = []
     for change, recipe in recipes.items():
         print(f"training {len(table) + 1} of {len(recipes)}: {change}")

@@ -275,6 +275,38 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (["train", "sft", "--seeds", "", "--dry-run"], "an empty text was given (seeds)"),
+        (["evaluate", "sft", ""], "an empty text was given (models)"),
+        (["fetch", "smollm2", "--from", ""], "an empty text was given (origin)"),
+        (["train", "sft", "--seeds", " ", "--dry-run"], "--seeds takes whole numbers"),
+        (["train", "sft", "--save-steps", "-1"], "--save-steps must be at least 0, but it is -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(
+    line: list[str], sentence: str, output_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line) == cli.EXIT_MISTAKE
+    (said,) = capsys.readouterr().err.splitlines()
+    assert sentence in said
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"), [("train", "RECIPE"), ("prepare", "SOURCE, DIR"), ("evaluate", None)]
+)
+def test_words_that_may_be_left_out_are_not_required(
+    command: str, missing: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if missing is None:
+        assert cli.build_parser().parse_args([command]).models == []
+        return
+    with pytest.raises(SystemExit):
+        cli.main([command])
+    assert capsys.readouterr().err.endswith(f"required: {missing}\n")
+
+
 def test_a_defect_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(profile: str | None) -> None:
         raise RuntimeError("a defect")

@@ -1,4 +1,7 @@
-"""Import the heavy libraries without a look for garbage, which is a quarter of the time that they take."""
+"""Import the heavy libraries without a look for garbage, which is a quarter of the time that they take.
+
+And say whether a library that is not part of the plain installation is there.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,15 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 _MODELS = "transformers.modeling_utils"  # before it is there, there is no model
+
+
+def is_installed(package: str) -> bool:
+    """Say whether a package can be imported; a directory of its name, as wandb makes one, is none."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.fetched import PROVENANCE, models_root
+from posttrain_helpers.environment.imports import is_installed
 from posttrain_helpers.environment.paths import atomic_directory, write_json_atomic
 from posttrain_helpers.environment.progress_bars import is_live
 from posttrain_helpers.environment.runtime import display_path
@@ -84,7 +84,7 @@ def dequantize(path: Path, directory: Path, settings: dict[str, Any] | None = No
     Raises:
         CourseError: as `dequantized_directory`.
     """
-    if find_spec("gguf") is None:
+    if not is_installed("gguf"):
         raise CourseError(
             f"{display_path(path)} can only be read with the package gguf, which is missing; run "
             "`python -m pip install -r requirements.txt`."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.fetched import FETCHABLE
+from posttrain_helpers.environment.imports import is_installed
 from posttrain_helpers.environment.paths import read_json
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import display_path
@@ -397,11 +398,9 @@ def _untrained_rows(model: PreTrainedModel) -> str:
 
 
 def _quantization_config(quantization: str) -> Any:
-    from importlib.util import find_spec
-
     if quantization not in ("4bit", "8bit"):
         raise CourseError(f"quantization must be '4bit' or '8bit', but it is {quantization!r}.")
-    if find_spec("bitsandbytes") is None:
+    if not is_installed("bitsandbytes"):
         raise CourseError(
             f"quantization={quantization!r} needs bitsandbytes; run `pip install bitsandbytes`."
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 
 import pytest
 
-from posttrain_helpers.environment.imports import importing_libraries
+from posttrain_helpers.environment.imports import importing_libraries, is_installed
 
 
 @pytest.fixture
@@ -16,6 +17,14 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     calls: list[bool] = []
     monkeypatch.setattr(gc, "freeze", lambda: calls.append(True))
     return calls
+
+
+def test_a_directory_of_its_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "runs_of_a_tracker").mkdir()
+    assert is_installed("pytest")
+    assert not is_installed("runs_of_a_tracker")
+    assert not is_installed("nothing_of_this_name")
 
 
 @pytest.mark.usefixtures("frozen")

@@ -11,6 +11,7 @@ import pytest
 from posttrain_helpers import cli
 from posttrain_helpers.environment import trackers
 from posttrain_helpers.environment.paths import repository_root
+from posttrain_helpers.errors import CourseError
 
 LINE = "train sft args.max_steps=1 args.logging_steps=1 data.n_train=32 --name tracked --track"
 SECRET = "a1b2c3-not-for-any-file"
@@ -28,7 +29,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_one_sentence(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output_root: Path
 ) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "is_installed", lambda name: False)
     assert cli.main([*LINE.split(), name]) == cli.EXIT_MISTAKE
     assert f"`python -m pip install {name}`" in capsys.readouterr().err
 
@@ -48,7 +49,7 @@ def test_keys_get_into_no_file_and_no_line(
         f'# mine\nexport WANDB_API_KEY="{SECRET}"\nWANDB_MODE=offline\n', encoding="utf-8"
     )
     seen: list[list[str]] = []
-    monkeypatch.setattr(trackers, "find_spec", lambda name: name)
+    monkeypatch.setattr(trackers, "is_installed", lambda name: True)
     monkeypatch.setattr(
         trainer, "get_reporting_integration_callbacks", lambda names: seen.append(names) or []
     )
@@ -60,6 +61,37 @@ def test_keys_get_into_no_file_and_no_line(
     assert any(path.name == "manifest.json" for path in files)
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
     assert SECRET not in "".join(capfd.readouterr())
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_dry_run_makes_no_directory(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "is_installed", lambda name: True)
+    for more in ([], ["--seeds", "0,1"]):
+        assert cli.main([*LINE.split(), "wandb", "--dry-run", *more]) == 0
+        assert not (output_root / "tiny" / "tracking").exists()
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("KEY_HERE=abc # mine", "abc"),
+        ("KEY_HERE=abc#def", "abc#def"),
+        ("KEY_HERE='abc # def' # mine", "abc # def"),
+        ("KEY_HERE= # none yet", ""),
+    ],
+)
+def test_remarks_are_no_part_of_a_key(line: str, value: str) -> None:
+    Path(".env").write_text(line, encoding="utf-8")
+    trackers.read_keys()
+    assert os.environ["KEY_HERE"] == value
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_keys_in_another_encoding_are_one_sentence() -> None:
+    Path(".env").write_bytes(b"KEY=\xff")
+    with pytest.raises(CourseError, match=r"\.env is not in UTF-8; save it as such"):
+        trackers.read_keys()
 
 
 @pytest.mark.usefixtures("clean_environment")

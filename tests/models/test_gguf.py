@@ -170,7 +170,7 @@ def test_an_architecture_that_is_not_supported_is_one_sentence(tmp_path: Path) -
 
 
 def test_without_its_package_it_is_one_sentence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    monkeypatch.setattr(gguf, "is_installed", lambda package: False)
     with pytest.raises(CourseError, match="with the package gguf, which is missing; run `python -m pip"):
         load_model_and_tokenizer(file)
 

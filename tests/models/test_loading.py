@@ -357,9 +357,7 @@ def test_an_adapter_on_an_adapter(adapter_dir: Path, tmp_path: Path) -> None:
 
 
 def test_quantization_without_its_library(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("posttrain_helpers.models.loading.is_installed", lambda package: False)
     with pytest.raises(CourseError, match="needs bitsandbytes"):
         load_model_and_tokenizer(model_dir, quantization="4bit")
     with pytest.raises(CourseError, match="'4bit' or '8bit', but it is '2bit'"):

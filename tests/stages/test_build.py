@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import re
@@ -159,12 +158,7 @@ def test_adapters_are_built_beside_weights_of_32_and_of_4_bits(base_dir: Path) -
 
 @pytest.mark.usefixtures("course")
 def test_qlora_without_bitsandbytes_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *more: None if name == "bitsandbytes" else found(name, *more),
-    )
+    monkeypatch.setattr("posttrain_helpers.models.loading.is_installed", lambda package: False)
     with pytest.raises(CourseError, match="needs bitsandbytes; run `pip install bitsandbytes`"):
         load_stage("qlora")
     assert not stage_path("qlora").exists()
