@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data.public.converters import normalized_messages
-from posttrain_helpers.messages import ROLES, is_conversation, plain_messages
+from posttrain_helpers.data.public.converters import joined_parts
+from posttrain_helpers.messages import ROLES, is_conversation, is_unicode, plain_messages, texts_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,9 +36,13 @@ def request_fault(
     messages = asked.get("messages")
     if not messages:
         return "messages is missing or empty"
-    messages = normalized_messages(messages)
+    # The library's server puts blanks between parts, and hands all else to the template as it is.
+    if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
+        messages = [{**message, "content": joined_parts(message.get("content"), " ")} for message in messages]
     if not is_conversation(messages):
         return f"messages must be a list of {{'role': {'|'.join(ROLES)}, 'content': text}}"
+    if not all(map(is_unicode, texts_in(messages))):
+        return "messages hold half a character, such as one half of an emoji"
     most = 0
     for name, (least, largest, whole) in _RANGES.items():
         value = asked.get(name)

@@ -14,12 +14,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from posttrain_helpers.environment.imports import is_installed
 from posttrain_helpers.environment.paths import naming_file, output_root
 from posttrain_helpers.environment.profiles import Profile
 from posttrain_helpers.environment.runtime import current_runtime
@@ -96,6 +96,8 @@ def _restricted(app: FastAPI, hosts: list[str], fault: Callable[[Mapping[str, An
         path = request.url.path
         if path in ("/load_model", "/reset"):
             return refused("this server keeps to the model that it was started with", 403)
+        if path.startswith("/v1/") and path not in ("/v1/chat/completions", "/v1/models"):
+            return refused("this server answers /v1/chat/completions only", 404)
         if path == "/v1/chat/completions":
             with suppress(ValueError):  # no JSON, which the server says itself
                 asked = json.loads(await request.body())
@@ -128,6 +130,7 @@ def servable(name: str, profile: Profile) -> Iterator[Path]:
     """Yield a directory of whole weights that other programs load as the course does, named as the model."""
     place = finished_place(name, profile)
     directory, label = model_directory(place, None, profile), label_of(name)
+    directory = Path(os.path.abspath(directory))  # "." has no name
     adapter = (directory / "adapter_config.json").is_file()
     if (directory / MANIFEST).is_file() and not adapter and head_of(directory) == "language":
         yield directory  # saving a stage has repaired it
@@ -183,7 +186,7 @@ def check_installed(extra: str, *packages: str) -> None:
     Raises:
         CourseError: the sentence says how to install it.
     """
-    if missing := [package for package in packages if find_spec(package) is None]:
+    if missing := [package for package in packages if not is_installed(package)]:
         raise CourseError(
             f"{extra} needs {', '.join(missing)}, which is not part of the plain installation; install it: "
             f'python -m pip install -e ".[{extra}]"'

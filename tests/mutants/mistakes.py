@@ -2135,7 +2135,7 @@ CONVERTERS = Group(
             '{"prompt": prompt, **sides, **scores}',
             '{"prompt": prompt, **sides}',
         ),
-        Mistake("_joined", "parts in lines", '"".join(part["text"]', '"\\n".join(part["text"]'),
+        Mistake("joined_parts", "parts in lines", 'separator: str = ""', 'separator: str = "\\n"'),
     ),
 )
 

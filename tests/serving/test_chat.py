@@ -247,7 +247,7 @@ def test_conversations_keep_what_was_written_and_go_on_together(monkeypatch: pyt
 def test_what_cannot_be_shown_is_one_sentence(
     output_root: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(server, "find_spec", lambda name: None)
+    monkeypatch.setattr(server, "is_installed", lambda package: False)
     for line, sentence in {
         "chat base": "chat needs gradio, which is not part of the plain installation",
         "chat base sft dpo ppo": "the page has room for 3 models, but 4 are named",

@@ -24,7 +24,6 @@ def tokenizer() -> Any:
         {},
         {"temperature": 0, "top_p": 1.0, "max_tokens": 5, "stream": True, "seed": 3},
         {"temperature": None, "max_completion_tokens": 20},
-        {"messages": [{"role": "developer", "content": "Be brief."}, QUESTION]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}]},
     ],
 )
@@ -39,6 +38,11 @@ def test_what_openais_client_sends_passes(changes: dict[str, Any], tokenizer: An
         ({"messages": None}, "messages is missing or empty"),
         ({"messages": "Hi."}, "messages must be a list of {'role': system|user|assistant, 'content': text}"),
         ({"messages": [{"role": "robot", "content": "Hi."}]}, "messages must be a list of"),
+        ({"messages": [{"role": "developer", "content": "Be brief."}, QUESTION]}, "messages must be a list"),
+        ({"messages": [{"role": "human", "content": "Hi."}]}, "messages must be a list of"),
+        ({"messages": [{"from": "human", "value": "Hi."}]}, "messages must be a list of"),
+        ({"messages": ["Hi."]}, "messages must be a list of"),
+        ({"messages": [{"role": "user", "content": "\ud83d"}]}, "messages hold half a character"),
         ({"messages": [{"role": "user", "content": None}]}, "messages must be a list of"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages must be a list of"),
         ({"temperature": -1}, "temperature must be a number of at least 0, but it is -1"),
@@ -69,6 +73,14 @@ def test_messages_and_reply_may_fill_every_position(tokenizer: Any) -> None:
         assert request_fault(asked, tokenizer, tokens + most) is None, limits
         fault = request_fault(asked, tokenizer, tokens + most - 1)
         assert f"have {tokens} tokens and {most} new ones are asked for" in fault
+
+
+def test_parts_are_counted_as_the_server_joins_them(tokenizer: Any) -> None:
+    def fault(content: object) -> str | None:
+        return request_fault({"messages": [{"role": "user", "content": content}]}, tokenizer, 8)
+
+    parts = [{"type": "text", "text": text} for text in ("What is", "the capital", "of France?")]
+    assert fault(parts) == fault("What is the capital of France?") != fault("What isthe capitalof France?")
 
 
 def test_a_model_without_a_limit_and_a_template_that_refuses(tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 from served import LORA, free_port, save, served
 
 from posttrain_helpers import cli
+from posttrain_helpers.environment.profiles import get_profile
 from posttrain_helpers.generation import generate
 from posttrain_helpers.serving import server
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
@@ -73,11 +74,11 @@ def test_what_cannot_be_served_is_one_sentence(
         (sentence,) = capsys.readouterr().err.splitlines()
         return sentence
 
-    monkeypatch.setattr(server, "find_spec", lambda name: None if name == "openai" else object())
+    monkeypatch.setattr(server, "is_installed", lambda package: package != "openai")
     sentence = refused("serve sft")
     assert "serve needs openai, which is not part of the plain installation" in sentence
     assert sentence.endswith('python -m pip install -e ".[serve]"')
-    monkeypatch.setattr(server, "find_spec", lambda name: object())
+    monkeypatch.setattr(server, "is_installed", lambda package: True)
     free = free_port()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -90,6 +91,33 @@ def test_what_cannot_be_served_is_one_sentence(
         f"serve sft --port {free}"
     )
     assert "does not exist" in refused(f"serve ./nothing --port {free}")
+
+
+def test_routes_whose_requests_nobody_checks_are_refused() -> None:
+    fastapi = pytest.importorskip("fastapi", reason='fastapi is not installed: pip install -e ".[serve]"')
+    from fastapi.testclient import TestClient
+
+    app = fastapi.FastAPI()
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/completions"):
+        app.post(path)(lambda: "reached")
+    app.get("/v1/models")(lambda: "reached")
+    client = TestClient(server._restricted(app, ["testserver"], lambda asked: None))
+    assert client.post("/v1/chat/completions", json={}).json() == "reached"
+    assert client.get("/v1/models").json() == "reached"
+    for path in ("/v1/responses", "/v1/completions"):
+        refused = client.post(path, json={})
+        assert refused.status_code == 404
+        assert refused.json()["error"]["message"] == "this server answers /v1/chat/completions only"
+
+
+def test_the_working_directory_is_served_under_its_name(
+    output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("mine")
+    directory = output_root / "tiny" / "stages" / "mine"
+    monkeypatch.chdir(directory)
+    with server.servable(".", get_profile("tiny")) as served_directory:
+        assert served_directory == directory
 
 
 def test_copies_of_killed_servers_are_removed(tmp_path: Path) -> None:

@@ -123,21 +123,26 @@ def normalized_messages(value: object) -> object:
         {
             **{key: message[key] for key in message if key not in _SHAREGPT},
             "role": _role(message.get("role", message.get("from"))),
-            "content": _joined(message.get("content", message.get("value"))),
+            "content": joined_parts(message.get("content", message.get("value"))),
         }
         for message in value
     ]
 
 
-def _joined(content: object) -> object:
-    """Return parts of text, as the OpenAI API has them, as one text; anything else stays."""
+def joined_parts(content: object, separator: str = "") -> object:
+    """Return parts of text, as the OpenAI API has them, as one text; anything else stays.
+
+    Args:
+        content: of a message.
+        separator: between two parts.
+    """
     if (
         isinstance(content, list)
         and content
         and all(isinstance(part, dict) and part.get("type") == "text" for part in content)
         and all(isinstance(part.get("text"), str) for part in content)
     ):
-        return "".join(part["text"] for part in content)
+        return separator.join(part["text"] for part in content)
     return content
 
 
