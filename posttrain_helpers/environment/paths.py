@@ -93,7 +93,9 @@ def new_directory(path: str | Path) -> Path:
     """
     directory = Path(os.path.expanduser(path)).absolute()
     if os.path.lexists(directory) and not (directory.is_dir() and not any(directory.iterdir())):
-        raise CourseError(f"{path} is there already and nothing is written over it; name a new directory.")
+        raise CourseError(
+            f"{directory} is there already and nothing is written over it; name a new directory."
+        )
     return directory
 
 
@@ -158,9 +160,17 @@ def atomic_directory(target: str | Path) -> Iterator[Path]:
             # Two renames, not a removal first: at no moment does a half-removed directory bear the target's
             # name.
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-            os.replace(target, retired / target.name)
-            os.replace(temporary, target)
-            shutil.rmtree(retired)
+            try:
+                os.replace(target, retired / target.name)
+                os.replace(temporary, target)
+            except BaseException:
+                if not target.exists() and (retired / target.name).exists():
+                    os.replace(retired / target.name, target)
+                raise
+            finally:
+                if target.exists():
+                    # What Windows holds open stays there; the new directory is whole all the same.
+                    shutil.rmtree(retired, ignore_errors=True)
         else:
             os.replace(temporary, target)
     except BaseException:

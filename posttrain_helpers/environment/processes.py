@@ -156,7 +156,7 @@ def shared_batch(rows: int, accumulated: int, sampled: int | None) -> dict[str, 
 
 def _number(names: tuple[str, ...], default: int) -> int:
     text = os.environ.get(_set_name(names) or "", "")
-    return int(text) if text.isdigit() else default
+    return int(text) if text.isdecimal() else default
 
 
 def _set_name(names: tuple[str, ...]) -> str | None:

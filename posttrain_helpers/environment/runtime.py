@@ -284,7 +284,7 @@ def _device_name(device: str) -> str:
 
 def _default_threads() -> int:
     configured = os.environ.get("OMP_NUM_THREADS", "")
-    if configured.isdigit() and int(configured) > 0:
+    if configured.isdecimal() and int(configured) > 0:
         return int(configured)
     return min(available_cores(), MOST_THREADS)
 
@@ -300,9 +300,17 @@ def _set_library_environment(profile: Profile) -> None:
     elif not profile.offline and _offline_by_setup:
         del os.environ["HF_HUB_OFFLINE"]
         _offline_by_setup = False
-    constants = sys.modules.get("huggingface_hub.constants")
-    if constants is not None:  # it read the variable when it was imported
-        constants.HF_HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    offline = _is_true("HF_HUB_OFFLINE")
+    # Both read the variables when they were imported.
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        constants.HF_HUB_OFFLINE = offline
+    if (config := sys.modules.get("datasets.config")) is not None:
+        own = "HF_DATASETS_OFFLINE"
+        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = _is_true(own) if own in os.environ else offline
+
+
+def _is_true(variable: str) -> bool:
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _silence_libraries() -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import stat
@@ -178,6 +179,26 @@ def test_failed_directory_keeps_the_old_one(tmp_path):
     with pytest.raises(RuntimeError, match="interrupted"):
         interrupted()
     assert (target / "weights").read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["stage"]
+
+
+@pytest.mark.parametrize(("call", "kept"), [(1, "old"), (2, "old"), (3, "new")])
+def test_an_interruption_between_the_renames_keeps_one_of_the_two(tmp_path, monkeypatch, call, kept):
+    target = tmp_path / "stage"
+    with atomic_directory(target) as directory:
+        (directory / "weights").write_text("old", encoding="utf-8")
+    replace, calls = os.replace, []
+
+    def interrupted(*names):
+        calls.append(names)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with contextlib.suppress(KeyboardInterrupt), atomic_directory(target) as directory:
+        (directory / "weights").write_text("new", encoding="utf-8")
+    assert (target / "weights").read_text(encoding="utf-8") == kept
     assert os.listdir(tmp_path) == ["stage"]
 
 

@@ -44,9 +44,12 @@ def restored(monkeypatch: pytest.MonkeyPatch):
             monkeypatch.delenv(name)
         else:
             monkeypatch.setenv(name, value)
+    from datasets import config
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setattr(config, name, getattr(config, name))
     monkeypatch.setattr(runtime, "_current", None)
     monkeypatch.setattr(runtime, "_offline_by_setup", False)
     threads = torch.get_num_threads()
@@ -168,6 +171,12 @@ def test_threads_follow_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None
     assert current_runtime("tiny").threads == min(available_cores(), runtime.MOST_THREADS)
 
 
+def test_threads_that_are_no_number_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "available_cores", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "²")
+    assert current_runtime("tiny").threads == 3
+
+
 def test_threads_have_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "available_cores", lambda: 96)
     assert current_runtime("tiny").threads == runtime.MOST_THREADS
@@ -176,16 +185,23 @@ def test_threads_have_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_profile_switches_the_hub_off_and_an_online_one_on_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import datasets
     from huggingface_hub import constants, is_offline_mode
 
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     constants.HF_HUB_OFFLINE = False
     setup("tiny", threads=1)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert is_offline_mode()
+    assert datasets.config.HF_HUB_OFFLINE
     setup("qwen3", threads=1)
     assert "HF_HUB_OFFLINE" not in os.environ
     assert not is_offline_mode()
+    assert not datasets.config.HF_HUB_OFFLINE
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    setup("qwen3", threads=1)
+    assert datasets.config.HF_HUB_OFFLINE, "the reader's own choice"
 
 
 @pytest.mark.parametrize(("value", "profile", "offline"), [("0", "tiny", False), ("1", "qwen3", True)])

@@ -1630,7 +1630,12 @@ STORAGE = Group(
         Mistake(
             "atomic_directory", "what was begun stays", "shutil.rmtree(temporary, ignore_errors=True)", "pass"
         ),
-        Mistake("atomic_directory", "the former one stays beside it", "shutil.rmtree(retired)", "pass"),
+        Mistake(
+            "atomic_directory",
+            "the former one stays beside it",
+            "shutil.rmtree(retired, ignore_errors=True)",
+            "pass",
+        ),
         Mistake("write_text_atomic", "half a file stays", "temporary.unlink(missing_ok=True)", "pass"),
         Mistake("write_json_atomic", "NaN passes", "allow_nan=False", "allow_nan=True"),
     ),

@@ -188,7 +188,7 @@ def grade_shots(answer: Any) -> None:
     """Accept a number of examples that the notebook has not tried, compared relation by relation."""
     result = compared(answer, ("shots",))
     shots = answer["changed"].partition("=")[2].strip()
-    if not shots.isdigit() or int(shots) in IN_THE_TABLE:
+    if not shots.isdecimal() or int(shots) in IN_THE_TABLE:
         raise NotYet(f"Choose a whole number of examples that is not in the table; {shots} was found.")
     if result.clusters is None:
         raise NotYet("Questions about one relation are answered alike: compare with clusters=relations.")
