@@ -30,10 +30,14 @@ def suggestion(name: object, known: Iterable[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a reader wants to see it: `20 s`, `3 min`, `1.9 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    """Return a time for readers, such as `48 s`, `3 min 20 s` or `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def readable_size(size: float) -> str:

@@ -117,8 +117,8 @@ def test_live_curve_says_how_long_it_still_takes(monkeypatch):
     state.global_step = 2000
     callback.on_train_end(None, state, None)
     assert titles == [
-        "step 40 of 2,000, about 7 min left",
-        "step 1,995 of 2,000, about 0 s left",
+        "step 40 of 2,000, about 6 min 32 s left",
+        "step 1,995 of 2,000, about 0.0 s left",
         "step 2,000 of 2,000",
     ]
 

@@ -14,7 +14,8 @@ def test_names_are_listed_as_in_a_sentence() -> None:
 
 
 def test_times_are_told_in_the_unit_that_suits_them() -> None:
-    assert [duration(seconds) for seconds in (0.4, 99, 150, 7000)] == ["0 s", "99 s", "2 min", "1.9 h"]
+    told = [duration(seconds) for seconds in (4.21, 10.2, 59.6, 200, 7500)]
+    assert told == ["4.2 s", "10 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
 
 
 def test_near_name_is_suggested() -> None:

@@ -1,4 +1,4 @@
-"""How the report card writes numbers, times and names."""
+"""How the report card writes numbers, moments and names."""
 
 from __future__ import annotations
 
@@ -37,17 +37,6 @@ def signed(value: float) -> str:
 def interval(low: float, high: float) -> str:
     """Return an interval for readers, such as `0.912 to 0.951`."""
     return f"{number(low)} to {number(high)}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time for readers, such as `48 s`, `3 min 20 s` or `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def words(name: str) -> str:

@@ -26,7 +26,6 @@ from posttrain_helpers.report.claims import (
     headline_cards,
 )
 from posttrain_helpers.report.formats import (
-    duration,
     interval,
     lesson_title,
     moment,
@@ -44,6 +43,7 @@ from posttrain_helpers.report.results import (
     write_png,
 )
 from posttrain_helpers.statistics.paired_tests import format_p
+from posttrain_helpers.wording import duration
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

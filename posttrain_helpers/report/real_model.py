@@ -18,7 +18,7 @@ from posttrain_helpers.environment.paths import repository_root, write_json_atom
 from posttrain_helpers.environment.schemas import checked
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.report.formats import duration, interval, lesson_title, number, signed, words
+from posttrain_helpers.report.formats import interval, lesson_title, number, signed, words
 from posttrain_helpers.report.fresh_seeds import ESTABLISHED_SHARE, FEWEST_SEEDS, spread, value_of
 from posttrain_helpers.report.real_model_results import (
     PROFILES,
@@ -35,7 +35,7 @@ from posttrain_helpers.report.real_model_results import (
 )
 from posttrain_helpers.statistics.claims import Bound, Claim
 from posttrain_helpers.statistics.paired_tests import format_p
-from posttrain_helpers.wording import counted
+from posttrain_helpers.wording import counted, duration
 
 if TYPE_CHECKING:
     from posttrain_helpers.report.results import LessonResults

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from posttrain_helpers.report.formats import (
-    duration,
     interval,
     lesson_title,
     moment,
@@ -37,12 +36,6 @@ def test_words_for_readers() -> None:
     assert lesson_title("08_ppo") == "08 PPO"
     assert lesson_title("03_lora_and_qlora") == "03 LoRA and QLoRA"
     assert [signed(value) for value in (0.5, 0.0, -0.0, -0.5)] == ["+0.500", "0.000", "0.000", "−0.500"]
-    assert [duration(value) for value in (4.21, 59.6, 200, 7500)] == [
-        "4.2 s",
-        "1 min 0 s",
-        "3 min 20 s",
-        "2 h 5 min",
-    ]
     assert [format_p(1e-9), format_p(0.031), format_p(0.0002, at_floor=True)] == [
         "p < 0.0001",
         "p = 0.031",

@@ -112,15 +112,15 @@ def test_a_short_training_has_one_line(random_model_dir: Path, monkeypatch: pyte
         (
             [{"loss": 1.5}, {"loss": 1.25}, {"eval_loss": 3}],
             150,
-            "  step 3 of 9, loss 1.250, dev loss 3.000, about 2 min left",
+            "  step 3 of 9, loss 1.250, dev loss 3.000, about 2 min 30 s left",
         ),
-        ([{"loss": 0.0, "reward": 0.5}], 7000, "  step 3 of 9, reward 0.500, about 1.9 h left"),
+        ([{"loss": 0.0, "reward": 0.5}], 7000, "  step 3 of 9, reward 0.500, about 1 h 56 min left"),
         (
             [{"reward": 0.5}, {"eval_loss": 0, "eval_reward": 0.25}],
             9,
-            "  step 3 of 9, reward 0.500, dev reward 0.250, about 9 s left",
+            "  step 3 of 9, reward 0.500, dev reward 0.250, about 9.0 s left",
         ),
-        ([{"loss": 0.0, "objective/scores": 2.0}], 99, "  step 3 of 9, reward 2.000, about 99 s left"),
+        ([{"loss": 0.0, "objective/scores": 2.0}], 99, "  step 3 of 9, reward 2.000, about 1 min 39 s left"),
     ],
 )
 def test_what_is_said(logs: list[dict[str, float]], seconds: float, text: str) -> None:
