@@ -96,7 +96,7 @@ def lenient_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     number = _as_number(answer)
     if number is not None:
         return last_number(reply) == number
-    if not str(answer).split():
+    if not _folded(str(answer)).split():
         raise CourseError(
             "The answer of an item is empty; every reply would hold it. Use None for 'no answer'."
         )

@@ -183,7 +183,9 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
             self.draw(state)
 
         def draw(self, state: Any) -> None:
-            history = [entry for entry in state.log_history if all(key in entry for key in keys)]
+            history = [
+                entry for entry in state.log_history if all(entry.get(key) is not None for key in keys)
+            ]
             if not history:
                 return
             title = f"step {state.global_step:,} of {state.max_steps:,}{self.time_left(state)}"

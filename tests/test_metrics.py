@@ -127,9 +127,10 @@ def test_an_item_without_an_answer_is_not_scored() -> None:
     assert strict_match("anything", {"answer": "x"}) is None
 
 
-def test_an_empty_answer_is_refused() -> None:
+@pytest.mark.parametrize("answer", ["  ", "\u200b"])
+def test_an_empty_answer_is_refused(answer: str) -> None:
     with pytest.raises(CourseError, match="answer of an item is empty"):
-        lenient_match("anything", {"answer": "  "})
+        lenient_match("anything", {"answer": answer})
 
 
 def test_strict_match_wants_a_complete_reply() -> None:

@@ -86,6 +86,22 @@ def test_live_curve_shows_the_last_state(monkeypatch):
     assert shown[-1] == "Learning curve over 5 optimizer steps: loss from 1 to 0.2."
 
 
+def test_live_curve_leaves_out_steps_without_the_metric(monkeypatch):
+    from types import SimpleNamespace
+
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **options: shown.append(options["metadata"]))
+    callback = live_curve(("m",))
+    state = SimpleNamespace(log_history=[{"step": 1, "m": None}], global_step=1, max_steps=3)
+    callback.draw(state)
+    assert shown == []
+    state.log_history += [{"step": 2, "m": 0.5}, {"step": 3, "m": None}]
+    callback.draw(state)
+    assert shown[0]["image/png"]["alt"].startswith("Learning curve over 2 optimizer steps: m from 0.5")
+
+
 def test_live_curve_says_how_long_it_still_takes(monkeypatch):
     from types import SimpleNamespace
 
