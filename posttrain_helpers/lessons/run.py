@@ -10,7 +10,6 @@ Run the whole course, one lesson, or refresh the committed notebooks:
 from __future__ import annotations
 
 import ast
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +22,13 @@ from posttrain_helpers.environment.runtime import check_seed
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, reported_split
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.lessons.freshness import record
+from posttrain_helpers.report.results import LESSON_NAME, metrics_path, read_metrics
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 COMMITTED_PROFILE = "tiny"
 KERNEL_START_SECONDS = 120
-
-_LESSON_FILE = re.compile(r"\d\d[a-z]?_[a-z0-9_]+\.ipynb")
 
 
 def notebooks_directory() -> Path:
@@ -45,7 +43,7 @@ def discover(directory: Path | None = None) -> list[Path]:
         directory: where to look; None is the repository's `notebooks`.
     """
     directory = directory or notebooks_directory()
-    return sorted(path for path in directory.glob("*.ipynb") if _LESSON_FILE.fullmatch(path.name))
+    return sorted(path for path in directory.glob("*.ipynb") if LESSON_NAME.fullmatch(path.stem))
 
 
 def select(names: Sequence[str] = (), directory: Path | None = None) -> list[Path]:
@@ -77,7 +75,7 @@ def select(names: Sequence[str] = (), directory: Path | None = None) -> list[Pat
 
 def _is_number(text: str, path: Path) -> bool:
     number, _, _ = path.stem.partition("_")
-    return text.zfill(len(number)) == number or text.zfill(2) == number[:2]
+    return bool(text) and (text.zfill(len(number)) == number or text.zfill(2) == number[:2])
 
 
 def run_lessons(
@@ -304,13 +302,11 @@ def _progress(label: str) -> Callable[[int, int], None] | None:
 
 
 def _headline(lesson: str, profile: str, started: float) -> str:
-    from posttrain_helpers.report.results import metrics_path, read_results
-
     path = metrics_path(lesson, profile)
     # Two seconds of slack: some file systems keep no finer time.
     if not path.exists() or path.stat().st_mtime < started - 2:
         raise CourseError(
             f"lesson {lesson} ended without writing {path}; its last cell must call write_results(...)."
         )
-    claim = next(result for result in read_results(profile) if result.lesson == lesson).headline
+    claim = read_metrics(path).headline
     return f"{claim.name}: {claim.before:.3g} -> {claim.after:.3g} ({claim.verdict.replace('_', ' ')})"

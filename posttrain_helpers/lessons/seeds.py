@@ -7,8 +7,8 @@ one table of claims and seeds to `docs/seeds.json`. A lesson shows that table be
 asserts what held on at least nine of ten seeds (`check_claims`).
 
 Each seed has an output directory of its own below `trainer_output/seeds`, so that its stages serve the next
-lesson. A seed that is there already is not run again, unless the code that it ran has changed or `--fresh` is
-given.
+lesson. A seed that is there already is not run again, unless a code cell of its notebook has changed; after a
+change of a recipe or of the package, `--fresh` runs it again.
 Two calls with different seeds may run side by side, each on its own core; a last call with all seeds collects
 what they measured.
 """
@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE, output_root, write_json_atomic
+from posttrain_helpers.environment.runtime import check_seed
 from posttrain_helpers.environment.schemas import read_checked
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.report import fresh_seeds
 from posttrain_helpers.report.fresh_seeds import (
     MEASURE_VARIABLE,
     PROFILE,
+    check_unchanged,
     spread,
     value_of,
 )
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 PROBE_TAG = "probe"
 
+_MOST_SEEDS = 10_000
 _SEED_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
@@ -48,7 +51,7 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds that a text such as "100-109" or "1,5,20-22" names, in ascending order.
 
     Raises:
-        CourseError: anything else.
+        CourseError: anything else, a seed that is too large, or more than 10,000 of them.
     """
     seeds: set[int] = set()
     for part in text.split(","):
@@ -59,6 +62,9 @@ def parse_seeds(text: str) -> list[int]:
                 "--seeds takes whole numbers and ranges such as 100-109 or 1,5,20-22, but "
                 f"{text!r} was given."
             )
+        check_seed(last)
+        if last - first >= _MOST_SEEDS:
+            raise CourseError(f"--seeds takes at most {_MOST_SEEDS:,} seeds, but {text!r} was given.")
         seeds.update(range(first, last + 1))
     return sorted(seeds)
 
@@ -75,17 +81,12 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
         The path of the table.
 
     Raises:
-        CourseError: an unknown lesson, one that fails or writes no results, two claims of one name, or items
-            other than those of test.
+        CourseError: an unknown lesson, one that fails or writes no results, two claims of one name, or a
+            variable that asks for another base model, other recipes or another split.
     """
-    from posttrain_helpers.environment.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
     from posttrain_helpers.lessons.run import select
 
-    if reported_split() != DEFAULT_SPLIT:
-        raise CourseError(
-            f"The table over fresh seeds is about test items, but {SPLIT_VARIABLE} asks for "
-            f"{reported_split()!r}. Unset it; to try a seed on dev items, use `run --seed N --split dev`."
-        )
+    check_unchanged("the table over fresh seeds")
     chosen = select(lessons)
     pending = [(seed, path) for seed in seeds for path in chosen if fresh or not _measured(path, seed)]
     done = len(seeds) * len(chosen) - len(pending)
@@ -108,9 +109,16 @@ def run_seeds(lessons: Sequence[str], seeds: Sequence[int], fresh: bool = False)
         )
     collected = {path.stem: _collected(path.stem, seeds) for path in chosen}
     # Read as late as possible: another call may have written its lessons meanwhile.
-    write_json_atomic(fresh_seeds.seeds_path(), fresh_seeds.read_table() | collected)
-    for path in chosen:
-        print(f"\n{path.stem}\n{spread(path.stem).to_string()}")
+    table = fresh_seeds.read_table()
+    former = {lesson: len(table.get(lesson, {}).get("seeds", ())) for lesson in collected}
+    # Nothing would be asserted of a lesson any more after a look at one seed.
+    kept = [lesson for lesson in collected if former[lesson] > len(seeds)]
+    new = {lesson: entry for lesson, entry in collected.items() if lesson not in kept}
+    write_json_atomic(fresh_seeds.seeds_path(), table | new)
+    for lesson in collected:
+        print(f"\n{lesson}\n{spread(lesson).to_string()}")
+        if lesson in kept:
+            print(f"the table keeps its {former[lesson]} seeds; run at least as many to replace them")
     return fresh_seeds.seeds_path()
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.paths import read_json, repository_root
+from posttrain_helpers.environment.profiles import Profile, changes_in_force
+from posttrain_helpers.environment.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics.claims import Bound, Claim
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ MEASURE_VARIABLE = "POSTTRAIN_MEASURE_ONLY"
 PROFILE = "tiny"
 ESTABLISHED_SHARE = 0.9
 FEWEST_SEEDS = 10
+_SPREAD = ("lowest", "median", "highest")
 
 
 def seeds_path() -> Path:
@@ -54,12 +58,40 @@ def spread(lesson: str) -> pd.DataFrame:
     )
 
 
-def _held_often(table: pd.DataFrame, name: str) -> bool:
-    """Say whether a claim held on at least nine of ten seeds, at least ten of them measured."""
+def held_often(table: pd.DataFrame, name: str) -> bool:
+    """Say whether a claim held on at least nine of ten seeds, at least ten of them measured.
+
+    Args:
+        table: what `spread` returned.
+        name: of the claim.
+    """
     if name not in table.index:
         return False
     row = table.loc[name]
     return bool(row["seeds"] >= FEWEST_SEEDS and row["held"] >= ESTABLISHED_SHARE * row["seeds"])
+
+
+def is_measured_world(profile: Profile) -> bool:
+    """Say whether a profile, as it is in force, is what the fresh seeds were measured with."""
+    is_changed = profile.changes or changes_in_force()  # recipes, or another base model
+    return profile.name == PROFILE and not is_changed and reported_split() == DEFAULT_SPLIT
+
+
+def check_unchanged(what: str) -> None:
+    """Check that what is measured for a committed table is the course's own.
+
+    Args:
+        what: the table, as the subject of the sentence.
+
+    Raises:
+        CourseError: a variable asks for another base model, other recipes or another split.
+    """
+    split = [] if reported_split() == DEFAULT_SPLIT else [SPLIT_VARIABLE]
+    if changed := [*split, *changes_in_force()]:
+        raise CourseError(
+            f"{what} is about the course's own models and recipes on test items, but {' and '.join(changed)} "
+            f"would change what is measured; unset {'it' if len(changed) == 1 else 'them'}."
+        )
 
 
 def check_claims(
@@ -78,7 +110,7 @@ def check_claims(
 
     Returns:
         One row per claim: whether it holds in this run and its value, on how many fresh seeds it held, and
-        between which values.
+        between which values. Where the seeds were measured with something else, their columns say so.
 
     Raises:
         AssertionError: an established claim does not hold; all of them are named.
@@ -86,16 +118,18 @@ def check_claims(
     import pandas as pd
 
     fresh = spread(lesson)
-    asserted = _asserts(runtime)
+    measured = is_measured_world(runtime.profile)
+    asserted = measured and not os.environ.get(MEASURE_VARIABLE)
+    of = "" if measured else f" ({PROFILE}, {DEFAULT_SPLIT})"
     rows, broken = [], []
     for claim in (*claims, *bounds):
         row: dict[str, Any] = {"claim": claim.name, "this run": value_of(claim), "holds": claim.held}
-        row |= {"held on seeds": "not measured", "lowest": None, "median": None, "highest": None}
+        row |= {f"held on seeds{of}": "not measured"} | {f"{key}{of}": None for key in _SPREAD}
         if claim.name in fresh.index:
             seen = fresh.loc[claim.name]
-            row["held on seeds"] = f"{seen['held']:.0f} of {seen['seeds']:.0f}"
-            row |= {key: seen[key] for key in ("lowest", "median", "highest")}
-        row["asserted"] = asserted and _held_often(fresh, claim.name)
+            row[f"held on seeds{of}"] = f"{seen['held']:.0f} of {seen['seeds']:.0f}"
+            row |= {f"{key}{of}": seen[key] for key in _SPREAD}
+        row["asserted"] = asserted and held_often(fresh, claim.name)
         rows.append(row)
         if row["asserted"]:
             try:
@@ -121,15 +155,6 @@ def _shown_whole(frame: pd.DataFrame) -> pd.DataFrame:
                 return super()._repr_html_()
 
     return Whole(frame)
-
-
-def _asserts(runtime: Runtime) -> bool:
-    from posttrain_helpers.environment.profiles import changes_in_force
-    from posttrain_helpers.environment.splits import reported_split
-
-    is_changed = runtime.profile.changes or changes_in_force()  # recipes, or another base model
-    is_measured_world = runtime.profile.name == PROFILE and not is_changed
-    return is_measured_world and reported_split() == "test" and not os.environ.get(MEASURE_VARIABLE)
 
 
 def value_of(claim: Claim | Bound) -> float:

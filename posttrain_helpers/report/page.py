@@ -34,6 +34,7 @@ from posttrain_helpers.report.formats import (
     tick_label,
     words,
 )
+from posttrain_helpers.report.fresh_seeds import is_measured_world
 from posttrain_helpers.report.leaderboards import board_view, draw_frontier
 from posttrain_helpers.report.results import (
     LessonResults,
@@ -93,7 +94,9 @@ def build_report(profile: str | None = None) -> Path:
         words=words,
         duration=duration,
     )
-    templates.globals.update(fresh_seeds=fresh_seeds, interval=interval, format_p=format_p)
+    # Nobody is to take the seeds of one model, or of its test items, for those of another.
+    seen = fresh_seeds if is_measured_world(get_profile(name)) else None
+    templates.globals.update(fresh_seeds=seen, interval=interval, format_p=format_p)
     page = templates.get_template("page.html").render(
         profile=name,
         split=reported_split(),
@@ -115,13 +118,15 @@ def _options(profile: str) -> str:
 def _lessons_view(lessons: list[LessonResults], profile: str) -> dict[str, Any]:
     """Return what the sections of the lessons show; without a lesson they are empty."""
     claims = [(result.lesson, claim) for result in lessons for claim in result.claims]
+    bounds = [(result.lesson, bound) for result in lessons for bound in result.bounds]
     return {
         "lessons": lessons,
         "cards": headline_cards(lessons),
         "groups": claim_groups(lessons),
         "claims": claims,
-        "bounds": [(result.lesson, bound) for result in lessons for bound in result.bounds],
+        "bounds": bounds,
         "surprises": [(lesson, claim) for lesson, claim in claims if not claim.held],
+        "broken": [(lesson, bound) for lesson, bound in bounds if not bound.held],
         "total_time": duration(sum(result.seconds for result in lessons)),
         "pictures": _pictures(lessons, profile),
     }

@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING
 
 from posttrain_helpers.environment.paths import repository_root, write_json_atomic, write_text_atomic
 from posttrain_helpers.environment.schemas import checked
-from posttrain_helpers.environment.splits import DEFAULT_SPLIT, SPLIT_VARIABLE, reported_split
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.report.formats import interval, lesson_title, number, signed, words
-from posttrain_helpers.report.fresh_seeds import ESTABLISHED_SHARE, FEWEST_SEEDS, spread, value_of
+from posttrain_helpers.report.fresh_seeds import (
+    ESTABLISHED_SHARE,
+    FEWEST_SEEDS,
+    check_unchanged,
+    held_often,
+    spread,
+    value_of,
+)
 from posttrain_helpers.report.real_model_results import (
     PROFILES,
     REAL,
@@ -126,13 +132,10 @@ def update_page(lessons: Sequence[str]) -> Path:
         The path of the page.
 
     Raises:
-        CourseError: a damaged file, notes about a lesson that does not exist, or items other than those of
-            test.
+        CourseError: a damaged file, notes about a lesson that does not exist, or a variable that asks for
+            another base model, other recipes or another split.
     """
-    if reported_split() != DEFAULT_SPLIT:
-        raise CourseError(
-            f"the page is about test items, but {SPLIT_VARIABLE} asks for {reported_split()!r}; unset it."
-        )
+    check_unchanged("the page")
     notes = read_notes([*lessons, ENGLISH])
     measured = with_new(read_measured(), found_runs(), found_records())
     write_json_atomic(data_path(), asdict(measured))
@@ -281,8 +284,7 @@ def _held(lesson: str, profile: str, claim: Claim | Bound, found: LessonRuns) ->
         if claim.name not in table.index:
             return None
         row = table.loc[claim.name]
-        held, seeds = int(row["held"]), int(row["seeds"])
-        enough = seeds >= FEWEST_SEEDS and held >= ESTABLISHED_SHARE * seeds
+        held, seeds, enough = int(row["held"]), int(row["seeds"]), held_often(table, claim.name)
         return Held(held, seeds, float(row["lowest"]), float(row["highest"]), enough)
     values = [claims[claim.name] for claims in found.seeds.values() if claim.name in claims]
     if len(values) < 2:
@@ -360,7 +362,7 @@ def _note(note: Note | None) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a text within a quotation: its lines stay, and what looks like markup is not."""
+    """Return a text within a quotation: its lines stay, and nothing in it is HTML."""
     import html
 
     return "<br>".join(html.escape(text.strip(), quote=False).splitlines())

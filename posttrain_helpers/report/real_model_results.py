@@ -17,7 +17,7 @@ from posttrain_helpers.environment.schemas import read_checked
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.report.fresh_seeds import value_of
-from posttrain_helpers.report.results import LessonResults
+from posttrain_helpers.report.results import LessonResults, results_in
 
 if TYPE_CHECKING:
     from posttrain_helpers.evaluation.records import EvaluationRecord, SuiteRecord
@@ -110,7 +110,8 @@ def found_runs() -> list[LessonResults]:
     """Return the results in the output directory: of both profiles, and of more seeds of the real one.
 
     Raises:
-        CourseError: a file is damaged, or holds another lesson, profile or split than its place says.
+        CourseError: a file is damaged, holds another lesson, profile or split than its place says, or was
+            measured with another base model or other recipes.
     """
     root = output_root()
     # The tiny model's seeds have a table of their own.
@@ -118,13 +119,11 @@ def found_runs() -> list[LessonResults]:
     directories += [(REAL, seed / REAL / "metrics") for seed in sorted((root / "seeds").glob("*"))]
     runs = []
     for profile, directory in directories:
-        for path in sorted(directory.glob("*.json")):
-            results = read_checked(LessonResults, path, "delete it and run its lesson again")
-            is_of = (results.lesson, results.profile, results.split)
-            if is_of != (path.stem, profile, DEFAULT_SPLIT):
+        for results in results_in(directory, profile, DEFAULT_SPLIT):
+            if changes := results.environment.get("changes"):
                 raise CourseError(
-                    f"{path} holds the results of {' / '.join(is_of)}, which do not belong there; delete it "
-                    "and run its lesson again."
+                    f"{directory / results.lesson}.json was measured with {changes}, but the page is about "
+                    "the course's own models and recipes; delete it and run its lesson again without."
                 )
             runs.append(results)
     return runs

@@ -8,6 +8,7 @@ What is measured on dev instead of test lies in `<output>/<profile>/dev`, so tha
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import tempfile
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeFloat
 
 from posttrain_helpers.environment.paths import naming_file
+from posttrain_helpers.environment.profiles import changes_in_force, get_profile
 from posttrain_helpers.environment.schemas import plain, read_checked, write_checked
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, reported_split, results_directory
 from posttrain_helpers.environment.training_watch import trained_seconds
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from posttrain_helpers.environment.runtime import Runtime
     from posttrain_helpers.memory.monitor import MemoryMonitor
 
-_LESSON_NAME = re.compile(r"[0-9]{2}[a-z]?(?:_[a-z0-9]+)+")  # without the "__" of a figure's file
+LESSON_NAME = re.compile(r"[0-9]{2}[a-z]?(?:_[a-z0-9]+)+")  # without the "__" of a figure's file
 _FIGURE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _REMEDY = "delete it and run its lesson again"
 
@@ -52,7 +54,8 @@ class LessonResults:
         versions: library name to version.
         claims: the paired before/after results; the first is the headline.
         bounds: what the lesson promises of single numbers; as all that follows, old files lack it.
-        environment: where the lesson ran (device, dtype, threads, platform), as text or numbers.
+        environment: where the lesson ran (device, dtype, threads, platform), as text or numbers, and the
+            `changes` of the base model or of recipes, where a variable made some.
         written: when the file was written, ISO 8601 in UTC.
         extra: whatever else the lesson wants to keep; it must be plain JSON.
         split: the held-out split that the claims were measured on.
@@ -97,7 +100,7 @@ def write_results(
     extra: Mapping[str, Any] | None = None,
     bounds: Sequence[Bound | Mapping[str, Any]] = (),
 ) -> Path:
-    """Check the results of a lesson and write them, whole or not at all.
+    """Check the results of a lesson and write them, whole or not at all; figures of former runs go.
 
     Args:
         lesson: the notebook's name without its ending.
@@ -115,6 +118,7 @@ def write_results(
         CourseError: when a number is not finite or out of its range, a verdict unknown, or no claim given.
     """
     where = f"the results of {lesson!r}"
+    changes = " ".join(f"{name}={os.environ[name].strip()}" for name in changes_in_force())
     monitors = [] if memory is None else list(memory) if isinstance(memory, Sequence) else [memory]
     results = LessonResults(
         lesson=lesson,
@@ -132,6 +136,7 @@ def write_results(
             "precision": runtime.precision,
             "threads": runtime.threads,
             "platform": f"{platform.system()} {platform.machine()}",
+            **({"changes": changes} if changes else {}),
         },
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         extra={str(key): plain(value, f"{where}, {key!r}") for key, value in (extra or {}).items()},
@@ -139,7 +144,12 @@ def write_results(
         training_seconds=trained_seconds(),
         matmul_gflops=runtime.matmul_gflops,
     )
-    return write_checked(metrics_path(lesson, runtime.profile.name), results, where)
+    path = write_checked(metrics_path(lesson, runtime.profile.name), results, where)
+    for _, figure in lesson_figures(lesson, runtime.profile.name):
+        # One that this run has not drawn; some file systems keep no finer time.
+        if figure.stat().st_mtime < runtime.started - 2:
+            figure.unlink()
+    return path
 
 
 def read_results(profile: str | None = None) -> list[LessonResults]:
@@ -152,54 +162,63 @@ def read_results(profile: str | None = None) -> list[LessonResults]:
         The results in the order of the lessons; an empty list when no lesson has been run.
 
     Raises:
-        CourseError: when a file is no JSON, breaks the contract or was measured on another split; the
-            sentence names the file.
+        CourseError: as `results_in`.
+    """
+    return results_in(results_directory(profile) / "metrics", get_profile(profile).name, reported_split())
+
+
+def results_in(directory: Path, profile: str, split: str) -> list[LessonResults]:
+    """Read and check every metrics file of a directory.
+
+    Args:
+        directory: it need not exist.
+        profile, split: what its files must have been measured with.
+
+    Returns:
+        The results in the order of the lessons.
+
+    Raises:
+        CourseError: a file is no JSON, breaks the contract, or holds another lesson, profile or split than
+            its place says; the sentence names it.
     """
     found = []
-    for path in sorted((results_directory(profile) / "metrics").glob("*.json")):
-        results = read_checked(LessonResults, path, _REMEDY)
-        if results.lesson != path.stem:
-            raise CourseError(f"{path} holds the results of {results.lesson!r}; {_REMEDY}.")
-        if results.split != reported_split():
+    for path in sorted(directory.glob("*.json")):
+        results = read_metrics(path)
+        is_of = (results.lesson, results.profile, results.split)
+        if is_of != (path.stem, profile, split):
             raise CourseError(
-                f"{path} was measured on the split {results.split!r}, not on {reported_split()!r}; {_REMEDY}."
+                f"{path} holds the results of {' / '.join(is_of)}, which do not belong there; {_REMEDY}."
             )
         found.append(results)
     return found
 
 
-def show_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str | None = None) -> None:
-    """Show a figure in the notebook, and save it where the report card finds it.
-
-    Args:
-        figure, lesson, name, alt, profile: as in `save_figure`.
+def read_metrics(path: Path) -> LessonResults:
+    """Read and check one metrics file.
 
     Raises:
-        CourseError: when `lesson` or `name` has another form, or the text is empty.
+        CourseError: it is no JSON, or breaks the contract.
     """
-    from posttrain_helpers.plots import display_figure
-
-    save_figure(figure, lesson, name, alt, profile)
-    display_figure(figure, alt)
+    return read_checked(LessonResults, path, _REMEDY)
 
 
-def save_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str | None = None) -> Path:
-    """Save a figure as PNG where the report card finds it.
+def show_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str | None = None) -> None:
+    """Show a figure in the notebook, and save it as PNG where the report card finds it.
 
     Args:
         figure: of matplotlib.
         lesson: the notebook's name without its ending.
         name: a short name in lower case (letters, digits, `_`, `-`); it becomes the caption and the file
             `<output>/<profile>/figures/<lesson>__<name>.png`.
-        alt: what the figure shows, in a sentence or two, for readers who cannot see it.
+        alt: what the figure shows, in a sentence or two, for readers who cannot see it; the file holds it as
+            its description.
         profile: a profile's name; None is the one in use.
-
-    Returns:
-        The path of the file, which holds the text as its description.
 
     Raises:
         CourseError: when `lesson` or `name` has another form, or the text is empty.
     """
+    from posttrain_helpers.plots import display_figure
+
     if not _FIGURE_NAME.fullmatch(name) or "__" in name:
         raise CourseError(
             f"a figure's name is lower-case letters, digits, '_' and '-', but {name!r} was given; "
@@ -209,7 +228,8 @@ def save_figure(figure: Figure, lesson: str, name: str, alt: str, profile: str |
         raise CourseError(
             f"the figure {name!r} needs a text for readers who cannot see it: what does it show?"
         )
-    return write_png(figure, figures_directory(profile) / f"{_checked_lesson(lesson)}__{name}.png", alt)
+    write_png(figure, figures_directory(profile) / f"{_checked_lesson(lesson)}__{name}.png", alt)
+    display_figure(figure, alt)
 
 
 def lesson_figures(lesson: str, profile: str | None = None) -> list[tuple[str, Path]]:
@@ -250,7 +270,7 @@ def _highest(values: Iterable[float | None]) -> float | None:
 
 
 def _checked_lesson(lesson: str) -> str:
-    if not _LESSON_NAME.fullmatch(lesson):
+    if not LESSON_NAME.fullmatch(lesson):
         raise CourseError(
             f"a lesson's name looks like '01_supervised_fine_tuning', but {lesson!r} was given; "
             "use the notebook's file name without its ending."

@@ -12,13 +12,15 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from lesson_records import claim
+from lesson_records import write_lesson as write_metrics
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from notebook_freshness import check_freshness
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.lessons import run as lessons
 from posttrain_helpers.lessons.run import discover, execute, run_lessons, select
-from posttrain_helpers.report.results import read_results
+from posttrain_helpers.report.results import metrics_path, read_results
 
 PARAMETERS = 'PROFILE = "tiny"\nSEED = 0'
 RESULTS = """
@@ -60,7 +62,14 @@ def texts(path: Path) -> list[str]:
 @pytest.fixture
 def notebooks(tmp_path: Path) -> Path:
     directory = tmp_path / "notebooks"
-    for name in ("01_second.ipynb", "00_first.ipynb", "10_last.ipynb", "scratch.ipynb", "1_x.ipynb"):
+    for name in (
+        "01_second.ipynb",
+        "00_first.ipynb",
+        "10_last.ipynb",
+        "scratch.ipynb",
+        "1_x.ipynb",
+        "16_a__b.ipynb",
+    ):
         write_notebook(directory / name)
     return directory
 
@@ -97,8 +106,9 @@ def test_a_lesson_of_two_parts_is_selected_as_a_whole_or_by_part(notebooks: Path
 
 
 def test_an_unknown_lesson_is_a_sentence_with_the_known_ones(notebooks: Path) -> None:
-    with pytest.raises(CourseError, match=r"no lesson '07'.*00_first, 01_second, 10_last"):
-        select(["01", "07"], notebooks)
+    for name in ("07", "", ".", "./"):
+        with pytest.raises(CourseError, match=rf"no lesson '{name}'.*00_first, 01_second, 10_last"):
+            select(["01", name], notebooks)
 
 
 def test_an_empty_directory_is_a_sentence(tmp_path: Path) -> None:
@@ -127,6 +137,12 @@ def test_lessons_run_in_order_with_the_parameters_and_a_line_each(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["profile", "00_first", "01_second"]
     assert lines[1].endswith("answers: 0.1 -> 0.9 (improved)")
+
+
+def test_an_old_file_of_another_lesson_stops_no_run(output_root: Path) -> None:
+    write_metrics(output_root, "00_first", [claim()])
+    metrics_path("01_second", "tiny").write_text('{"lesson": "01_second"}', encoding="utf-8")
+    assert lessons._headline("00_first", "tiny", 0.0).endswith("(improved)")
 
 
 def test_the_run_stops_at_the_first_failing_lesson_and_names_the_cell(

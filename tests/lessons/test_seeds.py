@@ -114,6 +114,15 @@ def test_anything_else_is_a_sentence(text: str) -> None:
         parse_seeds(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("0-10000", "at most 10,000 seeds"), ("4294967296", "from 0 to 4294967295, but it is 4294967296")],
+)
+def test_too_many_seeds_and_too_large_ones_are_sentences(text: str, sentence: str) -> None:
+    with pytest.raises(CourseError, match=sentence):
+        parse_seeds(text)
+
+
 def test_a_table_has_one_run_per_claim_and_seed(
     directory: Path, runs: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,17 +250,37 @@ def test_what_the_seeds_did_not_measure_is_reported_and_not_asserted(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     frame = check_claims(LESSON, profile, [claim("learns", False)])
-    assert frame.loc["learns", ["holds", "held on seeds", "asserted"]].to_list() == [False, "10 of 10", False]
+    of = "" if seeds.MEASURE_VARIABLE in variables else " (tiny, test)"
+    columns = ["holds", f"held on seeds{of}", f"highest{of}", "asserted"]
+    assert frame.loc["learns", columns].to_list() == [False, "10 of 10", 0.9, False]
+    assert ("held on seeds" in frame.columns) == (of == "")
 
 
-def test_dev_items_are_refused(
-    directory: Path, runs: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("POSTTRAIN_SPLIT", "dev"), ("POSTTRAIN_OVERRIDES", "args.max_steps=1"), ("POSTTRAIN_MODEL", "mine")],
+)
+def test_another_split_model_or_recipe_is_refused(
+    name: str, value: str, directory: Path, runs: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_toy(directory)
-    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
-    with pytest.raises(CourseError, match=r"is about test items, but POSTTRAIN_SPLIT asks for 'dev'"):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CourseError, match=rf"about the course's own .* test items, but {name} would change"):
         run_seeds([], [1])
     assert runs == []
+    assert not fresh_seeds.seeds_path().exists()
+
+
+def test_a_look_at_few_seeds_leaves_the_table_of_many(
+    directory: Path, runs: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toy(directory)
+    run_seeds([], [1, 2, 3])
+    run_seeds([], [4])
+    assert table()[LESSON]["seeds"] == [1, 2, 3]
+    assert "the table keeps its 3 seeds; run at least as many to replace them" in capsys.readouterr().out
+    run_seeds([], [4, 5, 6])
+    assert table()[LESSON]["seeds"] == [4, 5, 6]
 
 
 def test_cells_tagged_probe_are_left_out(directory: Path, runs: list[tuple[str, int]]) -> None:

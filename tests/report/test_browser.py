@@ -110,7 +110,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from matplotlib.figure import Figure
 
     from posttrain_helpers.report.page import build_report
-    from posttrain_helpers.report.results import save_figure
+    from posttrain_helpers.report.results import show_figure
 
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +119,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_lesson(root, LESSON, [claim(), claim(metric="gold_score", name="gold" * 30)], peak_gpu_mb=12.0)
         figure = Figure(figsize=(9, 3))
         figure.subplots().plot([1, 2, 3])
-        save_figure(figure, LESSON, "loss_curve", "a picture", "tiny")
+        show_figure(figure, LESSON, "loss_curve", "a picture", "tiny")
         write_records()
         yield build_report("tiny")
 

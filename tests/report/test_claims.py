@@ -42,7 +42,23 @@ def test_claims_and_bounds_stand_beside_their_fresh_seeds(
     assert fresh_seeds(LESSON, result.bounds[0]) == ""
     page = build_report("tiny").read_text(encoding="utf-8")
     assert page.count("held on 9 of 10 fresh seeds: 0.100 to 0.109") == 2  # headline and list
-    assert "0.300, not at least 0.05 and at most 0.25" in page
+    assert page.count("0.300, not at least 0.05 and at most 0.25") == 2  # beside the headline and in the list
+    assert "The one claim is as expected, 1 of 1 promises about single numbers is not kept" in page
+
+
+def test_seeds_of_the_tiny_model_are_not_shown_as_those_of_others(
+    output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seed_table_module, "seeds_path", lambda: tmp_path / "seeds.json")
+    seed_table(tmp_path / "seeds.json")
+    bound = {"name": "a share", "value": 0.1, "at_least": 0.05}
+    write_lesson(output_root, LESSON, [claim()], bounds=[bound])
+    assert "resh seeds" in build_report("tiny").read_text(encoding="utf-8")
+    write_lesson(output_root, LESSON, [claim()], bounds=[bound], profile="smollm2", split="dev")
+    (output_root / "smollm2" / "dev").mkdir(parents=True)
+    (output_root / "tiny" / "metrics").rename(output_root / "smollm2" / "dev" / "metrics")
+    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
+    assert "resh seeds" not in build_report("smollm2").read_text(encoding="utf-8")
 
 
 def test_a_claim_below_its_lowest_score_is_not_as_expected(output_root: Path) -> None:

@@ -17,7 +17,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import write_record
 from posttrain_helpers.report.formats import number
 from posttrain_helpers.report.page import build_report
-from posttrain_helpers.report.results import save_figure
+from posttrain_helpers.report.results import lesson_figures, show_figure
 
 
 class Page(HTMLParser):
@@ -76,9 +76,8 @@ def test_the_page_shows_every_number_and_needs_no_other_file(output_root: Path) 
 
     write_lesson(output_root, "00_meet_the_base_model", [claim(name="few-shot <b>baseline</b>", after=0.42)])
     write_lesson(output_root, "01_supervised_fine_tuning", [claim(), claim(metric="gold_score", name="gold")])
-    picture = save_figure(
-        Figure(figsize=(1, 1)), "01_supervised_fine_tuning", "loss_curve", "it falls", "tiny"
-    )
+    show_figure(Figure(figsize=(1, 1)), "01_supervised_fine_tuning", "loss_curve", "it falls", "tiny")
+    ((_, picture),) = lesson_figures("01_supervised_fine_tuning", "tiny")
 
     path = build_report("tiny")
     text = path.read_text(encoding="utf-8")
@@ -189,7 +188,8 @@ def test_a_picture_keeps_its_colours_and_loses_bytes(output_root: Path) -> None:
 
     figure = Figure(figsize=(6, 4))
     figure.subplots().bar(["a", "b", "c"], [1, 2, 3], color=["#d1495b", "#00798c", "#edae49"])
-    path = save_figure(figure, "01_supervised_fine_tuning", "bars", "a picture", "tiny")
+    show_figure(figure, "01_supervised_fine_tuning", "bars", "a picture", "tiny")
+    ((_, path),) = lesson_figures("01_supervised_fine_tuning", "tiny")
     write_lesson(output_root, "01_supervised_fine_tuning", [claim()])
     source = Page(build_report("tiny").read_text(encoding="utf-8")).references[0]
     data = base64.b64decode(source.split(",")[1])
@@ -278,7 +278,8 @@ def test_a_damaged_picture_is_named(output_root: Path, share: float) -> None:
     from matplotlib.figure import Figure
 
     write_lesson(output_root, "01_supervised_fine_tuning", [claim()])
-    path = save_figure(Figure(figsize=(2, 2)), "01_supervised_fine_tuning", "loss", "a picture", "tiny")
+    show_figure(Figure(figsize=(2, 2)), "01_supervised_fine_tuning", "loss", "a picture", "tiny")
+    ((_, path),) = lesson_figures("01_supervised_fine_tuning", "tiny")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(CourseError, match=r"__loss\.png \(\d+ bytes\) is no picture .* run its lesson again"):

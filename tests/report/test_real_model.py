@@ -203,9 +203,22 @@ def test_damaged_numbers_are_not_overwritten(docs: Path) -> None:
     assert not (docs / "real_model.md").exists()
 
 
-def test_dev_items_have_no_place_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
-    with pytest.raises(CourseError, match="the page is about test items"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("POSTTRAIN_SPLIT", "dev"), ("POSTTRAIN_OVERRIDES", "args.max_steps=1"), ("POSTTRAIN_MODEL", "mine")],
+)
+def test_what_others_measure_has_no_place_there(
+    monkeypatch: pytest.MonkeyPatch, docs: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CourseError, match=f"the page is about the course's own .* but {name} would change"):
+        page()
+    assert not (docs / "real_model.json").exists()
+
+
+def test_results_of_changed_recipes_are_refused(output_root: Path) -> None:
+    write_lesson(output_root, SFT, [claim()], environment={"changes": "POSTTRAIN_OVERRIDES=args.max_steps=1"})
+    with pytest.raises(CourseError, match=rf"{SFT}\.json was measured with POSTTRAIN_OVERRIDES=args"):
         page()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.report import results
-from posttrain_helpers.report.results import lesson_figures, read_results, save_figure, write_results
+from posttrain_helpers.report.results import lesson_figures, read_results, show_figure, write_results
 from posttrain_helpers.statistics.claims import Bound, Claim, adjusted_claims
 from posttrain_helpers.statistics.paired_tests import paired_binary
 
@@ -263,7 +264,7 @@ def test_a_file_with_a_broken_field_is_named(
 def test_a_file_under_another_name_is_refused(output_root: Path) -> None:
     path = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
     path.rename(path.with_name("02_instruction_templates.json"))
-    with pytest.raises(CourseError, match="holds the results of '01_supervised_fine_tuning'"):
+    with pytest.raises(CourseError, match="holds the results of 01_supervised_fine_tuning / tiny / test"):
         read_results("tiny")
 
 
@@ -277,7 +278,8 @@ def test_dev_and_test_have_results_and_figures_of_their_own(
     monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
     assert read_results("tiny") == lesson_figures(LESSON, "tiny") == []
     dev = write_results(LESSON, RUNTIME, [claim(after=0.5)], seconds=1.0)
-    picture = save_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "a picture", "tiny")
+    show_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "a picture", "tiny")
+    ((_, picture),) = lesson_figures(LESSON, "tiny")
     assert dev == output_root / "tiny" / "dev" / "metrics" / f"{LESSON}.json"
     assert picture.parent == output_root / "tiny" / "dev" / "figures"
     assert [(result.split, result.headline.after) for result in read_results("tiny")] == [("dev", 0.5)]
@@ -289,7 +291,7 @@ def test_results_of_another_split_are_refused(output_root: Path, monkeypatch: py
     monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
     dev = write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
     dev.write_bytes(test.read_bytes())
-    with pytest.raises(CourseError, match=r"was measured on the split 'test', not on 'dev'; delete it"):
+    with pytest.raises(CourseError, match=r"/ tiny / test, which do not belong there; delete it"):
         read_results("tiny")
 
 
@@ -303,11 +305,40 @@ def test_results_without_a_split_are_those_of_test(
     assert [result.split for result in read_results("tiny")] == ["test"]
 
 
+def test_results_of_another_profile_are_refused(output_root: Path) -> None:
+    runtime = SimpleNamespace(**{**vars(RUNTIME), "profile": SimpleNamespace(name="smollm2")})
+    path = write_results(LESSON, runtime, [claim()], seconds=1.0)
+    place = output_root / "tiny" / "metrics" / path.name
+    place.parent.mkdir(parents=True)
+    path.rename(place)
+    with pytest.raises(CourseError, match=r"/ smollm2 / test, which do not belong there; delete it"):
+        read_results("tiny")
+
+
+def test_changes_of_models_and_recipes_are_kept(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    assert "changes" not in read_results("tiny")[0].environment
+    monkeypatch.setenv("POSTTRAIN_OVERRIDES", "args.max_steps=1")
+    write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
+    assert read_results("tiny")[0].environment["changes"] == "POSTTRAIN_OVERRIDES=args.max_steps=1"
+
+
+def test_figures_of_a_former_run_go(output_root: Path) -> None:
+    from matplotlib.figure import Figure
+
+    started = time.time() - 60
+    for name, drawn in (("former", started - 60), ("new", started + 30)):
+        show_figure(Figure(figsize=(1, 1)), LESSON, name, "a picture", "tiny")
+        os.utime(output_root / "tiny" / "figures" / f"{LESSON}__{name}.png", (drawn, drawn))
+    write_results(LESSON, SimpleNamespace(**{**vars(RUNTIME), "started": started}), [claim()])
+    assert [caption for caption, _ in lesson_figures(LESSON, "tiny")] == ["new"]
+
+
 def test_figures_are_saved_whole_and_found_by_lesson(output_root: Path) -> None:
     from matplotlib.figure import Figure
 
-    path = save_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "a picture", "tiny")
-    assert path == output_root / "tiny" / "figures" / f"{LESSON}__loss_curve.png"
+    show_figure(Figure(figsize=(1, 1)), LESSON, "loss_curve", "a picture", "tiny")
+    path = output_root / "tiny" / "figures" / f"{LESSON}__loss_curve.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert lesson_figures(LESSON, "tiny") == [("loss curve", path)]
     assert lesson_figures("02_instruction_templates", "tiny") == []
@@ -318,7 +349,7 @@ def test_figures_are_saved_whole_and_found_by_lesson(output_root: Path) -> None:
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_figure(Failing(), LESSON, "other", "a picture", "tiny")
+        show_figure(Failing(), LESSON, "other", "a picture", "tiny")
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -327,21 +358,19 @@ def test_a_figure_needs_a_plain_name(output_root: Path, name: str) -> None:
     from matplotlib.figure import Figure
 
     with pytest.raises(CourseError, match="figure's name"):
-        save_figure(Figure(), LESSON, name, "a picture", "tiny")
+        show_figure(Figure(), LESSON, name, "a picture", "tiny")
 
 
 def test_a_figure_needs_a_text_for_those_who_cannot_see_it(output_root: Path) -> None:
     from matplotlib.figure import Figure
 
     with pytest.raises(CourseError, match="the figure 'loss' needs a text for readers who cannot see it"):
-        save_figure(Figure(), LESSON, "loss", " ", "tiny")
+        show_figure(Figure(), LESSON, "loss", " ", "tiny")
 
 
 def test_a_notebook_shows_a_figure_with_its_text(output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import IPython.display
     import matplotlib.pyplot as plt
-
-    from posttrain_helpers.report.results import show_figure
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda data, **options: shown.append((data, options)))
