@@ -750,19 +750,18 @@ LIKELIHOOD = Group(
             "evaluation_mode(policy), evaluation_mode(reference), ",
             "evaluation_mode(policy), ",
         ),
-        Mistake("text_losses", "not in float32", "[:, :-1].float()", "[:, :-1]", ("tests/test_metrics.py",)),
         Mistake(
             "text_losses",
             "dropout stays on",
-            "with evaluation_mode(model), torch.inference_mode():",
-            "with torch.inference_mode():",
+            "with evaluation_mode(model), torch.no_grad():",
+            "with torch.no_grad():",
             ("tests/test_metrics.py",),
         ),
         Mistake(
             "text_losses",
             "padding counts",
-            '.masked_fill(batch["attention_mask"][:, 1:] == 0, -100)',
-            "",
+            'completion_mask=batch["attention_mask"]',
+            'completion_mask=torch.ones_like(batch["attention_mask"])',
             ("tests/test_metrics.py",),
         ),
         Mistake(
@@ -2189,8 +2188,8 @@ FEW_SHOT = Group(
         Mistake(
             "few_shot_items",
             "all items have one set of examples",
-            "rng.sample(by_task",
-            "random.Random(seed).sample(by_task",
+            "rng.sample(examples",
+            "random.Random(seed).sample(examples",
         ),
     ),
 )
