@@ -23,7 +23,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.environment.paths import atomic_directory, output_root, write_json_atomic
+from posttrain_helpers.environment.paths import (
+    atomic_directory,
+    new_directory,
+    output_root,
+    write_json_atomic,
+)
 from posttrain_helpers.environment.speed import multiplies_bfloat16_fast
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.pretraining.corpus import batches, build_tokenizer
@@ -140,7 +145,7 @@ def pretrain(
 
     Args:
         config: what to train.
-        target: the directory of the finished model.
+        target: the directory of the finished model; what stands there is replaced.
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16" for the forward pass (weights stay float32); None chooses.
         stop_after_steps: end this call early, with a checkpoint (for tests and for long runs in pieces).
@@ -310,7 +315,11 @@ def main(argv: list[str] | None = None) -> int:
         seed=arguments.seed,
         learning_rate=arguments.learning_rate,
     )
-    target = arguments.out or output_root() / "pretrain" / arguments.size
+    target = output_root() / "pretrain" / arguments.size
+    if arguments.out is not None:
+        target = arguments.out.expanduser().absolute()
+        if not (target / "pretraining.json").is_file():  # an earlier result is replaced, nothing else
+            target = new_directory(target)
     if arguments.restart:
         shutil.rmtree(target.parent / f"{target.name}.training", ignore_errors=True)
     pretrain(config, target, device=device, precision=arguments.precision)

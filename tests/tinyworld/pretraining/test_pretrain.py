@@ -183,6 +183,24 @@ def test_shipped_base_is_small_and_complete():
     } <= set(files)
 
 
+@pytest.mark.parametrize("out", ["papers", "papers/thesis.tex", "."])
+def test_only_an_earlier_result_is_replaced(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    thesis = tmp_path / "papers" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work", encoding="utf-8")
+    trained = []
+    monkeypatch.setattr(module, "pretrain", lambda _, target, **__: trained.append(target))
+    monkeypatch.setattr("posttrain_helpers.tinyworld.pretraining.model_card.write_model_card", lambda _: None)
+    with pytest.raises(CourseError, match="is there already and nothing is written over it"):
+        module.main(["--out", out])
+    assert thesis.read_text("utf-8") == "years of work"
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "pretraining.json").touch()
+    assert module.main(["--out", "earlier"]) == module.main(["--out", "new"]) == 0
+    assert trained == [tmp_path / "earlier", tmp_path / "new"]
+
+
 def test_unknown_device_and_missing_gpu_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(CourseError, match="sees no GPU"):
