@@ -570,7 +570,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.recipes.overrides import parsed_overrides
 
     given = parsed_overrides(arguments.overrides)
-    given |= {"data.max_samples": arguments.max_samples, "data.system_prompt": arguments.system_prompt}
+    options = {"data.max_samples": arguments.max_samples, "data.system_prompt": arguments.system_prompt}
+    given |= {key: value for key, value in options.items() if value is not None}
     if other := [key for key in given if not key.startswith("data.")]:
         raise CourseError(f"prepare takes settings of the data only, as data.columns=…, not {other[0]!r}.")
     target = prepare(

@@ -36,6 +36,14 @@ from posttrain_helpers.wording import counted
 
 Row = dict[str, Any]
 SPLITS = ("train", "dev", "test")
+# Keys of a data section that say nothing here, and what to do in their place.
+_ELSEWHERE = {
+    "source": "name the file or Hub id as SOURCE",
+    "seed": "set --seed",
+    "held_out_samples": "dev and test are shares of the rows: set --test-share",
+    "dev": "dev and test are shares of the rows: set --test-share",
+    "length_groups": "set it in the recipe that trains",
+}
 
 
 def prepare(
@@ -68,10 +76,12 @@ def prepare(
         The directory, written whole or not at all.
 
     Raises:
-        CourseError: something at the target, a source that cannot be read or holds nothing for the method, or
-            too few different questions for the splits.
+        CourseError: something at the target, a key that says nothing here, a source that cannot be read or
+            holds nothing for the method, or too few different questions for the splits.
     """
     target, kind = new_directory(target), method_named(method).data
+    if apart := [key for key in _ELSEWHERE if (data or {}).get(key) is not None]:
+        raise CourseError(f"prepare: data.{apart[0]} has no meaning here; {_ELSEWHERE[apart[0]]}.")
     data = {**(data or {}), "source": source, "seed": seed}
     settings = {"method": method, "parent": BASE, "data": data, "args": {}, "lora": {}}
     check_settings(settings, "prepare")

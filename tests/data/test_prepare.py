@@ -154,6 +154,14 @@ def test_the_longer_reply_of_a_pair_counts_and_a_row_of_the_limit_stays(tmp_path
     assert (facts["usable rows"], list(facts["dropped"].values())) == (40, [20])
 
 
+def test_a_setting_of_the_data_says_what_its_option_says(tmp_path: Path) -> None:
+    source = write(tmp_path / "own.jsonl", CHATS)
+    assert run(source, tmp_path / "a", "--max-samples", 20, "--system-prompt", "Be brief.") == 0
+    assert run(source, tmp_path / "b", "data.max_samples=20", "data.system_prompt=Be brief.") == 0
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+    assert sum(map(len, read(tmp_path / "b").values())) == 20
+
+
 def test_pairs_with_one_chosen_reply_are_one_conversation(tmp_path: Path) -> None:
     source = write(tmp_path / "own.jsonl", [*PAIRS, {**PAIRS[0], "rejected": [reply("worse")]}])
     assert run(source, tmp_path / "out") == 0
@@ -193,6 +201,11 @@ def test_mistakes_are_sentences_and_leave_nothing(
         "own.jsonl out --test-share 0.5": "must be at least 0 and below 0.5",
         "own.jsonl out args.max_steps=1": "prepare takes settings of the data only",
         "own.jsonl out data.column=1": "did you mean 'columns'?",
+        "own.jsonl out data.seed=5": "prepare: data.seed has no meaning here; set --seed",
+        "own.jsonl out data.source=few.jsonl": "prepare: data.source has no meaning here; name the file",
+        "own.jsonl out data.held_out_samples=10": "prepare: data.held_out_samples has no meaning here; dev and",
+        "own.jsonl out data.dev=3": "prepare: data.dev has no meaning here; dev and test are shares",
+        "own.jsonl out data.length_groups=4": "prepare: data.length_groups has no meaning here; set it in the",
         "own.jsonl out --model ./none": "none",
         "tinyworld/sft out": "is made anew by every recipe",
     }.items():
