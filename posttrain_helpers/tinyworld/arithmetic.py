@@ -97,9 +97,8 @@ def split_of_sum(item: Sum) -> Split:
     return drawn_split(f"{left}{item.operator}{right}")
 
 
-# {n} {m}: names; {s} {o} {p}: pronouns of the first name; {S}: capital subject; {x} {y} {z}: numbers; {t}:
-# the things;
-# {l}: a place. Each first step leaves an amount that the second changes.
+# {n} {m}: names; {s} {o} {p}: pronouns of the first name; {S}: capital subject; {x} {y} {z}: numbers;
+# {t}: the things; {l}: a place. Each first step leaves an amount that the second changes.
 _GAIN = (
     ("{m} gives {o} {y} more.", "{m} gives {o} {y}."),
     ("{S} finds {y} more.", "{S} finds {y} more near the {l}."),
@@ -134,11 +133,14 @@ def word_problem(
 ) -> WordProblem:
     """Draw a word problem.
 
+    One in five of a single step is about groups, such as 5 boxes with 7 bottles each: 2 to 6 groups of 2 to 9
+    things, whatever `smallest` and `largest` are.
+
     Args:
         rng: the source of chance.
         steps: 1 or 2 calculations.
-        smallest: the smallest amount that a problem begins with, at least 3.
-        largest: the largest number in the text.
+        smallest: the smallest amount that another problem begins with, at least 3.
+        largest: the largest number in another problem's text.
         held_out: whether to use the phrasing of the question that is held out from training.
 
     Returns:

@@ -85,7 +85,11 @@ def build_distillation_data(
 
 
 def _larger_problems(steps: int, largest: int, smallest: int) -> list[Item]:
-    """Return held-out problems with larger amounts than those of the prompts, of a step less."""
+    """Return held-out problems of a step less, most of them with larger amounts than those of the prompts.
+
+    Where one step is left, about one problem in six is about groups (`word_problem`), and its amounts are as
+    in the prompts.
+    """
     width = largest - smallest + 1
     items = held_out_problems(max(1, steps - 1), largest + width, HELD_OUT_PROBLEMS, smallest=largest + 1)
     return [{**item, "id": f"larger_{item['id']}"} for item in items]

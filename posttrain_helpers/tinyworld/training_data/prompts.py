@@ -32,7 +32,7 @@ def build_word_problem_data(
         steps: calculations in each problem; 1 and 2 are what supervised fine-tuning has seen.
         largest: the largest number in a text of two steps or more, at least 3; fine-tuning has seen 12.
         seed: chooses the problems; the suites are the same for every seed.
-        smallest: the smallest amount that a problem begins with.
+        smallest: the smallest amount that a problem begins with, unless it is about groups (`word_problem`).
 
     Returns:
         Different problems, none of them held out: rows with `id`, `task`, `prompt` (messages), `answer` and
@@ -40,7 +40,8 @@ def build_word_problem_data(
         the rows, and those of `tasks`.
 
     Raises:
-        CourseError: there are fewer different problems of this kind than asked for.
+        CourseError: `largest` is below `smallest`, or there are fewer different problems of this kind than
+            asked for.
     """
     seen = {
         _question(item)
@@ -70,7 +71,7 @@ def held_out_problems(
         largest: the largest number in a text of two steps or more.
         n: how many, at most `HELD_OUT_PROBLEMS`.
         split: "dev" or "test"; None is the one that is reported.
-        smallest: the smallest amount that a problem begins with.
+        smallest: as for `build_word_problem_data`.
     """
     chosen = reported_split(split)
     # What is asked in dev is not asked again in test.
@@ -102,6 +103,11 @@ def _different_problems(
     rng: random.Random, n: int, steps: int, largest: int, smallest: int, seen: set[str]
 ) -> list[Item]:
     """Draw problems whose text is not in `seen`, which grows."""
+    if largest < smallest:
+        raise CourseError(
+            f"data.largest is {largest}, but problems begin with data.smallest={smallest} at least; raise "
+            "data.largest or lower data.smallest."
+        )
     items: list[Item] = []
     failures = 0
     while len(items) < n:
