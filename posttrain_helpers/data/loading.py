@@ -199,7 +199,9 @@ def _turns(row: Row) -> list[Row]:
     """Return the messages of a training row and its reply last; of a row of tokens, these as a question."""
     if row.get("messages"):
         return row["messages"]
-    prompt = row["prompt"] if row.get("prompt") else [{"role": "user", "content": str(row)}]
+    prompt = row.get("prompt") or str(row)
+    if isinstance(prompt, str):  # rendered already, or tokens
+        prompt = [{"role": "user", "content": prompt}]
     return [*prompt, {"role": "assistant", "content": ""}]
 
 

@@ -53,7 +53,7 @@ def explicit_pairs(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
     Args:
         rows: each with `chosen` and `rejected`, lists of messages, and optionally `prompt` and the scores
             `score_chosen` and `score_rejected`. Where the replies hold the prompt themselves, their shared
-            first turns are the prompt and the column `prompt` is ignored.
+            first turns are the prompt, and of the column `prompt` only a system turn that they lack counts.
         source: what to call the rows in an error.
 
     Returns:
@@ -144,7 +144,14 @@ def _conversation(row: Row, side: str) -> list[Row] | str:
     prompt = read_messages(prompt)
     if isinstance(prompt, str):
         return prompt
-    return reply if reply[: len(prompt)] == prompt else prompt + reply
+    if reply[: len(prompt)] == prompt:
+        return reply
+    roles = [message["role"] for message in reply]
+    if prompt[-1]["role"] == "user" and roles[0] != "assistant" and roles[-1] == "assistant":
+        # A question goes on with an answer, so this side repeats the prompt, perhaps with other blanks.
+        system = prompt[0]["role"] == "system" and roles[0] != "system"
+        return prompt[:1] + reply if system else reply
+    return prompt + reply
 
 
 def _check_columns(rows: list[Row], source: str) -> None:

@@ -622,6 +622,14 @@ def test_dev_rows_share_no_question_with_those_trained_on(recipe_for, method: st
     assert [*load_data(recipe, verbose=False)[0]] == [*train]
 
 
+def test_dev_rows_of_rendered_conversations() -> None:
+    sizes = {"data.n_train": 50, "data.replay": 0, "data.formats": ["plain", "qa"], "data.held_out": []}
+    recipe = load_recipe("sft", "tiny", {**sizes, "data.dev": 5, "args.eval_strategy": "epoch"})
+    train, dev, _ = load_rows(recipe, verbose=False)
+    assert len(set(dev["prompt"])) == 5
+    assert not set(dev["prompt"]) & set(train["prompt"])
+
+
 def test_dev_rows_of_a_file(recipe_for, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     watched = tmp_path / "dev.jsonl"
     watched.write_text("\n".join(json.dumps(row) for row in GOOD[:3]), encoding="utf-8")
@@ -782,6 +790,10 @@ def test_prompts_of_the_tiny_world() -> None:
         ({"largest": 2}, "data.largest must be at least 3, but it is 2"),
         ({"smallest": 2}, "data.smallest must be at least 3, but it is 2"),
         ({"steps": None}, "needs data.steps; set it"),
+        (
+            {"largest": 5, "smallest": 9},
+            "data.largest is 5, but problems begin with data.smallest=9 at least",
+        ),
         ({"held_out": "problem"}, "suite 'problem' does not exist; did you mean 'problems'"),
         ({"n_prompts": 3}, "the key data.n_prompts does not exist"),
     ],

@@ -75,8 +75,14 @@ PAIRS = [explicit(f"question {n}", f"good {n}", f"bad {n}") for n in range(40)]
         ([{**implicit("q", "a", "b"), "prompt": [user("q")]}], [explicit("q", "a", "b")], {}),
         ([{**implicit("q", "a", "b"), "prompt": None}], [explicit("q", "a", "b")], {}),
         ([{**implicit("q", "a", "b"), "prompt": [SYSTEM]}], [explicit("q", "a", "b", SYSTEM)], {}),
+        ([{**implicit("q ", "a", "b"), "prompt": [user("q")]}], [explicit("q ", "a", "b")], {}),
+        ([{**implicit("q", "a", "b", SYSTEM), "prompt": [user("q")]}], [explicit("q", "a", "b", SYSTEM)], {}),
+        ([{**implicit("q", "a", "b"), "prompt": [SYSTEM, user("q")]}], [explicit("q", "a", "b", SYSTEM)], {}),
     ],
-    ids=["system turn", "scores", "H4", "explicit", "prompt twice", "prompt null", "system apart"],
+    ids=[
+        *("system turn", "scores", "H4", "explicit", "prompt twice", "prompt null", "system apart"),
+        *("other blanks", "system in the replies", "system in the prompt"),
+    ],
 )
 def test_every_form_becomes_explicit(rows: list[Row], pairs: list[Row], dropped: Row) -> None:
     assert explicit_pairs(rows, "rows") == (pairs, Counter(dropped))

@@ -100,6 +100,7 @@ def _files_in(directory: Path) -> str:
 
 def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> Dataset:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     from posttrain_helpers.models.hub import hub_snapshot
 
@@ -109,15 +110,16 @@ def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> 
     # No configuration has a slash in its name, so this is a folder; the others may be very large.
     folder = subset if subset and "/" in subset else None
     directory = hub_snapshot(source, repo_type="dataset", revision=data.get("revision"), folder=folder)
-    place = (str(directory), subset)
-    if subset and _is_folder(directory, subset):
-        place = (str(directory / subset), None)
     try:
+        inner = bool(subset) and _is_folder(directory, subset)
+        place = (str(directory / subset), None) if inner else (str(directory), subset)
         return load_dataset(*place, split=split)
-    except ValueError as error:
+    except (ValueError, RuntimeError, FileNotFoundError, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         raise CourseError(
             f"the data set {source!r} could not be read as split "
-            f"{split!r}{' of subset ' + repr(subset) if subset else ''}: {error}"
+            f"{split!r}{' of subset ' + repr(subset) if subset else ''}: {reason}; correct data.split and "
+            "data.subset, or download one of its files and name it in data.source."
         ) from error
 
 

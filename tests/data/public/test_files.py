@@ -188,6 +188,29 @@ def test_the_adapter_names_the_split(tmp_path: Path, name: str) -> None:
         read_rows(hub_id, {"split": "tset"}, adapter, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("README.md", "Nothing here.", "doesn't contain any data files; correct data.split"),
+        ("0" * 40 + ".py", "import datasets", "scripts are no longer supported"),
+        ("train.jsonl", '{"a": 1}\n{"a":\n', "JSON parse error"),
+    ],
+)
+def test_a_set_that_cannot_be_read(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    cached(tmp_path, "some/set", {"README.md": []})  # of no rows and no metadata
+    [snapshot] = (tmp_path / "hub").glob("*/snapshots/*")
+    (snapshot / name).write_text(text, encoding="utf-8")
+    with pytest.raises(CourseError, match=f"'some/set' could not be read as split 'train': .*{sentence}"):
+        read_rows("some/set", {}, None, 0)
+
+
+def test_other_columns_in_one_file_are_one_sentence(tmp_path: Path) -> None:
+    cached(tmp_path, "some/set", {"train-1.jsonl": [{"a": 1}], "train-2.jsonl": [{"b": {"c": 1}}]})
+    with pytest.raises(CourseError, match=r"column names don't match; correct") as caught:
+        read_rows("some/set", {}, None, 0)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_subset_may_be_a_folder(tmp_path: Path) -> None:
     cached(
         tmp_path,
