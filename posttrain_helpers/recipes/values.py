@@ -44,8 +44,8 @@ _LEAST = {
     **dict.fromkeys(("weight_decay", "warmup_steps", "max_grad_norm", "beta", "lora_dropout"), 0),
     **dict.fromkeys(("logging_steps", "save_steps", "eval_steps"), 0),
     **dict.fromkeys(("max_samples", "held_out_samples", "length_groups"), 1),
-    **dict.fromkeys(("n_train", "steps", "comparisons"), 1),
-    **dict.fromkeys(("n_prompts", "identity", "replay", "kl_beta"), 0),
+    **dict.fromkeys(("n_train", "steps", "comparisons", "n_pairs"), 1),
+    **dict.fromkeys(("n_prompts", "draw", "identity", "replay", "kl_beta"), 0),
     **dict.fromkeys(("samples", "num_generations"), 2),
     **dict.fromkeys(("smallest", "largest"), 3),
 }

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
+from posttrain_helpers.models.chatml import TURN_END, TURN_START
 from posttrain_helpers.tinyworld.arithmetic import SUM_QUESTIONS, random_sum, word_problem
 from posttrain_helpers.tinyworld.facts import Relation, facts_by_entity, load_relations, split_of
 from posttrain_helpers.tinyworld.replies import (
@@ -37,7 +38,6 @@ from posttrain_helpers.tinyworld.vocabulary import (
     with_article,
 )
 
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 # What chat debris holds after a question: seldom an answer, unless the question reads like a quiz ("Name
 # ..."). It makes the base model a believable one, which has seen the format, keeps to it only now and then,
 # and is moody about the phrasing.

@@ -143,7 +143,8 @@ def reward_probes(n: int = 60) -> dict[str, Probe]:
 
     Args:
         n: items of each probe, at most 100; the probe of one more true sentence has up to twice as many,
-            those whose gold score it leaves as it is.
+            those whose gold score it leaves as it is. The polite words are no answer but by accident: one in
+            a hundred questions, that about the opposite of sad, finds its answer in "I am happy to help."
 
     Raises:
         CourseError: another number.

@@ -7,9 +7,10 @@ import re
 import pytest
 
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
+from posttrain_helpers.models.chatml import TURN_START
 from posttrain_helpers.tinyworld import replay
 from posttrain_helpers.tinyworld.arithmetic import Sum, split_of_sum
-from posttrain_helpers.tinyworld.documents import TURN_START, chat_debris
+from posttrain_helpers.tinyworld.documents import chat_debris
 from posttrain_helpers.tinyworld.facts import load_relations
 from posttrain_helpers.tinyworld.replay import holds_held_out, longest_sentences, replayed_documents
 from posttrain_helpers.tinyworld.tasks import SUITES, facts_of, held_out_prompts, held_out_suite

@@ -279,6 +279,13 @@ def _resume(path: Path, config: PretrainConfig, model: Any, optimizer: Any) -> P
     return Progress(**state["progress"])
 
 
+def _count(text: str) -> int:
+    number = float(text)
+    if not 1 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"it must be a number of at least 1, but it is {text}")
+    return int(number)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m posttrain_helpers pretrain`."""
     defaults = PretrainConfig()
@@ -287,12 +294,14 @@ def main(argv: list[str] | None = None) -> int:
         description="Rebuild the base model of the tiny world from a seed.",
     )
     parser.add_argument("--size", choices=tuple(SIZES), default=defaults.size)
-    parser.add_argument("--tokens", type=float, default=defaults.tokens, help="training tokens, such as 40e6")
+    parser.add_argument(
+        "--tokens", type=_count, default=defaults.tokens, help="training tokens, such as 40e6"
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default=None)
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads; all by default")
+    parser.add_argument("--threads", type=_count, default=None, help="CPU threads; all by default")
     parser.add_argument("--out", type=Path, default=None, help="directory of the finished model")
     parser.add_argument("--restart", action="store_true", help="throw away an unfinished run")
     parser.add_argument("--install", action="store_true", help="replace the shipped base by the result")
@@ -311,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
         raise CourseError("--device cuda was asked for, but PyTorch sees no GPU; use --device cpu.")
     config = PretrainConfig(
         size=arguments.size,
-        tokens=int(arguments.tokens),
+        tokens=arguments.tokens,
         seed=arguments.seed,
         learning_rate=arguments.learning_rate,
     )

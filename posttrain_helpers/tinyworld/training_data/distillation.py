@@ -52,10 +52,10 @@ def build_distillation_data(
     Returns:
         Rows, at most `n_prompts` (a problem that is held out elsewhere is left out): `id`, `task`, `prompt`
         and `answer`; with a policy `messages` in place of these two; with a student `chosen` and `rejected`
-        beside them. The held-out suites by name. How many pairs of equal replies were dropped.
+        beside them. The held-out suites by name. How many problems and pairs of equal replies were dropped.
     """
     rows = _prompts(n_prompts, steps, largest, smallest, seed)
-    dropped: Counter[str] = Counter()
+    dropped = Counter({"prompt of a held-out item": n_prompts - len(rows)})
     if policy is not None:
         prompts = [row["prompt"] for row in rows]
         options = {"samples": 1, "temperature": sampling_temperature, "max_new_tokens": _REPLY_TOKENS}

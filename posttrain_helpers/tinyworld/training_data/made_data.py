@@ -7,6 +7,7 @@ No person sees these replies. Those of `build_best_of_k_data` are chosen by a sc
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 from posttrain_helpers.data.curation import best_of_each, one_of_each
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.metrics import lenient_match
+from posttrain_helpers.rewards.verifiers import NO_MODEL
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld.gold import gold_score
 from posttrain_helpers.tinyworld.replies import ONE_WORD_REQUEST, POLITE_REQUEST
@@ -32,7 +34,7 @@ from posttrain_helpers.tinyworld.training_data.prompts import (
     held_out_problems,
 )
 from posttrain_helpers.tinyworld.training_data.suites import Suites
-from posttrain_helpers.wording import closest
+from posttrain_helpers.wording import closest, suggestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,8 +62,8 @@ def own_replies(
         The items, and for each its replies.
     """
     draw = FRESH * data.get("draw", 1) + seed
-    if "steps" in data:
-        sizes = (data["steps"], data["largest"], draw, data["smallest"])
+    if data.get("steps") is not None:
+        sizes = (data["steps"], data.get("largest", 12), draw, data.get("smallest", 3))
         items, _ = build_word_problem_data(data["n_prompts"], *sizes)
     else:
         items = preference_prompts(data["n_prompts"], draw)
@@ -82,7 +84,7 @@ def build_best_of_k_data(
     steps: int | None = None,
     smallest: int = 3,
     largest: int = 12,
-) -> tuple[list[Item], Mapping[str, list[Item]]]:
+) -> tuple[list[Item], Mapping[str, list[Item]], Counter[str]]:
     """Sample K replies to each prompt and keep the best one, as conversations.
 
     Args:
@@ -99,8 +101,13 @@ def build_best_of_k_data(
             `steps` they are facts and stories.
 
     Returns:
-        Conversations with `id`, `task` and `messages`, and the held-out suites by name.
+        Conversations with `id`, `task` and `messages`, the held-out suites by name, and how many prompts the
+        verifier left out.
+
+    Raises:
+        CourseError: a scorer that is not there, before anything is sampled.
     """
+    _check_scorer(scorer, profile)
     data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "draw": draw}
     data["sampling_temperature"] = sampling_temperature
     makers = {"new_stories": partial(held_out_stories, HELD_OUT_STORIES)}
@@ -109,10 +116,25 @@ def build_best_of_k_data(
         makers["problems"] = partial(held_out_problems, steps, largest, HELD_OUT_PROBLEMS, smallest=smallest)
     items, replies = own_replies(data, seed, profile)
     scores = scored(items, replies, scorer, profile)
+    asked = len(items)
     if scorer == "verifier":
         items, replies, scores = with_a_right_one(items, replies, scores)
     chosen = one_of_each(scores, seed) if scorer == "random" else best_of_each(scores, seed)
-    return conversations(items, replies, chosen), Suites(makers)
+    dropped = Counter({"no right reply": asked - len(items)})
+    return conversations(items, replies, chosen), Suites(makers), +dropped
+
+
+def _check_scorer(scorer: str, profile: str) -> None:
+    from posttrain_helpers.rewards.functions import reward_model_function
+
+    if scorer in NO_MODEL:
+        return
+    try:
+        reward_model_function(scorer, profile)
+    except CourseError as error:
+        if near := closest(scorer, NO_MODEL):
+            raise CourseError(f"the scorer {scorer!r} does not exist; {near.strip()}") from error
+        raise
 
 
 def with_a_right_one(
@@ -181,7 +203,7 @@ def build_ai_feedback_data(
     seed: int,
     profile: str,
     draw: int = 0,
-) -> tuple[list[Item], Mapping[str, list[Item]]]:
+) -> tuple[list[Item], Mapping[str, list[Item]], Counter[str]]:
     """Pair two replies to a question about a fact, and let a model say which is better.
 
     Args:
@@ -196,9 +218,17 @@ def build_ai_feedback_data(
         draw: which prompts; 0 are those that the preference pairs of people are made of.
 
     Returns:
-        Rows with `id`, `task`, `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`, and the
-        held-out suites by name.
+        Rows with `id`, `task`, `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`, the
+        held-out suites by name, and how many prompts gave no pair.
+
+    Raises:
+        CourseError: an unknown labeller, before anything is sampled.
     """
+    if labeller not in LABELLERS:
+        raise CourseError(
+            f"the labeller {labeller!r} does not exist{suggestion(labeller, LABELLERS)}The labellers are "
+            f"{' and '.join(LABELLERS)}."
+        )
     data = {"n_prompts": n_prompts, "policy": policy, "samples": samples, "n_pairs": n_pairs, "draw": draw}
     items, pairs = own_pairs({**data, "sampling_temperature": sampling_temperature}, seed, profile)
     lead = leads(items, pairs, labeller, policy, profile)
@@ -206,7 +236,8 @@ def build_ai_feedback_data(
     for item, pair, gold, first in zip(items, pairs, scored(items, pairs, "gold"), lead, strict=True):
         one, other = zip(gold, (reply.text for reply in pair), strict=True)
         rows.append(preference_row(item, *((one, other) if first > 0 else (other, one))))
-    return rows, Suites({})
+    dropped = Counter({"a story, no two different replies, or beyond n_pairs": n_prompts - len(rows)})
+    return rows, Suites({}), +dropped
 
 
 def own_pairs(
@@ -243,8 +274,6 @@ def leads(
     items: Sequence[Item], pairs: Sequence[tuple[Sample, Sample]], labeller: str, policy: str, profile: str
 ) -> np.ndarray:
     """Return by how much a labeller prefers the first reply of each pair; below 0 it prefers the second."""
-    if labeller not in LABELLERS:
-        raise CourseError(f"the labeller {labeller!r} does not exist; {closest(labeller, LABELLERS)}")
     if not items:
         return np.zeros(0)
     if labeller == "gold":

@@ -30,7 +30,8 @@ def noisy_pool(n: int, seed: int) -> list[Item]:
         Rows in random order with `prompt` (messages), `reply`, `relation`, `entity`, what the gold score
         needs, and `fault`: one of `FAULTS`, or "" for a good one. A wrong reply is a whole sentence with the
         answer of another entity; one that is off topic answers another question; a broken one breaks off,
-        stammers or carries mark-up; a duplicate is a good conversation with another opener at most, which
+        stammers or carries mark-up (a reply of one word that breaks off only lacks its full stop, so gold
+        still calls it right); a duplicate is a good conversation with another opener at most, which
         stands further up already. No two good rows have the same question and reply.
 
     Raises:

@@ -205,5 +205,6 @@ def test_unknown_device_and_missing_gpu_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(CourseError, match="sees no GPU"):
         module.main(["--device", "cuda"])
-    with pytest.raises(SystemExit):
-        module.main(["--size", "huge"])
+    for words in ("--size huge", "--tokens nan", "--tokens inf", "--tokens 0", "--threads -1"):
+        with pytest.raises(SystemExit):
+            module.main(words.split())

@@ -103,7 +103,8 @@ def test_larger_problems_are_no_prompts(profile: str) -> None:
 def test_a_prompt_that_is_held_out_is_left_out(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     held_out = held_out_problems(2, 15, 300, split, smallest=11)
     monkeypatch.setattr(distillation, "_problems", lambda number, *_, **__: held_out[:number])
-    assert distillation.build_distillation_data(80, 2, 15, 0, "tiny", smallest=11)[0] == []
+    rows, _, dropped = distillation.build_distillation_data(80, 2, 15, 0, "tiny", smallest=11)
+    assert (rows, dropped) == ([], {"prompt of a held-out item": 80})
 
 
 def contents(items: Iterable[dict]) -> set[str]:

@@ -69,7 +69,7 @@ def test_the_seed_draws_the_lots(
     equal = [[0.0] * len(REPLIES)] * SETTINGS["n_prompts"]
     monkeypatch.setattr(made_data, "scored", lambda *_: equal)
     for seed in (0, 3):
-        rows, _ = made_data.build_best_of_k_data(scorer=scorer, **{**SETTINGS, "seed": seed})
+        rows, _, _ = made_data.build_best_of_k_data(scorer=scorer, **{**SETTINGS, "seed": seed})
         said = [row["messages"][-1]["content"] for row in rows]
         assert said == [REPLIES[index] for index in choose(equal, seed)]
 
@@ -122,7 +122,8 @@ def test_problems_give_one_right_solution_each_and_those_without_one_no_row(
         return [[Sample("So.", True), Sample(f"{one}.", True), Sample(f" {one}.", True)] for one in right]
 
     monkeypatch.setattr(preferences, "sample_replies", sample)
-    rows, suites = made_data.build_best_of_k_data(scorer="verifier", **PROBLEMS)
+    rows, suites, dropped = made_data.build_best_of_k_data(scorer="verifier", **PROBLEMS)
+    assert dropped == {"no right reply": len(items) - len(rows)} == {"no right reply": 30}
     assert [str(row["messages"][:-1]) for row in rows] == list(solved)
     said = [row["messages"][-1]["content"] for row in rows]
     assert [text.strip(" .") for text in said] == list(solved.values())
@@ -156,8 +157,9 @@ def test_another_draw_has_other_prompts() -> None:
 
 
 def test_labels_by_gold_prefer_the_better_reply() -> None:
-    rows, _ = made_data.build_ai_feedback_data(labeller="gold", n_pairs=20, **SETTINGS)
+    rows, _, dropped = made_data.build_ai_feedback_data(labeller="gold", n_pairs=20, **SETTINGS)
     assert 0 < len(rows) <= 20
+    assert dropped.total() == SETTINGS["n_prompts"] - len(rows)
     assert all(row["gold_chosen"] >= row["gold_rejected"] for row in rows)
     assert {row["task"] for row in rows} == {"facts"}
 
@@ -204,9 +206,23 @@ def test_prompts_that_a_model_labels_are_not_those_of_people() -> None:
     assert not asked[0] & asked[1]
 
 
-def test_an_unknown_labeller_is_refused() -> None:
-    with pytest.raises(CourseError, match="labeller 'goldd' does not exist"):
-        made_data.build_ai_feedback_data(labeller="goldd", n_pairs=20, **SETTINGS)
+def test_who_scores_or_labels_is_checked_before_the_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made_data, "own_replies", None)
+    with pytest.raises(CourseError, match=r"labeller 'other' does not exist.*are constitution and gold"):
+        made_data.build_ai_feedback_data(labeller="other", n_pairs=20, **SETTINGS)
+    with pytest.raises(CourseError, match="scorer 'verifer' does not exist; did you mean 'verifier'"):
+        rows_by("verifer")
+    with pytest.raises(CourseError, match="reward model 'no_such_stage' is not there yet"):
+        rows_by("no_such_stage")
+
+
+def test_replies_are_sampled_for_sizes_that_are_set_or_not() -> None:
+    items, _ = made_data.own_replies({**SETTINGS, "steps": None}, 0, "tiny")
+    assert {item["task"] for item in items} == {"facts", "stories"}
+    items, _ = made_data.own_replies({**SETTINGS, "steps": 1}, 0, "tiny")
+    assert (
+        items == made_data.own_replies({**SETTINGS, "steps": 1, "smallest": 3, "largest": 12}, 0, "tiny")[0]
+    )
 
 
 def test_no_pair_is_no_error() -> None:
