@@ -6,6 +6,7 @@ control = one_of_each(scores, seed)    # for each prompt an index drawn by lot: 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -20,12 +21,16 @@ def best_of_each(scores: Sequence[Sequence[float]], seed: int = 0) -> list[int]:
         seed: draws lots among equals, as a verifier gives the same score to many.
 
     Raises:
-        CourseError: an empty group.
+        CourseError: an empty group, or a score that is NaN.
     """
     rng = random.Random(f"best of each/{seed}")
     chosen = []
     for number, group in enumerate(scores):
         _check(group, number)
+        if any(map(math.isnan, group)):
+            raise CourseError(
+                f"group {number} has a score that is NaN, so none is the highest; leave it out."
+            )
         highest = max(group)
         chosen.append(rng.choice([index for index, score in enumerate(group) if score == highest]))
     return chosen

@@ -3,8 +3,9 @@
     train, _ = load_data(recipe)
     print(length_sentence(token_lengths(train, tokenizer), recipe.args.get("max_length")))
 
-A trainer cuts longer rows at the end without a word: the end of the reply and its end token are lost first,
-and a prompt that is too long leaves nothing to learn from.
+Supervised fine-tuning cuts longer rows at the end without a word: the end of the reply and its end token are
+lost first, and a prompt that is too long leaves nothing to learn from. DPO cuts replies too and drops pairs
+whose prompt alone is too long; training a reward model drops every pair that has a longer side.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def token_lengths(dataset: Dataset | Iterable[Row], tokenizer: PreTrainedTokeniz
         )
     lengths = []
     for row in dataset:
-        texts = [_written(messages, tokenizer) for messages in _sequences(row)]
+        asks = "messages" not in row  # a prompt alone is written up to where its reply begins
+        texts = [_written(messages, tokenizer, asks) for messages in _sequences(row)]
         lengths.append(
             [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
         )
@@ -58,7 +60,7 @@ def length_sentence(lengths: Sequence[Sequence[int]], max_length: int | None = N
 
     Args:
         lengths: as `token_lengths` returns them.
-        max_length: tokens at which the trainer cuts, None for no limit.
+        max_length: tokens at which the trainer cuts, or drops the row; None for no limit.
     """
     import numpy
 
@@ -131,11 +133,11 @@ def _sequences(row: Row) -> list[list[Row]]:
     )
 
 
-def _written(messages: list[Row], tokenizer: PreTrainedTokenizerBase) -> str:
+def _written(messages: list[Row], tokenizer: PreTrainedTokenizerBase, asks: bool) -> str:
     """Return a conversation as the chat template writes it."""
     from jinja2 import TemplateError
 
-    asks = messages[-1]["role"] == "user"
+    asks = asks and messages[-1]["role"] == "user"
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
     except TemplateError as error:

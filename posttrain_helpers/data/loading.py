@@ -121,11 +121,11 @@ def load_rows(
         train = for_method(rows, kind, seed)
     elif kind == "labels" and has_labels(rows):
         train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
-    elif any("text" in row for row in rows):
+    elif kind == "conversations" and any("text" in row for row in rows):
         train = tokenized_rows(rows, tokenizer)
     elif kind == "conversations" and "completion" in rows[0]:
         train = Dataset.from_list(rows)  # rendered already
-    elif "messages" not in rows[0]:
+    elif not any("messages" in row for row in rows):
         raise CourseError(
             f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "
             "without any; set data.source to one with conversations or pairs of replies."
@@ -374,7 +374,9 @@ def _public(
     kept, form, dropped = public_rows(source, data, seed, kind, tokenizer)
     _, turns, as_item = FORMS[form]
     held_out, kept = _split(kept, data.get("held_out_samples"), turns, dropped)
-    items = [as_item(row, f"{Path(source).stem}/{number}") for number, row in enumerate(held_out)]
+    path = local_file(source)
+    name = path.stem if path else Path(source).name  # a Hub id may hold a dot and has no ending
+    items = [as_item(row, f"{name}/{number}") for number, row in enumerate(held_out)]
     return kept[: data.get("max_samples")], items, dropped
 
 

@@ -118,7 +118,11 @@ def prepare(
     }
     facts = {
         "source": source if of_the_hub else Path(source).name,
-        **{key: data[key] for key in ("subset", "split", "revision", "system_prompt") if data.get(key)},
+        **{
+            key: data[key]
+            for key in ("subset", "split", "revision", "system_prompt")
+            if data.get(key) is not None
+        },
         "licence": (of_the_hub and licence_of(source)) or "not known here; ask the source",
         "method": method,
         "seed": seed,
@@ -179,12 +183,13 @@ def _card(facts: Mapping[str, Any], profile: str) -> str:
     shown = {key: value for key, value in facts.items() if not isinstance(value, dict)}
     shown |= {name: counted(count, "row") for name, count in facts["rows"].items()}
     shown |= {f"dropped: {reason}": f"{count:,}" for reason, count in facts["dropped"].items()}
-    table = "\n".join(f"| {key} | {str(value).replace('|', '&#124;')} |" for key, value in shown.items())
+    cells = {key: str(value).replace("|", "&#124;").replace("\n", "<br>") for key, value in shown.items()}
+    table = "\n".join(f"| {key} | {cell} |" for key, cell in cells.items())
     return f"""---
 {data.to_yaml()}
 ---
 
-# {Path(facts["source"]).stem}, prepared for {facts["method"]}
+# {facts["source"]}, prepared for {facts["method"]}
 
 | | |
 |---|---|

@@ -30,6 +30,12 @@ def test_the_control_draws_each_reply_equally_often_and_the_same_for_the_same_se
     assert one_of_each(SCORES, 3) == one_of_each(SCORES, 3)
 
 
+@pytest.mark.parametrize("group", [[float("nan"), 1.0], [1.0, float("nan")]])
+def test_no_score_is_the_highest_beside_nan(group: list[float]) -> None:
+    with pytest.raises(CourseError, match="group 1 has a score that is NaN"):
+        best_of_each([[1.0], group])
+
+
 @pytest.mark.parametrize("choose", [best_of_each, one_of_each])
 def test_an_empty_group_is_refused(choose: object) -> None:
     with pytest.raises(CourseError, match="group 1 is empty"):

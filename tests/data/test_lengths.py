@@ -72,6 +72,7 @@ def test_lengths_are_those_of_the_chat_template(tokenizer: Any) -> None:
     whole, other = tokens(tokenizer, QUESTION, ANSWER), tokens(tokenizer, QUESTION, OTHER)
     prompt = tokens(tokenizer, QUESTION, add_generation_prompt=True)
     assert prompt < whole < other
+    last = (QUESTION, ANSWER, QUESTION)
     pair = {"chosen": [ANSWER], "rejected": [OTHER]}
     expected = {
         "messages": ({"messages": [QUESTION, ANSWER]}, [whole]),
@@ -80,6 +81,7 @@ def test_lengths_are_those_of_the_chat_template(tokenizer: Any) -> None:
         "pairs": ({"prompt": [QUESTION], **pair}, [whole, other]),
         "prompt in both": ({side: [QUESTION, *row] for side, row in pair.items()}, [whole, other]),
         "prompts": ({"prompt": [QUESTION], "answer": "Paris"}, [prompt]),
+        "no last reply": ({"messages": [QUESTION, ANSWER, QUESTION]}, [tokens(tokenizer, *last)]),
     }
     for row, lengths in expected.values():
         assert token_lengths([row, row], tokenizer) == [lengths, lengths]

@@ -284,6 +284,14 @@ def test_texts_that_are_not_one_message_each(recipe_for, method: str, row: Any, 
         load_data(recipe_for([row], method=method))
 
 
+@pytest.mark.parametrize(("method", "text_row"), [("sft", None), ("kto", TEXT_LABEL)])
+def test_one_text_that_begins_like_a_transcript_is_a_text(recipe_for, method: str, text_row: Any) -> None:
+    row = text_row or {"prompt": "Legs?", "completion": "Four."}
+    rows = [row | {"prompt": f"{number}?"} for number in range(4)]
+    rows += [row | {"completion": "Human: said he."}]
+    assert len(load_data(recipe_for(rows, method=method), verbose=False)[0]) == 5
+
+
 def test_pictures_are_not_dropped_from_a_message(recipe_for) -> None:
     parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "cat.png"}}]
     with pytest.raises(CourseError, match="not conversational"):
@@ -723,6 +731,12 @@ def test_a_size_is_a_count(recipe_for, key: str, size: Any) -> None:
         recipe_for(GOOD, **{key: size})
 
 
+def test_conversations_and_documents_are_no_pairs() -> None:
+    settings = {"data.n_train": 20, "data.replay": 0.5, "data.held_out": []}
+    with pytest.raises(CourseError, match="'dpo' learns from pairs of replies"):
+        load_data(replace(load_recipe("sft", "tiny", settings), method="dpo"))
+
+
 @pytest.mark.usefixtures("small_world")
 def test_built_in_conversations_are_no_pairs() -> None:
     recipe = replace(load_recipe("sft", "tiny", {"data.n_train": 3}), method="dpo")
@@ -801,6 +815,12 @@ def test_prompts_of_the_tiny_world() -> None:
 def test_mistakes_in_word_problems(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(CourseError, match=sentence):
         load_data(problem_recipe(**settings))
+
+
+def test_numbers_of_pairs_and_draws_are_counts() -> None:
+    for key, least in (("n_pairs", 1), ("draw", 0)):
+        with pytest.raises(CourseError, match=f"data.{key} must be at least {least}, but it is -5"):
+            load_recipe("ai_feedback_dpo", "tiny", {f"data.{key}": -5})
 
 
 def test_prompts_from_a_file(recipe_for, capsys: pytest.CaptureFixture[str]) -> None:

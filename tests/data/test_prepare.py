@@ -162,6 +162,16 @@ def test_a_setting_of_the_data_says_what_its_option_says(tmp_path: Path) -> None
     assert sum(map(len, read(tmp_path / "b").values())) == 20
 
 
+def test_a_system_prompt_is_one_cell_of_the_card(tmp_path: Path) -> None:
+    source = write(tmp_path / "own.jsonl", CHATS)
+    for name, text in (("lines", "Be brief.\nBe kind."), ("none", "")):
+        assert run(source, tmp_path / name, "--system-prompt", text) == 0
+    assert "| system_prompt | Be brief.<br>Be kind. |" in (tmp_path / "lines/README.md").read_text("utf-8")
+    card = (tmp_path / "none" / "README.md").read_text("utf-8")
+    assert "| system_prompt |  |" in card
+    assert "# own.jsonl, prepared for sft" in card
+
+
 def test_pairs_with_one_chosen_reply_are_one_conversation(tmp_path: Path) -> None:
     source = write(tmp_path / "own.jsonl", [*PAIRS, {**PAIRS[0], "rejected": [reply("worse")]}])
     assert run(source, tmp_path / "out") == 0
@@ -203,9 +213,9 @@ def test_mistakes_are_sentences_and_leave_nothing(
         "own.jsonl out data.column=1": "did you mean 'columns'?",
         "own.jsonl out data.seed=5": "prepare: data.seed has no meaning here; set --seed",
         "own.jsonl out data.source=few.jsonl": "prepare: data.source has no meaning here; name the file",
-        "own.jsonl out data.held_out_samples=10": "prepare: data.held_out_samples has no meaning here; dev and",
+        "own.jsonl out data.held_out_samples=10": "prepare: data.held_out_samples has no meaning here; dev",
         "own.jsonl out data.dev=3": "prepare: data.dev has no meaning here; dev and test are shares",
-        "own.jsonl out data.length_groups=4": "prepare: data.length_groups has no meaning here; set it in the",
+        "own.jsonl out data.length_groups=4": "prepare: data.length_groups has no meaning here; set it in",
         "own.jsonl out --model ./none": "none",
         "tinyworld/sft out": "is made anew by every recipe",
     }.items():

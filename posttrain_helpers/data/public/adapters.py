@@ -131,7 +131,8 @@ def text_adapter(rows: list[Row]) -> Adapter | None:
     """Return the adapter of rows in one of TRL's forms whose replies are texts, None for other rows.
 
     A text is then one message: a prompt the user's, a reply the assistant's. Pairs and labelled replies that
-    are messages already need no adapter, and a transcript of several turns in one text has another one.
+    are messages already need no adapter, and transcripts of several turns in one text, where most rows have
+    them, need another one.
 
     Args:
         rows: as they were read.
@@ -147,7 +148,7 @@ def text_adapter(rows: list[Row]) -> Adapter | None:
         not isinstance(row.get(name), str | None) for row in rows for name in texts[1:]
     ):
         return None
-    if any(is_transcript(row.get(name)) for row in rows for name in texts):
+    if any(2 * sum(is_transcript(row.get(name)) for row in rows) > len(rows) for name in texts):
         return None
     beside = {"system": "system"} if any(row.get("system") for row in rows) else {}
     return mapping_adapter(fields | beside)
@@ -222,18 +223,13 @@ def advice(row: Row, needed: str) -> str:
         row: one of them.
         needed: the kind of rows that the method learns from.
     """
-    adapters = [adapter for adapter in ADAPTERS.values() if serves(adapter.kind, needed)]
-    fitting = [adapter for adapter in adapters if _fits(adapter, row)]
+    fitting = [
+        adapter for adapter in ADAPTERS.values() if serves(adapter.kind, needed) and _fits(adapter, row)
+    ]
+    found = "Map"
     if fitting:
         best = max(fitting, key=lambda adapter: len(row.keys() & set(adapter.columns.values())))
         found = f"Its columns are those of the adapter {best.name!r}: set data.adapter to it. Else map"
-    else:
-        likeness = {adapter.name: _likeness(adapter, row) for adapter in adapters}
-        name = max(likeness, key=likeness.__getitem__)
-        found = "Map"
-        if likeness[name] > 0:
-            near = ADAPTERS[name]
-            found = f"The closest adapter is {name!r} with {', '.join(near.columns.values())}. Map"
     return f"{found} the columns with data.columns={_EXAMPLES[needed]}."
 
 
@@ -246,8 +242,3 @@ def _fits(adapter: Adapter, row: Row) -> bool:
     if adapter.converter is transcript_pair:
         return split_transcript(row["chosen"]) is not None
     return not isinstance(row["chosen"], str)
-
-
-def _likeness(adapter: Adapter, row: Row) -> float:
-    columns = set(adapter.columns.values())
-    return len(columns & row.keys()) / len(columns | row.keys())

@@ -37,6 +37,8 @@ def conversation(fields: Row) -> Row | str:
     if "messages" in fields:
         return {"messages": normalized_messages(fields["messages"])}
     prompt = prompt_of(fields)
+    if not prompt:
+        return "empty prompt"
     return prompt if isinstance(prompt, str) else {"messages": prompt + reply_of(fields["reply"])}
 
 
@@ -122,11 +124,16 @@ def normalized_messages(value: object) -> object:
     return [
         {
             **{key: message[key] for key in message if key not in _SHAREGPT},
-            "role": _role(message.get("role", message.get("from"))),
-            "content": joined_parts(message.get("content", message.get("value"))),
+            "role": _role(_first(message, "role", "from")),
+            "content": joined_parts(_first(message, "content", "value")),
         }
         for message in value
     ]
+
+
+def _first(message: Row, key: str, of_sharegpt: str) -> object:
+    """Return a message's value; sets joined of both styles have both keys, and one of them holds nothing."""
+    return message[key] if message.get(key) is not None else message.get(of_sharegpt)
 
 
 def joined_parts(content: object, separator: str = "") -> object:

@@ -36,7 +36,7 @@ def read_rows(
         data: the data section; `split`, `subset` and `revision` are for a Hub id alone.
         adapter: gives split and subset where the section does not.
         seed: draws rows where there are more than `most`.
-        most: rows to look at, None for all; millions of rows do not fit into memory. JSON is read whole.
+        most: rows to look at, None for all; millions of rows do not fit into memory.
 
     Raises:
         CourseError: no such file or data set, not readable, no such split, or a part of a file is asked for.
@@ -45,7 +45,7 @@ def read_rows(
     def choose(count: int) -> list[int]:
         if most is None or count <= most:
             return list(range(count))
-        print(f"data: {most:,} of {count:,} rows are drawn to choose from (data.max_samples is set)")
+        print(f"data: {most:,} of {count:,} rows are drawn to choose from")
         return sorted(random.Random(seed).sample(range(count), most))
 
     path = local_file(source)

@@ -66,8 +66,7 @@ def read_file(path: Path, choose: Callable[[int], list[int]] | None = None) -> l
 
     Args:
         path: a file with one of the `READABLE` endings, in any case.
-        choose: of a table, is given the number of rows and returns the sorted numbers of those to take; None
-            takes all.
+        choose: is given the number of rows and returns the sorted numbers of those to take; None takes all.
 
     Returns:
         One mapping for each row. Cells of .csv and .tsv files are texts, an empty one the empty text.
@@ -83,7 +82,8 @@ def read_file(path: Path, choose: Callable[[int], list[int]] | None = None) -> l
     if kind == "parquet":
         return _parquet_rows(path, choose)
     text = _decoded(_content(path), path)
-    return _json_rows(text, path) if kind == "json" else _table_rows(text, path, kind, choose)
+    rows = _json_rows(text, path) if kind == "json" else _table_rows(text, path, kind)
+    return rows if choose is None else [rows[number] for number in choose(len(rows))]
 
 
 def _content(path: Path) -> bytes:
@@ -209,19 +209,18 @@ def _json_value(text: str, line: int) -> Any:
     except json.JSONDecodeError as error:
         error.lineno += line - 1
         raise
-    except ValueError as error:  # Python refuses numbers of thousands of digits, and `_constant` infinities
+    except ValueError as error:  # Python refuses numbers of thousands of digits
         failure = json.JSONDecodeError(str(error).partition(";")[0], text, 0)
         failure.lineno = line
         raise failure from error
 
 
-def _constant(name: str) -> None:
-    """Read NaN, which is no JSON but which Python writes for what is missing, as nothing."""
-    if name != "NaN":
-        raise ValueError(f"{name} is no JSON")
+def _constant(name: str) -> float | None:
+    """Read what is no JSON but what Python writes: NaN is for what is missing, and infinities are numbers."""
+    return None if name == "NaN" else float(name)
 
 
-def _table_rows(text: str, path: Path, kind: str, choose: Callable[[int], list[int]] | None) -> list[Row]:
+def _table_rows(text: str, path: Path, kind: str) -> list[Row]:
     limit = csv.field_size_limit(len(text) + 1)  # its own limit is far below a long conversation's length
     try:
         records = _records(text, path, _delimiter(text, kind))
@@ -241,11 +240,10 @@ def _table_rows(text: str, path: Path, kind: str, choose: Callable[[int], list[i
                     f"{counted(len(names), 'column')}, and a text that holds the delimiter or a line break "
                     "needs quotes",
                 )
-            rows.append(cells)
+            rows.append(dict(zip(names, cells, strict=True)))
+        return rows
     finally:
         csv.field_size_limit(limit)
-    chosen = range(len(rows)) if choose is None else choose(len(rows))
-    return [dict(zip(names, rows[number], strict=True)) for number in chosen]
 
 
 def _delimiter(text: str, kind: str) -> str:

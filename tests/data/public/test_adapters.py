@@ -164,12 +164,12 @@ def test_the_columns_of_a_set_name_an_adapter_that_reads_them(name: str) -> None
         (
             {"instruction": "a", "context": "", "answer": "b"},
             "conversations",
-            r"^The closest adapter is 'dolly' with instruction,",
+            r"^Map the columns with data\.columns=",
         ),
         (
             {"question": "a", "good": "b", "bad": "c"},
             "pairs",
-            "closest adapter is 'stack_exchange_paired' with",
+            r"^Map the columns with data\.columns=",
         ),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs", "chosen: <column>, rejected: <column>}"),
         (

@@ -62,6 +62,8 @@ def test_one_broken_side_drops_the_pair() -> None:
         ([{"role": "user", "content": "a", "weight": 1}], [{**user("a"), "weight": 1}]),
         ([{"from": " Human", "value": "a"}, {"from": "AI", "value": "b"}], [user("a"), reply("b")]),
         ([{"role": "Developer", "content": "a"}], [{"role": "system", "content": "a"}]),
+        ([{**user("a"), "from": None, "value": None}], [user("a")]),
+        ([{"role": None, "content": None, "from": "gpt", "value": "b"}], [reply("b")]),
         ([{"from": "narrator", "value": "a"}], [{"role": "narrator", "content": "a"}]),
         ([{"role": "user", "content": [{"type": "text", "text": t} for t in ("a ", "b")]}], [user("a b")]),
         ([{"text": "a"}], [{"text": "a", "role": None, "content": None}]),
@@ -112,6 +114,7 @@ def test_a_row_without_a_prompt_has_a_fault_in_every_form() -> None:
     fields = {"prompt": "", "reply": "a", "chosen": "a", "rejected": "b", "completion": "a", "label": True}
     for convert in (conversation, pair, labelled, problem):
         assert convert(fields) == "empty prompt"
+    assert conversation({"prompt": [], "reply": "a"}) == "empty prompt"
 
 
 def test_pairs_keep_their_scores_and_a_prompt_apart() -> None:

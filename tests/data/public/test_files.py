@@ -146,10 +146,11 @@ def test_a_file_has_no_parts(tmp_path: Path, ending: str, data: dict, words: str
     assert read_rows(path, dict.fromkeys(data), None, 0) == ROWS
 
 
-def test_rows_of_a_large_table_are_drawn_by_the_seed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_rows_of_a_large_file_are_drawn_by_the_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    path = write(tmp_path / "rows.parquet", ROWS)
+    path = write(tmp_path / f"rows.{ending}", ROWS)
     drawn = read_rows(path, {}, None, 1, most=10)
     assert capsys.readouterr().out.startswith("data: 10 of 30 rows are drawn")
     assert len(drawn) == 10

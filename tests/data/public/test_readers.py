@@ -119,7 +119,8 @@ def test_files_without_rows(tmp_path: Path) -> None:
 
 def test_large_numbers_and_nan_of_json(tmp_path: Path) -> None:
     large = 123456789012345678901234567890
-    assert rows_of(tmp_path, "a.jsonl", f'{{"n": {large}, "m": NaN}}') == [{"n": large, "m": None}]
+    text = f'{{"n": {large}, "m": NaN, "w": -Infinity}}'
+    assert rows_of(tmp_path, "a.jsonl", text) == [{"n": large, "m": None, "w": -float("inf")}]
 
 
 TABLE_ERROR = r"could not be read as csv: {}.*; correct the file, or write it as \.jsonl\.$"
@@ -159,7 +160,6 @@ TABLE_ERROR = r"could not be read as csv: {}.*; correct the file, or write it as
         ("a.jsonl", '{"a": 1}\n\n{"a": ', "not valid JSONL: Expecting value at line 3, column 7; correct"),
         ("a.json", '[{"a": 1},\n{"a": 2}', "not valid JSON: Expecting ',' delimiter at line 2, column 9"),
         ("a.jsonl", f'{{"a": 1}}\n{{"a": {"1" * 5000}}}', "not valid JSONL: Exceeds the limit .* at line 2"),
-        ("a.jsonl", '{"a": 1}\n{"a": -Infinity}', "not valid JSONL: -Infinity is no JSON at line 2"),
         ("a.jsonl", "[" * 100_000, "nests brackets too deeply"),
         ("a.json", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nests brackets too deeply"),
         ("a.jsonl", '{"a": 1}\nnull', "must hold one JSON object per row, but row 2 is 'None'"),
