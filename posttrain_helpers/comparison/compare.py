@@ -299,8 +299,9 @@ class Comparison:
             ShownVerdict(self.reason(label), verdict, self.same_weights(label))
             for label, verdict in self.verdicts.items()
         ]
+        clusters = clusters_of(item.get("relation") for item in self.items)
         rates = {
-            label: {measure: rate(values) for measure, values in self.scores[label].items()}
+            label: {measure: rate(values, clusters) for measure, values in self.scores[label].items()}
             for label in self.labels
         }
         return ComparisonView(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from posttrain_helpers import metrics
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import Generation
-from posttrain_helpers.statistics.intervals import wilson_interval
+from posttrain_helpers.statistics.ranking import score_interval
 from posttrain_helpers.wording import closest
 
 Item = dict[str, Any]
@@ -82,20 +82,25 @@ def apply_measures(
     return scores
 
 
-def rate(values: Sequence[Value]) -> dict[str, float | int | None]:
+def rate(
+    values: Sequence[Value], clusters: Sequence[Hashable] | None = None
+) -> dict[str, float | int | None]:
     """Return the number of scored items, their mean and, for yes/no scores, Wilson's 95 % interval.
 
     Args:
         values: one value per item; None is left out.
+        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
         n, mean, low and high; None where there is nothing to compute.
     """
-    scored = [float(value) for value in values if value is not None]
+    kept = [index for index, value in enumerate(values) if value is not None]
+    scored = [float(values[index]) for index in kept]
     if not scored:
         return {"n": 0, "mean": None, "low": None, "high": None}
     yes_no = set(scored) <= {0.0, 1.0}
-    low, high = wilson_interval(int(sum(scored)), len(scored)) if yes_no else (None, None)
+    of_scored = None if clusters is None else [clusters[index] for index in kept]
+    low, high = score_interval(np.array(scored), True, of_scored) if yes_no else (None, None)
     return {"n": len(scored), "mean": sum(scored) / len(scored), "low": low, "high": high}
 
 

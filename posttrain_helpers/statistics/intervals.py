@@ -29,20 +29,26 @@ _FEWEST_FOR_BOOTSTRAP = 8
 VALUES_PER_BATCH = 4_000_000
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+def wilson_interval(
+    successes: int, n: int, *, design_effect: float = 1.0, degrees: float = math.inf
+) -> tuple[float, float]:
     """Return the lower and upper end of the Wilson score interval of one rate, as shares.
 
     Args:
         successes: number of prompts that succeed, 0 to `n`.
         n: number of prompts, at least 1.
+        design_effect, degrees: for clustered prompts, from `cluster_effect`.
 
-    Source: Wilson (1927), Journal of the American Statistical Association 22, 209-212.
+    Source: Wilson (1927), Journal of the American Statistical Association 22, 209-212; clusters divide the
+    counts by the design effect, as in `tango_interval`.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import t
 
-    assert n >= 1, f"a rate needs at least one prompt, not {n}"
-    interval = binomtest(int(successes), int(n)).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    assert 0 <= successes <= n >= 1, f"{successes} of {n} prompts are no rate"
+    rate, squared = successes / n, design_effect * float(t.isf(TAIL, degrees)) ** 2 / n
+    centre = (rate + squared / 2) / (1 + squared)
+    half = math.sqrt(squared * rate * (1 - rate) + squared**2 / 4) / (1 + squared)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def tango_interval(

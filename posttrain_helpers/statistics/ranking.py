@@ -172,13 +172,15 @@ def score_interval(
     Args:
         values: one score per item.
         yes_no: whether the scores are 0 or 1; then the interval is Wilson's, else `mean_interval`.
-        clusters: the cluster of every item, for scores that are not yes/no.
+        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
         The low and the high end; NaN for a single score that is not yes or no.
     """
     if yes_no:
-        return wilson_interval(int(values.sum()), len(values))
+        codes = cluster_codes(clusters, len(values))
+        effect, degrees = (1.0, math.inf) if codes is None else cluster_effect(values, codes)
+        return wilson_interval(int(values.sum()), len(values), design_effect=effect, degrees=degrees)
     if len(values) < 2:
         return math.nan, math.nan
     return mean_interval(values, resamples=_RESAMPLES, clusters=clusters)

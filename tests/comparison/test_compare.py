@@ -4,6 +4,7 @@ import copy
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -313,6 +314,18 @@ def test_scores_and_rates() -> None:
     assert made.result(measure="lenient").up == 7
     assert "8 up, 0 down" in made.reason()
     assert made.claim("capitals known").check().metric == "strict"
+
+
+def test_the_interval_of_a_rate_knows_the_relations() -> None:
+    values = [True, True, None, False, False, True, True, False, False]
+    plain, clustered = rate(values), rate(values, ["a", "a", "a", "b", "b", "c", "c", "d", "d"])
+    assert (plain["n"], plain["mean"]) == (clustered["n"], clustered["mean"]) == (8, 0.5)
+    assert clustered["low"] < plain["low"]
+    assert clustered["high"] > plain["high"]
+    made = build({"base": [*BAD[:4], *GOOD[4:]], "sft": GOOD})
+    alone = made._view().rates["base"]["strict"]
+    pairs = [{**item, "relation": f"r{index // 2}"} for index, item in enumerate(made.items)]
+    assert replace(made, items=pairs)._view().rates["base"]["strict"]["low"] < alone["low"]
 
 
 def test_a_claim_of_a_comparison_takes_measure_margin_and_lowest_score() -> None:

@@ -228,7 +228,8 @@ INTERVALS = Group(
     "posttrain_helpers.statistics.intervals",
     ("tests/statistics/test_intervals.py",),
     (
-        Mistake("wilson_interval", "another method", 'method="wilson"', 'method="wilsoncc"'),
+        Mistake("wilson_interval", "one-sided", "t.isf(TAIL, degrees)", "t.isf(1 - CONFIDENCE, degrees)"),
+        Mistake("wilson_interval", "the clusters are lost", "design_effect * ", ""),
         Mistake("tango_interval", "one-sided", "t.isf(TAIL, degrees)", "t.isf(1 - CONFIDENCE, degrees)"),
         Mistake(
             "mean_interval",

@@ -31,6 +31,16 @@ def test_wilson_closed_form() -> None:
     assert wilson_interval(0, 10) == pytest.approx((0.0, Z2 / (10 + Z2)))
 
 
+def test_wilson_equals_scipys_and_clusters_divide_the_counts() -> None:
+    for k in (0, 1, 13, 40):
+        expected = stats.binomtest(k, 40).proportion_ci(0.95, method="wilson")
+        assert wilson_interval(k, 40) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(20, 80, design_effect=2.0) == pytest.approx(wilson_interval(10, 40))
+    low, high = wilson_interval(10, 40, degrees=5)
+    assert low < wilson_interval(10, 40)[0]
+    assert high > wilson_interval(10, 40)[1]
+
+
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
     with pytest.raises((AssertionError, ValueError)):

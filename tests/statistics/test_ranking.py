@@ -43,6 +43,15 @@ def test_yes_no_ranks_by_hand() -> None:
     assert tests["significant"].tolist() == [True, True, False]
 
 
+def test_intervals_of_rates_widen_with_the_clusters() -> None:
+    # Each answer stands twice, so 40 items tell what 20 do.
+    scores = {"a": [1, 1, 0, 0] * 10}
+    row = significant_ranks(scores, clusters=[index // 2 for index in range(40)]).loc["a"]
+    low, high = wilson_interval(10, 20)
+    assert row["low"] < low < 0.5 < high < row["high"]
+    assert row["low"] == pytest.approx(low, abs=0.02)
+
+
 def test_ties_are_not_transitive() -> None:
     scores = {"low": [0] * 20 + [1] * 20, "middle": [0] * 14 + [1] * 26, "high": [0] * 8 + [1] * 32}
     frame = significant_ranks(scores)

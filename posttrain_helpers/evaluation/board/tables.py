@@ -114,7 +114,7 @@ def _suite_cell(suite: SuiteScores, label: str, forgetting: Forgetting) -> Cell:
         return Cell(hint="not measured on the same items")
     values = suite.scores[label]
     mean = float(values.mean())
-    interval = _interval(mean, *score_interval(values, suite.yes_no))
+    interval = _interval(mean, *score_interval(values, suite.yes_no, suite.clusters))
     return Cell(_number(mean, suite.yes_no), *_comparison(forgetting, label, suite.name), interval)
 
 

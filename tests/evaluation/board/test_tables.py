@@ -50,6 +50,18 @@ def test_rows_are_those_of_the_leaderboard_with_ties_and_marks(board):
             assert cell.mark == MARKS[verdict]
 
 
+def test_the_interval_of_a_cell_knows_the_relations():
+    scores, relations = [0.0, 0.0, 1.0, 1.0, 2.0, 2.0], ("a", "a", "b", "b", "c", "c")
+    for values in (scores, [True, True, False, False, True, True]):
+        alone, related = (
+            Board([record("sft", [suite("facts", values, relations=names)])]).tables()[0].rows["sft"][2]
+            for names in (None, relations)
+        )
+        assert related.interval[0] == alone.interval[0]
+        assert related.interval[1] < alone.interval[1]
+        assert related.interval[2] > alone.interval[2]
+
+
 def test_what_is_worse_than_the_best_is_marked_worse(board):
     table = Board(list(board.records.values()), reference="grpo").tables()[0]
     assert (table.rows["base"][1].mark, table.rows["sft"][1].mark) == (WORSE, WORSE)
