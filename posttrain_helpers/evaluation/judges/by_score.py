@@ -104,6 +104,7 @@ class _RewardModelJudge(ScoreJudge):
         super().__init__("reward model", lambda reply, item: self.scores([item], [reply])[0])
         self.model = model
         self.tokenizer = tokenizer
+        self._rewards: dict[str, float] = {}
 
     def scores(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[float]:
         """Return the reward of each reply; replies of several turns are scored as a whole."""
@@ -111,17 +112,15 @@ class _RewardModelJudge(ScoreJudge):
 
         prompts = [prompt_messages(item) for item in items]
         turns = [after_prompt(item, reply) for item, reply in zip(items, replies, strict=True)]
-        # Each text once: in another batch its reward is rounded otherwise, and equal replies would not tie.
+        # Each text once, also in later calls: in another batch its reward is rounded otherwise, and equal
+        # replies of two models would not tie.
         keys = [json.dumps([prompt, reply]) for prompt, reply in zip(prompts, turns, strict=True)]
-        places = {key: index for index, key in enumerate(keys)}
-        rewards = score_replies(
-            self.model,
-            self.tokenizer,
-            [prompts[index] for index in places.values()],
-            [turns[index] for index in places.values()],
-        )
-        by_key = dict(zip(places, rewards.tolist(), strict=True))
-        return [by_key[key] for key in keys]
+        new = {key: place for place, key in enumerate(keys) if key not in self._rewards}
+        if new:
+            asked = [[column[place] for place in new.values()] for column in (prompts, turns)]
+            rewards = score_replies(self.model, self.tokenizer, *asked)
+            self._rewards |= zip(new, rewards.tolist(), strict=True)
+        return [self._rewards[key] for key in keys]
 
 
 def reward_model_judge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ScoreJudge:

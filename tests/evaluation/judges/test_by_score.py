@@ -129,6 +129,16 @@ class TestRewardModelJudge:
         choices = judge.compare([ITEMS[0], *ITEMS], ["Paris", *FIRST], ["Paris", *SECOND])
         assert [choice.verdict for choice in choices] == ["tie", "first", "second", "second", "first"]
 
+    def test_a_reply_has_one_reward_in_every_call(self, reward_model, tokenizer, monkeypatch) -> None:
+        def rounded(model, tokenizer, prompts, replies) -> np.ndarray:
+            return np.array([len(reply) + 1e-6 * len(replies) for reply in replies])
+
+        judge = reward_model_judge(reward_model, tokenizer)
+        monkeypatch.setattr("posttrain_helpers.rewards.reward_model.score_replies", rounded)
+        alone = judge.scores(ITEMS[:1], FIRST[:1])
+        assert judge.scores([*ITEMS[::-1], ITEMS[0]], [*SECOND[::-1], FIRST[0]])[-1:] == alone
+        assert judge.scores(ITEMS[:1], FIRST[:1]) == alone
+
     def test_a_language_model_is_refused(self, model, tokenizer) -> None:
         with pytest.raises(CourseError, match="no score head"):
             reward_model_judge(model, tokenizer)
