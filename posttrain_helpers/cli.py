@@ -195,7 +195,7 @@ def _add_evaluate(commands: Any, parents: list[argparse.ArgumentParser]) -> None
     evaluate.add_argument(
         "--suites",
         metavar="NAME,...",
-        help="suites, or .jsonl and .json files of questions; default: all suites of the profile",
+        help="suites, or files of questions such as mine.jsonl; default: all suites of the tiny world",
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N items of each suite")
     evaluate.add_argument(
@@ -535,7 +535,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from posttrain_helpers.evaluation.board.board import Board
     from posttrain_helpers.evaluation.records import record_path
     from posttrain_helpers.evaluation.runner import evaluate
-    from posttrain_helpers.evaluation.targets import finished_models
+    from posttrain_helpers.evaluation.targets import finished_models, labels_of
 
     if arguments.output:
         check_file_target(arguments.output)  # now, not after minutes of generating
@@ -551,7 +551,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         chat_template=arguments.chat_template,
         reuse=not arguments.fresh,
     )
-    print(Board(records, reference=reference))
+    labels = dict(zip(models, labels_of(models, profile), strict=True))
+    print(Board(records, reference=labels.get(reference, reference)))
     for record in records:
         print(f"record: {record_path(record.label, profile)}")
     if arguments.output:

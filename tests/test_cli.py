@@ -233,6 +233,15 @@ def test_evaluate_calls_the_runner_and_prints_the_board(
     assert printed.count("record: ") == len(expected["models"])
 
 
+def test_evaluate_compares_with_the_label_of_a_reference_that_is_named_by_its_place(
+    evaluated: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for place, label in ((str(tmp_path / "mine"), "mine"), ("some/model", "some-model")):
+        assert cli.main(["evaluate", "base", place, "--reference", place]) == 0
+        assert f"the board, against {label}\n" in capsys.readouterr().out
+
+
 def test_evaluate_copies_the_records_into_one_file(
     evaluated: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -303,15 +303,18 @@ def read_records(profile: str | None = None, labels: Sequence[str] | None = None
 
 
 def record_on_disk(
-    label: str, identity: str, settings: Mapping[str, Any], profile: str
+    label: str, identity: str, settings: Mapping[str, Any], profile: str, device: str
 ) -> EvaluationRecord | None:
     """Return the record of the same weights under the same settings, None where there is none.
+
+    Another version of a library does not count as another setting, although it may change replies as well.
 
     Args:
         label: of the model.
         identity: of its weights.
         settings: those of the evaluation at hand.
         profile: the profile's name.
+        device: "cpu" or "cuda"; replies that were made on the other one are not those of this one.
 
     Raises:
         CourseError: the file is damaged.
@@ -322,41 +325,55 @@ def record_on_disk(
     old = read_record(path)
     whole = set(settings) <= set(old.settings)
     same = whole and all(old.settings[key] == settings[key] for key in COMMON_SETTINGS)
+    same = same and old.device.split(":")[0] == device
     return old if same and old.identity == identity else None
 
 
-def with_older(record: EvaluationRecord, old: EvaluationRecord | None) -> EvaluationRecord:
+def with_older(
+    record: EvaluationRecord, old: EvaluationRecord | None, whole: Mapping[str, Suite]
+) -> EvaluationRecord:
     """Return what to write: the new record, and of the old one what a look at a few items must not destroy.
 
     Args:
         record: what was measured now.
         old: what `record_on_disk` returned.
+        whole: the suites asked for, before `limit` cut them, by name.
 
     Returns:
-        The new record with the suites that only the old one has, and with the old version of a suite or a
-        divergence that was measured on the same items and on more behind them.
+        The new record with the suites that only the old one has, and with the old version of a suite, and of
+        a divergence on it, that was measured on the same items and on more behind them.
     """
     if old is None:
         return record
     hashes = dict(record.settings["suite_hashes"])
     suites = dict(record.suites)
     for name, suite in old.suites.items():
-        if name not in suites or _continues(suite.ids, suites[name].ids):
+        if name not in suites or _continues(old, record, whole.get(name)):
             suites[name], hashes[name] = suite, old.settings["suite_hashes"].get(name)
     settings, divergence = {**record.settings, "suite_hashes": hashes}, record.divergence
-    if _keeps_divergence(record, old):
+    if _keeps_divergence(record, old, whole):
         settings["divergence"], divergence = old.settings["divergence"], old.divergence
     return replace(record, settings=settings, suites=suites, divergence=divergence)
 
 
-def _keeps_divergence(record: EvaluationRecord, old: EvaluationRecord) -> bool:
+def _keeps_divergence(record: EvaluationRecord, old: EvaluationRecord, whole: Mapping[str, Suite]) -> bool:
     if record.settings["divergence"] is None:
         return True
     if record.divergence is None or old.divergence is None:
         return False
-    same = record.divergence["reference_identity"] == old.divergence["reference_identity"]
-    return same and _continues(old.divergence["ids"], record.divergence["ids"])
+    name = record.divergence["suite"]
+    return (
+        record.divergence["reference_identity"] == old.divergence["reference_identity"]
+        and name == old.divergence["suite"]
+        and len(old.divergence["ids"]) > len(record.divergence["ids"])
+        and _continues(old, record, whole.get(name))
+    )
 
 
-def _continues(longer: Sequence[str], shorter: Sequence[str]) -> bool:
-    return len(longer) > len(shorter) and list(longer[: len(shorter)]) == list(shorter)
+def _continues(old: EvaluationRecord, record: EvaluationRecord, whole: Suite | None) -> bool:
+    """Say whether the old record holds more of the same suite; equal ids alone do not make equal items."""
+    if whole is None or whole.name not in old.suites:
+        return False
+    n = len(old.suites[whole.name].ids)
+    longer = replace(whole, items=whole.items[:n])
+    return n > len(record.suites[whole.name].ids) and old.has(longer)

@@ -31,8 +31,8 @@ from posttrain_helpers.evaluation.records import (
     write_record,
 )
 from posttrain_helpers.evaluation.suites.loading import load_suites, retention_texts
-from posttrain_helpers.evaluation.suites.suite import Suite, check_suites
-from posttrain_helpers.evaluation.targets import Target, label_of, target_of, targets_of
+from posttrain_helpers.evaluation.suites.suite import Suite, check_limit, check_suites
+from posttrain_helpers.evaluation.targets import Target, targets_of
 from posttrain_helpers.memory import readings as memory_readings
 from posttrain_helpers.wording import counted
 
@@ -75,7 +75,7 @@ def evaluate(
     Args:
         models: "base", stages (built if they are missing), directories or Hub ids; a dictionary gives them
             labels of your own.
-        suites: names or files as for `load_suites`, or suites; None takes those of the profile.
+        suites: names or files as for `load_suites`, or suites; None takes those of the tiny world.
         profile: None takes the profile in use.
         limit: only the first items of each suite.
         reference: the model that divergence is measured from: a label, or whatever `models` may name. None,
@@ -96,20 +96,20 @@ def evaluate(
     """
     profile = get_profile(profile)
     targets = targets_of(models, profile)
-    evaluation = _Evaluation(profile, _suites(suites, profile, limit), batch_size, chat_template, verbose)
+    check_limit(limit)
+    evaluation = _Evaluation(profile, _suites(suites, profile), limit, batch_size, chat_template, verbose)
     evaluation.find_reference(reference, targets)
     return [evaluation.run(target, take_over=reuse) for target in targets]
 
 
-def _suites(suites: Any, profile: Profile, limit: int | None) -> list[Suite]:
+def _suites(suites: Any, profile: Profile) -> list[Suite]:
     given = [suites] if isinstance(suites, Suite) else suites
     if given is None or isinstance(given, str) or not any(isinstance(suite, Suite) for suite in given):
-        return load_suites(given, profile, limit)
+        return load_suites(given, profile)
     if wrong := [suite for suite in given if not isinstance(suite, Suite)]:
         raise CourseError(f"suites must be all names or all suites, but {wrong[0]!r} is none; load it first.")
-    cut = [suite if limit is None else replace(suite, items=suite.items[:limit]) for suite in given]
-    check_suites(cut)
-    return cut
+    check_suites(given)
+    return list(given)
 
 
 class _Evaluation:
@@ -119,13 +119,16 @@ class _Evaluation:
         self,
         profile: Profile,
         suites: list[Suite],
+        limit: int | None,
         batch_size: int,
         chat_template: str | None,
         verbose: bool,
     ) -> None:
         if chat_template is not None:
             check_choice("chat_template", chat_template, ("chatml",))
-        self.profile, self.suites, self.batch_size, self.verbose = profile, suites, batch_size, verbose
+        self.profile, self.batch_size, self.verbose = profile, batch_size, verbose
+        self.whole = {suite.name: suite for suite in suites}
+        self.suites = [replace(suite, items=suite.items[:limit]) for suite in suites]
         self.chat_template = chat_template
         self.texts = retention_texts(profile)
         self.reference: Target | None = None
@@ -143,14 +146,12 @@ class _Evaluation:
         elif name in stage_recipes() and name not in saved_stages(self.profile):
             self._say(f"no divergence: the reference {name!r} has not been built; add it to the models.")
         else:
-            self.reference = target_of(label_of(name), name, self.profile)
+            (self.reference,) = targets_of(name, self.profile)
 
     def run(self, target: Target, take_over: bool) -> EvaluationRecord:
         """Return the record of one model, measured or taken from disk."""
         settings = self._settings(target)
-        old = None
-        if take_over:
-            old = record_on_disk(target.label, target.identity, settings, self.profile.name)
+        old = self._on_disk(target, settings) if take_over else None
         missing = [suite for suite in self.suites if old is None or not old.has(suite)]
         needs_retention = old is None or old.settings["retention"] != settings["retention"]
         divergence_key = settings["divergence"]
@@ -190,10 +191,12 @@ class _Evaluation:
             seconds=round(seconds + (old.seconds if old else 0.0), 2),
             peak_cpu_mb=round(scope.total.rss / 2**20, 1),
             device=device,
-            versions=dict(current_runtime(self.profile).versions),
+            versions=old.versions if old else dict(current_runtime(self.profile).versions),
             written=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write_record(with_older(record, old))
+        # Read again: another process may have written its suites meanwhile.
+        old = self._on_disk(target, settings) if take_over else None
+        write_record(with_older(record, old, self.whole))
         prompts = sum(len(suite.items) for suite in missing)
         self._say(
             f"{target.label}: {seconds:.1f} s, {counted(len(missing), 'suite')}, {counted(prompts, 'prompt')}"
@@ -316,6 +319,10 @@ class _Evaluation:
     def _preference_suite(self) -> Suite | None:
         suites = [suite for suite in self.suites if suite.kind == "preference"]
         return next((suite for suite in suites if suite.name == DIVERGENCE_SUITE), next(iter(suites), None))
+
+    def _on_disk(self, target: Target, settings: dict[str, Any]) -> EvaluationRecord | None:
+        device = current_runtime(self.profile).device
+        return record_on_disk(target.label, target.identity, settings, self.profile.name, device)
 
     def _settings(self, target: Target) -> dict[str, Any]:
         suite = self._preference_suite()

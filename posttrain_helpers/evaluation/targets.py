@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,35 @@ def finished_models(profile: str | Profile | None = None) -> list[str]:
 
 def label_of(source: str | Path) -> str:
     """Return the label of a model that was given none: its name, in characters that a file name may have."""
-    name = Path(source).expanduser().resolve().name if Path(source).expanduser().exists() else str(source)
+    path = Path(source).expanduser()
+    return _as_label(path.resolve().name if path.exists() else str(source))
+
+
+def labels_of(sources: Sequence[str | Path], profile: str | Profile) -> list[str]:
+    """Return the labels of models that were given none.
+
+    Where the name of a directory is that of a stage or of another directory, its parent's name stands before
+    it: the record of "checkpoints/sft" must not replace that of the stage "sft".
+
+    Args:
+        sources: as in the list of `runner.evaluate`.
+        profile: what "base" and stages refer to.
+    """
+    from posttrain_helpers.models.manifest import BASE, saved_stages, stage_path
+    from posttrain_helpers.recipes import stage_recipes
+
+    labels, saved = [label_of(source) for source in sources], saved_stages(profile)
+    own = {stage_path(name, profile).resolve() for name in saved}
+    known = {BASE, *stage_recipes(), *saved}
+    for place, source in enumerate(sources):
+        path = Path(source).expanduser()
+        ambiguous = labels[place] in known or sum(label_of(other) == labels[place] for other in sources) > 1
+        if ambiguous and str(source) not in known and path.exists() and path.resolve() not in own:
+            labels[place] = _as_label("-".join(path.resolve().parts[-2:]))
+    return labels
+
+
+def _as_label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
@@ -60,16 +88,18 @@ def targets_of(models: Any, profile: Profile) -> list[Target]:
     Raises:
         CourseError: as `runner.evaluate`.
     """
-    if isinstance(models, (str, Path)):
-        models = [models]
-    named = list(models.items()) if isinstance(models, Mapping) else [(label_of(m), m) for m in models]
+    if not isinstance(models, Mapping):
+        models = [models] if isinstance(models, (str, Path)) else list(models)
+        named = list(zip(labels_of(models, profile), models, strict=True))
+    else:
+        named = list(models.items())
     if not named:
         raise CourseError("there is no model to evaluate; name at least one, such as 'base'.")
     labels = [label for label, _ in named]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise CourseError(
-            f"two models have the label {twice[0]!r}; name each once, or give labels of your own: "
-            "{label: model, ...}."
+            f"two models have the label {twice[0]!r}; name each once, or call evaluate() with labels of your "
+            "own: {label: model, ...}."
         )
     return [target_of(label, str(source), profile) for label, source in named]
 

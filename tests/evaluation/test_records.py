@@ -23,6 +23,7 @@ from posttrain_helpers.evaluation.records import (
     with_older,
     write_record,
 )
+from posttrain_helpers.evaluation.suites.suite import Suite
 
 
 def suite(**changes: Any) -> SuiteRecord:
@@ -289,14 +290,19 @@ def asked(name: str, *ids: str, reply: str = "old") -> SuiteRecord:
     return suite(name=name, **columns, scores={"correct": (True,) * n})
 
 
-def divergence(*ids: str, reference: str = "r") -> dict[str, Any]:
-    return {"reference_identity": reference, "ids": list(ids)}
+def questions(name: str, *ids: str, about: str = "") -> Suite:
+    items = tuple({"id": one, "prompt": f"{about}{one}"} for one in ids)
+    return Suite(name, "facts", items, "correct", {"correct": lambda reply, item: True})
+
+
+def divergence(*ids: str, reference: str = "r", suite: str = "a") -> dict[str, Any]:
+    return {"reference_identity": reference, "suite": suite, "ids": list(ids)}
 
 
 def made(
     *suites: SuiteRecord, moved: dict[str, Any] | None = None, key: str | None = None
 ) -> EvaluationRecord:
-    hashes = {one.name: f"{one.name}:{len(one.ids)}:{one.replies[0]}" for one in suites}
+    hashes = {one.name: questions(one.name, *one.ids).hash for one in suites}
     settings = {"suite_hashes": hashes, "divergence": key}
     return record(suites={one.name: one for one in suites}, settings=settings, divergence=moved)
 
@@ -307,14 +313,18 @@ def test_a_record_is_reused_for_the_same_weights_under_the_same_settings_only(ou
     assert set(COMMON_SETTINGS) <= set(settings)
     old = record(settings=settings)
     write_record(old)
-    assert record_on_disk("sft", "0123", settings, "tiny") == old
-    assert record_on_disk("sft", "other", settings, "tiny") is None
-    assert record_on_disk("dpo", "0123", settings, "tiny") is None
+    assert record_on_disk("sft", "0123", settings, "tiny", "cpu") == old
+    assert record_on_disk("sft", "other", settings, "tiny", "cpu") is None
+    assert record_on_disk("dpo", "0123", settings, "tiny", "cpu") is None
+    assert record_on_disk("sft", "0123", settings, "tiny", "cuda") is None
     for name in COMMON_SETTINGS:
-        assert record_on_disk("sft", "0123", {**settings, name: "other"}, "tiny") is None, name
+        assert record_on_disk("sft", "0123", {**settings, name: "other"}, "tiny", "cpu") is None, name
     # A record older than the splits does not say what it was measured on.
     write_record(replace(old, settings={key: settings[key] for key in settings if key != "split"}))
-    assert record_on_disk("sft", "0123", settings, "tiny") is None
+    assert record_on_disk("sft", "0123", settings, "tiny", "cpu") is None
+    write_record(replace(old, device="cuda:0"))
+    assert record_on_disk("sft", "0123", settings, "tiny", "cuda").device == "cuda:0"
+    assert record_on_disk("sft", "0123", settings, "tiny", "cpu") is None
 
 
 def test_a_record_has_a_suite_of_the_same_items_only() -> None:
@@ -326,39 +336,52 @@ def test_a_record_has_a_suite_of_the_same_items_only() -> None:
 
 def test_without_an_older_record_the_new_one_is_written() -> None:
     new = made(asked("a", "1"))
-    assert with_older(new, None) is new
+    assert with_older(new, None, {}) is new
 
 
 def test_other_suites_stay_and_the_same_ones_are_replaced() -> None:
     old = made(asked("a", "1", "2"), asked("b", "1"))
     new = made(asked("a", "2", "1", reply="new"))
-    kept = with_older(new, old)
+    kept = with_older(new, old, {"a": questions("a", "2", "1")})
     assert kept.suites == {"a": new.suites["a"], "b": old.suites["b"]}
-    assert kept.settings["suite_hashes"] == {"a": "a:2:new", "b": "b:1:old"}
+    assert kept.settings["suite_hashes"] == {
+        "a": questions("a", "2", "1").hash,
+        "b": questions("b", "1").hash,
+    }
 
 
 def test_the_first_items_of_a_suite_do_not_replace_all_of_them() -> None:
     old = made(asked("a", "1", "2", "3"))
-    for ids, stays in ((("1",), True), (("1", "2"), True), (("2",), False), (("1", "2", "3"), False)):
+    cases = [
+        (("1",), questions("a", "1", "2", "3"), True),
+        (("1", "2"), questions("a", "1", "2", "3", "4"), True),
+        (("2",), questions("a", "2", "1", "3"), False),
+        (("1", "2", "3"), questions("a", "1", "2", "3"), False),
+        (("1", "2"), questions("a", "1", "2"), False),  # the suite has become shorter
+        (("1",), questions("a", "1", "2", "3", about="other questions "), False),
+    ]
+    for ids, whole, stays in cases:
         new = made(asked("a", *ids, reply="new"))
-        kept = with_older(new, old)
+        kept = with_older(new, old, {"a": whole})
         assert kept.suites["a"] == (old if stays else new).suites["a"], ids
         assert kept.settings["suite_hashes"] == (old if stays else new).settings["suite_hashes"], ids
 
 
 def test_a_divergence_stays_unless_it_is_measured_from_another_reference_or_on_other_prompts() -> None:
-    old = made(asked("a", "1"), moved=divergence("1", "2"), key="old")
+    old = made(asked("a", "1", "2"), moved=divergence("1", "2"), key="old")
+    same, other = questions("a", "1", "2"), questions("a", "1", "2", about="other questions ")
     cases = [
-        (None, None, True),  # not asked for
-        (divergence("1"), "new", True),  # a part of it
-        (divergence("2"), "new", False),
-        (divergence("1", "2"), "new", False),
-        (divergence("1", reference="other"), "new", False),
-        (None, "new", False),  # asked for and not possible
+        (None, None, same, True),  # not asked for
+        (divergence("1"), "new", same, True),  # a part of it
+        (divergence("1"), "new", other, False),
+        (divergence("1", suite="b"), "new", same, False),
+        (divergence("1", "2"), "new", same, False),
+        (divergence("1", reference="other"), "new", same, False),
+        (None, "new", same, False),  # asked for and not possible
     ]
-    for moved, key, stays in cases:
+    for moved, key, whole, stays in cases:
         new = replace(made(asked("a", "1")), divergence=moved)
         new.settings["divergence"] = key
-        kept = with_older(new, old)
+        kept = with_older(new, old, {"a": whole})
         assert kept.divergence == (old.divergence if stays else moved), (moved, key)
         assert kept.settings["divergence"] == ("old" if stays else key)

@@ -12,7 +12,7 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import runner
-from posttrain_helpers.evaluation.records import read_records, record_path
+from posttrain_helpers.evaluation.records import read_records, record_path, write_record
 from posttrain_helpers.evaluation.runner import evaluate
 from posttrain_helpers.evaluation.suites.suite import Suite
 from posttrain_helpers.generation.decoding import generate
@@ -191,6 +191,17 @@ def test_a_look_at_a_few_items_leaves_the_longer_record_in_the_file(
     assert read_records("tiny") == [fresh]
 
 
+def test_other_items_under_the_same_ids_replace_the_longer_record(
+    output_root: Path, random_model_dir: Path
+) -> None:
+    run({"mine": random_model_dir}, [FACTS])
+    edited = tuple({**item, "prompt": TASTE.items[0]["prompt"]} for item in FACTS.items[:2])
+    for _ in range(2):
+        (found,) = run({"mine": random_model_dir}, [replace(FACTS, items=edited)])
+        assert read_records("tiny") == [found]
+        assert found.suites["facts"].prompts == ("Capital of France?",) * 2
+
+
 def test_other_weights_files_texts_or_batches_are_measured_again(
     output_root: Path,
     random_model_dir: Path,
@@ -214,6 +225,29 @@ def test_other_weights_files_texts_or_batches_are_measured_again(
     assert shorter.suites == told.suites
     assert len(shorter.retention["losses"]) == 2
     assert len(loads) == 5
+    write_record(replace(shorter, device="cuda:0"))
+    assert run({"mine": copy}, batch_size=3)[0].device == "cpu"
+    assert len(loads) == 6
+
+
+def test_a_record_keeps_the_versions_that_it_was_begun_with(
+    output_root: Path, random_model_dir: Path
+) -> None:
+    (first,) = run({"mine": random_model_dir}, [FACTS])
+    write_record(replace(first, versions={"torch": "1"}))
+    assert run({"mine": random_model_dir})[0].versions == {"torch": "1"}
+
+
+def test_what_another_process_writes_meanwhile_stays_in_the_file(
+    output_root: Path, random_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (other,) = run({"mine": random_model_dir}, [TASTE])
+    record_path("mine", "tiny").unlink()
+    real = runner._Evaluation._retention
+    monkeypatch.setattr(runner._Evaluation, "_retention", lambda *a: write_record(other) and real(*a))
+    (found,) = run({"mine": random_model_dir}, [FACTS])
+    assert set(read_records("tiny")[0].suites) == {"facts", "preference"}
+    assert set(found.suites) == {"facts"}
 
 
 # --- divergence
@@ -327,6 +361,9 @@ def test_nothing_to_evaluate_is_refused(output_root: Path, random_model_dir: Pat
         run({"mine": random_model_dir}, [FACTS, "entities"])
     with pytest.raises(CourseError, match="limit must be"):
         evaluate([random_model_dir], suites="entities", profile="tiny", limit=0)
+    for limit in (-1, 2.5):
+        with pytest.raises(CourseError, match="limit must be"):
+            run({"mine": random_model_dir}, limit=limit)
     with pytest.raises(CourseError, match=r"chat_template='chatlm' is unknown here; did you mean 'chatml'"):
         run({"mine": random_model_dir}, chat_template="chatlm")
     assert not record_path("mine", "tiny").exists()

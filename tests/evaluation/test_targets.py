@@ -8,7 +8,7 @@ import pytest
 
 from posttrain_helpers.environment.profiles import get_profile
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.targets import finished_models, label_of, targets_of
+from posttrain_helpers.evaluation.targets import finished_models, label_of, labels_of, targets_of
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
 TINY = get_profile("tiny")
@@ -22,6 +22,23 @@ def test_labels_are_made_of_names(random_model_dir: Path, tmp_path: Path) -> Non
         "Qwen-Qwen3-0.6B",
         "my-model",
         random_model_dir.name,
+    ]
+
+
+def test_a_directory_of_a_name_that_is_taken_has_its_parents_before_it(
+    output_root: Path, random_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posttrain_helpers.recipes import load_recipe
+    from posttrain_helpers.stages.save import save_stage
+
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+    own = save_stage(model, "mine", load_recipe("sft", "tiny"), metrics={}, tokenizer=tokenizer)
+    for name in ("a/10", "b/10", "b/11", "models/base", "models/sft", "models/mine", "sft"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    sources = ["a/10", Path("b/10"), "b/11", "models/base", "models/sft", "models/mine", own, "base", "sft"]
+    assert labels_of(sources, TINY) == [
+        *("a-10", "b-10", "11", "models-base", "models-sft", "models-mine", "mine", "base", "sft")
     ]
 
 

@@ -276,5 +276,5 @@ def _agreeing(keys: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _divergence_key(divergence: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("reference", "reference_identity", "suite", "temperature", "measure")
+    names = ("reference_identity", "suite", "temperature", "measure")
     return (*(divergence.get(name) for name in names), tuple(divergence.get("ids") or ()))

@@ -351,8 +351,10 @@ def test_the_frontier_has_the_means_over_prompts_and_the_reference_at_zero():
     board = Board(
         [
             record("sft", parts, divergence=divergence([0.0] * 100, gold)),
-            record("dpo", parts, divergence=divergence(kl, gold + 1)),
-            record("other", parts, divergence=divergence(kl, gold, reference="base")),
+            record(
+                "dpo", parts, divergence=divergence(kl, gold + 1, reference="the same under another name")
+            ),
+            record("other", parts, divergence=divergence(kl, gold, reference_identity="another")),
             record("hot", parts, divergence=divergence(kl, gold, temperature=1.5)),
             record("none", parts),
         ]
