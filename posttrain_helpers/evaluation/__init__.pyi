@@ -2,11 +2,8 @@ from .board.board import Board as Board
 from .board.plots import plot_leaderboard as plot_leaderboard
 from .board.plots import plot_retention as plot_retention
 from .dialogues import generate_dialogues as generate_dialogues
-from .judges.by_score import ScoreJudge as ScoreJudge
 from .judges.by_score import reward_model_judge as reward_model_judge
 from .judges.language_model import LanguageModelJudge as LanguageModelJudge
-from .judges.pairs import judge_pairs as judge_pairs
-from .judges.pairs import kappa as kappa
 from .runner import evaluate as evaluate
 from .suites.loading import load_suites as load_suites
 from .suites.loading import retention_documents as retention_documents

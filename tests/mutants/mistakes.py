@@ -1342,7 +1342,7 @@ COMPARISON_SCORES = Group(
         Mistake(
             "rate",
             "what was not scored counts as wrong",
-            "float(value) for value in values if value is not None",
+            "float(values[index]) for index in kept",
             "float(value or 0) for value in values",
         ),
         Mistake(

@@ -1,1 +1,1 @@
-"""Judges of pairs of replies: reward models, language models, and how far they agree."""
+"""Judges of replies: reward models and language models."""

@@ -1,10 +1,8 @@
-"""What every judge is made of: the choice it returns, and the items and replies that it is shown."""
+"""The items and replies that judges are shown, checked and in one form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from posttrain_helpers.comparison.scores import Item
 from posttrain_helpers.errors import CourseError
@@ -12,44 +10,6 @@ from posttrain_helpers.messages import is_conversation, plain_messages
 
 Messages = list[dict[str, str]]
 Reply = str | Messages
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A judge's answer about one pair of replies.
-
-    Attributes:
-        first_share: how strongly the reply that was shown first is preferred: 1 for certain, 0.5 for a tie,
-            0 when the second one is preferred for certain.
-    """
-
-    first_share: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.first_share <= 1:
-            raise CourseError(
-                f"a choice is a share from 0 (the second reply is better) to 1 (the first one is), but "
-                f"{self.first_share} was found; turn the judge's answer into such a share."
-            )
-
-    @property
-    def verdict(self) -> Literal["first", "second", "tie"]:
-        """The side that is preferred more."""
-        if self.first_share == 0.5:
-            return "tie"
-        return "first" if self.first_share > 0.5 else "second"
-
-
-class Judge(Protocol):
-    """What `judging.judge_pairs` needs of a judge."""
-
-    name: str
-
-    def compare(
-        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
-    ) -> list[Choice]:
-        """Return one choice for each item between the reply shown first and the one shown second."""
-        ...
 
 
 def check_pairs(
@@ -110,12 +70,6 @@ def after_prompt(item: Item, reply: Reply) -> Reply:
             "does not; pass the messages after the prompt."
         )
     return turns
-
-
-def last_text(item: Item, reply: Reply) -> str:
-    """Return the text of a reply; of several turns the last one's."""
-    turns = after_prompt(item, reply)
-    return turns if isinstance(turns, str) else turns[-1]["content"]
 
 
 def as_text(turns: Reply) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges.base import (
-    Choice,
     Item,
     Reply,
     after_prompt,
@@ -51,11 +49,10 @@ class LanguageModelJudge:
     Args:
         model: a causal language model, or a PEFT model around one.
         tokenizer: its tokenizer, with chat template and padding token.
-        name: what to call it in tables.
         template: the user message, with {question}, {first} and {second}; {first_letter} and {second_letter}
             may be in it as well.
         letters: the answers for "the first is better" and "the second is better"; not necessarily one token.
-        batch_size: comparisons in a batch; fewer where a large vocabulary needs the memory.
+        batch_size: comparisons in a batch.
 
     Raises:
         CourseError: a model with a score head, a template without one of its fields, two letters of which one
@@ -70,35 +67,16 @@ class LanguageModelJudge:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        name: str = "language model",
         template: str = DEFAULT_TEMPLATE,
         letters: tuple[str, str] = ("A", "B"),
         batch_size: int = 32,
     ) -> None:
         _check(model, tokenizer, template, letters, batch_size)
-        self.name = name
         self.model = model
         self.tokenizer = tokenizer
         self.template = template
         self.letters = (letters[0], letters[1])
         self.batch_size = batch_size
-
-    def compare(
-        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
-    ) -> list[Choice]:
-        """Return one choice for each item: the first letter's share of the probability of both letters.
-
-        Args:
-            items: N items; a prompt of several turns is shown as a whole.
-            first_replies: N replies to show first, each a text, or the messages after the prompt.
-            second_replies: N replies to show second.
-
-        Raises:
-            CourseError: lists of different length, no items, a prompt or reply of an unknown form, or a
-                comparison that is longer than the model's context.
-        """
-        log_probs = self.letter_log_probs(items, first_replies, second_replies)
-        return [Choice(_sigmoid(first - second)) for first, second in log_probs.tolist()]
 
     def letter_log_probs(
         self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
@@ -107,11 +85,17 @@ class LanguageModelJudge:
 
         Tokens with which both letters begin count for neither.
 
+        Args:
+            items: N items; a prompt of several turns is shown as a whole.
+            first_replies: N replies to show first, each a text, or the messages after the prompt.
+            second_replies: N replies to show second.
+
         Returns:
             Nats, shape (N, 2). `numpy.exp(...).sum(1)` is the probability that the answer is a letter.
 
         Raises:
-            CourseError: as `compare`.
+            CourseError: lists of different length, no items, a prompt or reply of an unknown form, or a
+                comparison that is longer than the model's context.
         """
         import numpy as np
         import torch
@@ -148,7 +132,7 @@ class LanguageModelJudge:
             Nats, two arrays of shape (N,); above 0 the left reply is preferred.
 
         Raises:
-            CourseError: as `compare`.
+            CourseError: as `letter_log_probs`.
         """
         first, second = (self.letter_log_probs(items, *pair) for pair in ((left, right), (right, left)))
         return first[:, 0] - first[:, 1], second[:, 1] - second[:, 0]
@@ -197,8 +181,7 @@ class LanguageModelJudge:
         if limit is not None and lengths[longest] > limit:
             raise CourseError(
                 f"the comparison of item {items[longest].get('id')!r} has {lengths[longest]} tokens, but the "
-                f"model of the judge {self.name!r} has {limit} positions; shorten the template, or leave out "
-                "the longest replies."
+                f"judge has {limit} positions; shorten the template, or leave out the longest replies."
             )
 
     def _last_log_probs(self, rows: Sequence[Sequence[int]], steps: int) -> torch.Tensor:
@@ -215,13 +198,6 @@ class LanguageModelJudge:
             **{name: value for name, value in optional.items() if name in known},
         ).logits
         return logits[:, -steps:].float().log_softmax(-1)
-
-
-def _sigmoid(difference: float) -> float:
-    # Two forms, because exp() of a large positive number overflows.
-    if difference >= 0:
-        return 1 / (1 + math.exp(-difference))
-    return math.exp(difference) / (1 + math.exp(difference))
 
 
 def _unwrapped(model: PreTrainedModel) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from posttrain_helpers.evaluation.judges.language_model import (
     DEFAULT_TEMPLATE,
     LanguageModelJudge,
 )
+from posttrain_helpers.generation.decoding import Generation
 
 SHORT = "{question} A: {first} B: {second} ?"
 
@@ -58,17 +59,13 @@ class TestLanguageModelJudge:
         ]
         np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-4)
         assert np.std(log_probs[:, 0]) > 0.01  # the random model does look at the prompt
-        odds = np.exp(expected)
-        shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
-        np.testing.assert_allclose(shares, odds[:, 0] / odds.sum(1), atol=1e-4)
 
     def test_both_orders_are_the_log_odds_of_the_left_reply(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer, template=SHORT)
         shown_first, shown_second = judge.both_orders(ITEMS, FIRST, SECOND)
-        shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
-        np.testing.assert_allclose(1 / (1 + np.exp(-shown_first)), shares, atol=1e-6)
-        shares = [choice.first_share for choice in judge.compare(ITEMS, SECOND, FIRST)]
-        np.testing.assert_allclose(1 / (1 + np.exp(shown_second)), shares, atol=1e-6)
+        for shown, pair, sign in ((shown_first, (FIRST, SECOND), 1), (shown_second, (SECOND, FIRST), -1)):
+            log_probs = judge.letter_log_probs(ITEMS, *pair)
+            np.testing.assert_allclose(shown, sign * (log_probs[:, 0] - log_probs[:, 1]))
 
     def test_a_beginning_that_both_letters_share_counts_for_neither(self, model, tokenizer) -> None:
         letters = ("[[A]]", "[[B]]")
@@ -93,7 +90,9 @@ class TestLanguageModelJudge:
             return outputs
 
         monkeypatch.setattr(model, "forward", spy)
-        LanguageModelJudge(model, tokenizer, template=SHORT, batch_size=3).compare(ITEMS, FIRST, SECOND)
+        LanguageModelJudge(model, tokenizer, template=SHORT, batch_size=3).letter_log_probs(
+            ITEMS, FIRST, SECOND
+        )
         assert made == [(3, 1), (1, 1)]
 
     def test_a_model_that_returns_all_logits_is_read_alike(self, model, tokenizer, monkeypatch) -> None:
@@ -135,15 +134,8 @@ class TestLanguageModelJudge:
 
     def test_it_gives_the_model_its_mode_back(self, model, tokenizer) -> None:
         model.train()
-        LanguageModelJudge(model, tokenizer, template=SHORT).compare(ITEMS, FIRST, SECOND)
+        LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(ITEMS, FIRST, SECOND)
         assert model.training
-
-    def test_extreme_log_probabilities_give_shares(self, model, tokenizer, monkeypatch) -> None:
-        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
-        values = np.array([[-1.0, -2000.0], [-2000.0, -1.0], [-3.0, -3.0], [-1.0, -2.0]])
-        monkeypatch.setattr(judge, "letter_log_probs", lambda *_: values)
-        shares = [choice.first_share for choice in judge.compare(ITEMS, FIRST, SECOND)]
-        assert shares == pytest.approx([1, 0, 0.5, 1 / (1 + np.exp(-1))])
 
     def test_the_question_shows_request_and_replies(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer)
@@ -171,7 +163,9 @@ class TestLanguageModelJudge:
         monkeypatch.setattr(
             tokenizer, "apply_chat_template", lambda m, **k: asked.append(k) or render(m, **k)
         )
-        LanguageModelJudge(model, tokenizer, template=SHORT).compare(ITEMS[:1], FIRST[:1], SECOND[:1])
+        LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(
+            ITEMS[:1], FIRST[:1], SECOND[:1]
+        )
         assert asked == [{"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}]
 
     def test_the_letter_is_read_where_it_joins_what_stands_before(self, model, tokenizer) -> None:
@@ -217,7 +211,7 @@ class TestLanguageModelJudgeRefuses:
         tokenizer.backend_tokenizer.normalizer = Lowercase()
         judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=("A", "a"))
         with pytest.raises(CourseError, match="no tokens that tell them apart"):
-            judge.compare(ITEMS, FIRST, SECOND)
+            judge.letter_log_probs(ITEMS, FIRST, SECOND)
 
     def test_a_tokenizer_without_chat_template_or_padding(self, model, random_model_dir: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
@@ -236,4 +230,35 @@ class TestLanguageModelJudgeRefuses:
         judge = LanguageModelJudge(model, tokenizer, template=SHORT)
         long = " moo" * 300
         with pytest.raises(CourseError, match=r"item 'cow' has \d+ tokens, but .* has 256 positions"):
-            judge.compare(ITEMS, ["a", long, "a", "a"], SECOND)
+            judge.letter_log_probs(ITEMS, ["a", long, "a", "a"], SECOND)
+
+    @pytest.mark.parametrize(
+        ("items", "first", "second"), [([], [], []), (ITEMS, FIRST[:3], SECOND), (ITEMS, FIRST, SECOND[:1])]
+    )
+    def test_lists_that_do_not_fit(self, model, tokenizer, items, first, second) -> None:
+        with pytest.raises(CourseError, match="two replies for each item"):
+            LanguageModelJudge(model, tokenizer).letter_log_probs(items, first, second)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "message"),
+        [
+            ("a", ["b"], r"write \[reply\]"),
+            (
+                ["a"],
+                [Generation("text", (1,), "stop")],
+                "a Generation was found for item 'france'; .* its text",
+            ),
+            ([[assistant("a"), user("b")]], ["a"], "must end with the assistant's"),
+            ([ITEMS[0]["prompt"]], ["a"], "must end with the assistant's"),
+        ],
+    )
+    def test_replies_of_another_form(self, model, tokenizer, first, second, message: str) -> None:
+        with pytest.raises(CourseError, match=message):
+            LanguageModelJudge(model, tokenizer).letter_log_probs(ITEMS[:1], first, second)
+
+    @pytest.mark.parametrize("prompt", [None, 3, [], [{"role": "user"}]])
+    def test_a_prompt_of_another_form(self, model, tokenizer, prompt) -> None:
+        with pytest.raises(CourseError, match="the prompt of item 'odd' must be"):
+            LanguageModelJudge(model, tokenizer).letter_log_probs(
+                [{"id": "odd", "prompt": prompt}], ["a"], ["b"]
+            )
