@@ -63,7 +63,7 @@ class ComparisonView:
     Attributes:
         title: heading of the table.
         verdicts: one for each model but the first.
-        rates: for each model and measure what `comparison_scores.rate` returns.
+        rates: for each model and measure what `scores.rate` returns.
         items: the items to show.
         note: what was compared, and how.
     """

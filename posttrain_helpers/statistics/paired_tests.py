@@ -160,7 +160,12 @@ def paired_numeric(
 
 
 def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> PairedResult:
-    """Compare by `paired_binary` when every score is 0 or 1, else by `paired_numeric`; same arguments."""
+    """Compare by `paired_binary` when every score is 0 or 1, else by `paired_numeric`.
+
+    Args:
+        before, after: as for both.
+        options: `higher_is_better` and `clusters`.
+    """
     compare = paired_binary if _yes_no(*paired_scores(before, after)) else paired_numeric
     return compare(before, after, **options)
 

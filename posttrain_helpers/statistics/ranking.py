@@ -1,7 +1,7 @@
 """Ranks of several models on the same items: which differences of means a test shows, and which are ties.
 
 `significant_ranks` tests every pair of models on their paired scores and corrects for the number of tests.
-Rankings from judged pairs of replies, Bradley-Terry and Elo, are in `bradley_terry`.
+Ratings from judged pairs of replies, Bradley-Terry's, are in `ratings`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -94,29 +94,22 @@ def significant_ranks(
 
 def pairwise_tests(
     scores: Mapping[str, Sequence[float]],
-    *,
-    adjust: Literal["holm"] | None = "holm",
     clusters: Sequence[Hashable] | None = None,
 ) -> pd.DataFrame:
     """Test every pair of models on the same items.
 
-    Yes/no scores have the exact McNemar test of `paired_binary`. Others have the sign-flip test of
-    `paired_numeric` below 30 items, and the paired t-test from there on: the smallest p of a resampled test
-    is about 2 / resamples, which a correction for many pairs never finds significant, while the t-test has no
-    such floor and takes no time. With clusters the tests are those of whole clusters: signs are flipped
-    together, and the t-test has the error and the degrees of freedom of `cluster_effect`.
+    Yes/no scores have the exact McNemar test of `paired_binary`, others that of `numeric_p`.
 
     Args:
         scores: as in `significant_ranks`.
-        adjust: correction for the number of pairs, "holm" or None.
         clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
         One row per pair: `first`, `second`, `difference` (mean of the second less that of the first), `p`,
-        `adjusted_p` and `significant`.
+        `adjusted_p` (after Holm's correction) and `significant`.
 
     Raises:
-        CourseError: another correction, or as in `significant_ranks`.
+        CourseError: as in `significant_ranks`.
     """
     import pandas as pd
 
@@ -128,10 +121,10 @@ def pairwise_tests(
     p_values = [
         paired_binary(table[first], table[second], clusters=clusters).p
         if yes_no
-        else _p_value(paired_differences(table[first], table[second]), codes, resamples)
+        else numeric_p(paired_differences(table[first], table[second]), codes, resamples)
         for first, second in pairs
     ]
-    adjusted = adjust_p_values(p_values, adjust)
+    adjusted = holm(p_values)
     return pd.DataFrame(
         {
             "first": [first for first, _ in pairs],
@@ -144,19 +137,32 @@ def pairwise_tests(
     ).astype({"significant": bool})
 
 
-def adjust_p_values(p_values: Sequence[float], adjust: str | None) -> list[float]:
-    """Return p-values corrected for their number by `holm`, or as they are.
+def numeric_p(difference: np.ndarray, codes: np.ndarray | None, resamples: int = _SIGN_FLIPS) -> float:
+    """Return the two-sided p of a mean difference: by sign flips below 30 items, by the t-test from there on.
+
+    The smallest p of a resampled test is about 2 / resamples, which a correction for many tests never finds
+    significant, while the t-test has no such floor and takes no time. With clusters the signs are flipped
+    together, and the t-test has the error and the degrees of freedom of `cluster_effect`.
 
     Args:
-        p_values: p-values, in any order.
-        adjust: "holm" or None.
-
-    Raises:
-        CourseError: another correction, or as `holm`.
+        difference: one number per item, from `paired_differences`.
+        codes: the cluster of each, from `cluster_codes`.
+        resamples: sign flips where not all of them can be enumerated.
     """
-    if adjust not in ("holm", None):
-        raise CourseError(f"adjust must be 'holm' or None; found {adjust!r}. Pass one of the two.")
-    return holm(p_values) if adjust else list(p_values)
+    # scipy.stats.ttest_1samp has the same p, but takes a hundred times as long to check its arguments.
+    from scipy.special import stdtr
+
+    n = len(difference)
+    if n < ENOUGH_FOR_T:
+        flipped = difference if codes is None else np.bincount(codes, difference)
+        return sign_flip_p(flipped, resamples=resamples)
+    if np.ptp(difference) == 0:
+        # Without spread there is no t: equal scores tie, and equal changes have the p of the sign-flip test.
+        independent = n if codes is None else int(codes.max()) + 1
+        return 1.0 if difference[0] == 0 else 2 * 0.5**independent
+    effect, degrees = (1.0, n - 1) if codes is None else cluster_effect(difference, codes)
+    t = difference.mean() / (difference.std(ddof=1) * math.sqrt(effect / n))
+    return float(2 * stdtr(degrees, -abs(t)))
 
 
 def all_yes_no(scores: Mapping[str, np.ndarray]) -> bool:
@@ -212,20 +218,3 @@ def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]
             f"A ranking needs at least 2 items (1 for yes/no scores); found {n}. Use more items."
         )
     return table
-
-
-def _p_value(difference: np.ndarray, codes: np.ndarray | None, resamples: int) -> float:
-    # scipy.stats.ttest_1samp has the same p, but takes a hundred times as long to check its arguments.
-    from scipy.special import stdtr
-
-    n = len(difference)
-    if n < ENOUGH_FOR_T:
-        flipped = difference if codes is None else np.bincount(codes, difference)
-        return sign_flip_p(flipped, resamples=resamples)
-    if np.ptp(difference) == 0:
-        # Without spread there is no t: equal scores tie, and equal changes have the p of the sign-flip test.
-        independent = n if codes is None else int(codes.max()) + 1
-        return 1.0 if difference[0] == 0 else 2 * 0.5**independent
-    effect, degrees = (1.0, n - 1) if codes is None else cluster_effect(difference, codes)
-    t = difference.mean() / (difference.std(ddof=1) * math.sqrt(effect / n))
-    return float(2 * stdtr(degrees, -abs(t)))

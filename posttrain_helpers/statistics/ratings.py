@@ -1,8 +1,9 @@
-"""Ratings from pairs of replies that were judged against each other: Bradley-Terry and online Elo.
+"""Bradley-Terry ratings, from pairs of replies that were judged against each other.
 
 A match is a row `(first, second, outcome)` or `(first, second, outcome, prompt)`: two labels of models, 1
 when the first one wins, 0 when the second one does, 0.5 for a tie, and the prompt that they answered.
-Bradley-Terry's ratings do not depend on the order of the rows; those of online Elo do.
+Unlike ratings that are updated match by match, as online Elo's are, these do not depend on the order of the
+rows.
 """
 
 from __future__ import annotations

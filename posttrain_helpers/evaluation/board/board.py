@@ -34,7 +34,7 @@ from posttrain_helpers.evaluation.board.scores import (
 from posttrain_helpers.evaluation.board.tables import BETTER, WORSE, Table, leaderboard_table, style_table
 from posttrain_helpers.evaluation.records import KINDS, read_records
 from posttrain_helpers.models.manifest import BASE
-from posttrain_helpers.statistics.ranking import score_interval, significant_ranks
+from posttrain_helpers.statistics.ranking import significant_ranks
 from posttrain_helpers.wording import closest, counted
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Board:
         notes: what a reader of the tables has to know about models and suites that are left out.
 
     Raises:
-        CourseError: no record, two records of one label, or records of several profiles or splits.
+        CourseError: no record, two records of one label, records of several profiles or splits, or one text
+            to leave out.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Board:
     ) -> None:
         records = list(records)
         check_records(records)
+        if isinstance(leave_out, str):
+            raise CourseError(f"leave_out must be a list, but one text was found; write [{leave_out!r}].")
         labels = [record.label for record in records]
         self.notes: list[str] = []
         first = BASE if BASE in labels else labels[0]
@@ -102,7 +105,7 @@ class Board:
         """Return the board of the records on disk.
 
         Args:
-            profile: a profile's name; None is the default profile.
+            profile: a profile's name; None takes the profile in use.
             labels: the models to show, None for all.
             reference: as above.
             leave_out: as above.
@@ -113,25 +116,6 @@ class Board:
     def labels(self) -> list[str]:
         """The models, in the order of the board."""
         return list(self.records)
-
-    def rates(self, suite: str) -> DataFrame:
-        """Return the mean headline score of every model that was measured on the suite.
-
-        Args:
-            suite: the name of a suite.
-
-        Returns:
-            Index label; n, mean, low and high: Wilson's 95 % interval for yes/no scores, else `mean_interval`
-            (NaN for a single item).
-        """
-        import pandas
-
-        found = self._suite(suite)
-        rows = {}
-        for label, values in found.scores.items():
-            low, high = score_interval(values, found.yes_no, clusters=found.clusters)
-            rows[label] = {"n": len(values), "mean": float(values.mean()), "low": low, "high": high}
-        return pandas.DataFrame.from_dict(rows, orient="index")
 
     def averaged(self, kind: str = "correctness") -> list[str]:
         """Return the suites of one kind that make the average: those that most models were measured on.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from posttrain_helpers.statistics import paired_tests
 from posttrain_helpers.statistics.claims import holm
-from posttrain_helpers.statistics.paired_tests import PairedResult, Verdict
-from posttrain_helpers.statistics.ranking import ENOUGH_FOR_T, pairwise_tests
+from posttrain_helpers.statistics.intervals import cluster_codes
+from posttrain_helpers.statistics.paired_tests import PairedResult, Verdict, paired_differences, paired_scores
+from posttrain_helpers.statistics.ranking import ENOUGH_FOR_T, numeric_p
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,8 +106,8 @@ def compare(
 ) -> PairedResult | None:
     """Compare two models item by item, with a p-value that a correction for many tests leaves some power.
 
-    The result is that of `statistics.paired`, but its p is that of `ranking.pairwise_tests`: the t-test's
-    from 30 items on: the smallest p of R resamples is 2 / (R + 1), which Holm's correction over a hundred
+    The result is that of `statistics.paired`, but from 30 items on its p is the t-test's, from
+    `ranking.numeric_p`: the smallest p of R resamples is 2 / (R + 1), which Holm's correction over a hundred
     cells would never accept.
 
     Args:
@@ -126,6 +127,6 @@ def compare(
     if len(before) < ENOUGH_FOR_T:
         return paired_tests.paired_numeric(before, after, resamples=_MANY_RESAMPLES, **options)
     result = paired_tests.paired_numeric(before, after, resamples=_RESAMPLES, **options)
-    scores = {"before": before, "after": after}
-    p = float(pairwise_tests(scores, adjust=None, clusters=clusters)["p"].iloc[0])
+    differences = paired_differences(*paired_scores(before, after))
+    p = numeric_p(differences, cluster_codes(clusters, len(differences)))
     return replace(result, p=p, p_at_floor=False)

@@ -26,7 +26,7 @@ _TYPES = {"answer": str | float | bool | None, "accepted": list[str] | None, "fo
 
 
 def own_suite(path: Path, max_new_tokens: int) -> Suite:
-    """Return the suite that a file of rows describes, see `suites.load_suites`.
+    """Return the suite that a file of rows describes, see `loading.load_suites`.
 
     Args:
         path: a file that `readers.read_file` reads; its name is that of the suite.

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from evaluation_records import course, divergence, documents, mixed, record, suite, two
-from scipy.stats import norm, ttest_rel
+from scipy.stats import ttest_rel
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation import records
@@ -104,7 +104,7 @@ def test_a_model_with_other_items_is_not_compared_and_has_no_average():
     other = suite("entities", RIGHT, ids=tuple(f"other/{i}" for i in range(40)))
     parts = [suite("entities", RIGHT), suite("stories", [0.1] * 40, kind="preference", measure="gold")]
     board = Board([record("base", parts), record("sft", parts), record("dpo", [other, parts[1]])])
-    assert list(board.rates("entities").index) == ["base", "sft"]
+    assert list(board.suites["entities"].scores) == ["base", "sft"]
     assert list(board.leaderboard().index) == ["base", "sft"]
     assert list(board.leaderboard("preference").index) == ["base", "sft", "dpo"]
     assert board.retention().results["dpo"]["entities"] is None
@@ -118,7 +118,7 @@ def test_other_settings_of_a_suite_are_other_items():
     board = Board(
         [*(record(label, parts) for label in "ab"), record("c", parts, settings=other)], reference="a"
     )
-    assert list(board.rates("entities").index) == ["a", "b"]
+    assert list(board.suites["entities"].scores) == ["a", "b"]
 
 
 def test_settings_that_can_change_replies_are_noted():
@@ -137,7 +137,7 @@ def test_a_suite_that_few_models_have_is_shown_but_not_averaged():
     board = Board([record("sft", [common, own]), record("dpo", [common]), record("ppo", [common])])
     assert board.averaged() == ["entities"]
     assert list(board.leaderboard()["score"]) == [1.0] * 3
-    assert board.rates("own").loc["sft", "mean"] == 0.25
+    assert board.suites["own"].scores["sft"].mean() == 0.25
     assert "own is not part of the average: 1 of 3 models have it, with 40 items." in board.notes
 
 
@@ -162,10 +162,10 @@ def test_identity_and_whatever_is_named_stay_out_of_the_average():
 
 def test_an_item_without_a_score_is_left_out_for_every_model():
     board = two([None, *mixed(10, 20)], [None, *mixed(15, 20)])
-    assert board.rates("entities")["n"].tolist() == [20, 20]
+    assert board.suites["entities"].n == 20
     assert not any("only some" in note for note in board.notes)
     board = two([None, *mixed(10, 20)], mixed(15, 21))
-    assert board.rates("entities").loc["dpo", "mean"] == 14 / 20
+    assert board.suites["entities"].scores["dpo"].mean() == 14 / 20
     assert "entities: items that only some models have a score for are left out (1)." in board.notes
 
 
@@ -175,31 +175,15 @@ def test_a_suite_without_any_score_is_not_shown():
     assert "chat is not shown: no item has a score from every model." in board.notes
 
 
-# --- rates and ranks
-
-
-def test_rates_have_wilsons_interval_for_yes_no_scores_and_the_mean_interval_for_others():
-    row = two(mixed(10), mixed(30)).rates("entities").loc["dpo"]
-    assert (row["n"], row["mean"]) == (40, 0.75)
-    assert (row["low"], row["high"]) == wilson_interval(30, 40)
-    values = np.random.default_rng(0).normal(size=400)
-    row = two(values, values + 1, kind="preference").rates("entities").loc["dpo"]
-    half = norm.isf(0.025) * values.std() / math.sqrt(400)
-    assert row["mean"] == pytest.approx(values.mean() + 1)
-    assert (row["low"], row["high"]) == pytest.approx((row["mean"] - half, row["mean"] + half), abs=0.02)
-
-
-def test_a_single_number_has_a_mean_but_no_interval():
-    row = Board([record("sft", [suite("stories", [0.3], kind="preference")])]).rates("stories").loc["sft"]
-    assert row["mean"] == 0.3
-    assert math.isnan(row["low"])
+# --- ranks
 
 
 def test_an_unknown_suite_is_named_with_the_closest_one():
     board = two(RIGHT, WRONG)
-    for method in (board.rates, board.samples):
-        with pytest.raises(CourseError, match="no suite 'entitys' on the board; did you mean 'entities'"):
-            method("entitys")
+    with pytest.raises(CourseError, match="no suite 'entitys' on the board; did you mean 'entities'"):
+        board.samples("entitys")
+    with pytest.raises(CourseError, match=r"leave_out must be a list, .* write \['identity'\]"):
+        Board(list(board.records.values()), leave_out="identity")
     with pytest.raises(CourseError, match="'correct' is no kind of suite; did you mean 'correctness'"):
         board.leaderboard("correct")
     with pytest.raises(

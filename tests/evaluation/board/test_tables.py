@@ -6,6 +6,7 @@ from evaluation_records import MODELS, course, documents, mixed, quick_record, r
 
 from posttrain_helpers.evaluation.board.board import Board
 from posttrain_helpers.evaluation.board.tables import BETTER, WORSE
+from posttrain_helpers.statistics.ranking import score_interval
 
 RIGHT, WRONG = [True] * 40, [False] * 40
 MARKS = {"improved": BETTER, "worse": WORSE, "no_difference_shown": "", None: ""}
@@ -45,7 +46,9 @@ def test_rows_are_those_of_the_leaderboard_with_ties_and_marks(board):
         assert (average.mark == "") == (label == "sft" or "sft" in row["tied_with"])
         for column, cell in zip(table.columns[2:], cells, strict=True):
             name = column.heading.replace(" ", "_")
-            assert cell.interval == tuple(board.rates(name).loc[label, ["mean", "low", "high"]])
+            found = board.suites[name]
+            ends = score_interval(found.scores[label], found.yes_no)
+            assert cell.interval == (found.scores[label].mean(), *ends)
             verdict = None if label == "sft" else board.retention().verdict(label, name)
             assert cell.mark == MARKS[verdict]
 
