@@ -18,6 +18,7 @@ from posttrain_helpers.wording import closest
 Item = dict[str, Any]
 Value = float | bool | None
 Score = Callable[[str, Item], Value]
+_COLUMNS = ("stop", "n", "tokens", "id", "task", "model", "reply", "stop_reason")
 MATCHES: dict[str, Score] = {"strict": metrics.strict_match, "lenient": metrics.lenient_match}
 
 
@@ -35,8 +36,9 @@ def measures_of(score: str | Score) -> tuple[str, dict[str, Score]]:
     """
     if callable(score):
         name = getattr(score, "__name__", "score")
-        # A lambda has no name to show, and an own "strict" must not pass for the built-in one.
-        name = name if name.isidentifier() and name not in (*MATCHES, "stop") else "score"
+        # A lambda has no name to show, and an own "strict" must not pass for the built-in one, nor "tokens"
+        # for a column of the tables.
+        name = name if name.isidentifier() and name not in (*MATCHES, *_COLUMNS) else "score"
         return name, {**MATCHES, name: score}
     check_choice("score", score, tuple(MATCHES))
     return score, dict(MATCHES)

@@ -43,7 +43,7 @@ def generate_dialogues(
     """
     items = list(items)
     for item in items:
-        _check_follow_ups(item)
+        check_follow_ups(item)
     transcripts = [list(prompt_messages(item)) for item in items]
     rounds = 1 + max((len(item.get("follow_ups") or ()) for item in items), default=0)
     last: dict[int, Generation] = {}
@@ -62,7 +62,8 @@ def generate_dialogues(
     return transcripts, [last[index] for index in range(len(items))]
 
 
-def _check_follow_ups(item: Item) -> None:
+def check_follow_ups(item: Item) -> None:
+    """Raise a CourseError unless the follow-ups of an item, if any, are texts after messages."""
     follow_ups = item.get("follow_ups")
     if follow_ups is None:
         return

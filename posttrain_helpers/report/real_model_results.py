@@ -169,7 +169,7 @@ def _with_run(before: LessonRuns | None, results: LessonResults) -> LessonRuns:
 
 
 def _counted(records: Sequence[EvaluationRecord]) -> dict[str, StageCounts]:
-    from posttrain_helpers.evaluation.suites.english import ENGLISH_SETS
+    from posttrain_helpers.evaluation.suites.loading import ENGLISH_SETS
     from posttrain_helpers.models.manifest import BASE
 
     by_label = {record.label: record for record in records}

@@ -10,8 +10,6 @@ import numpy as np
 
 from posttrain_helpers.errors import CourseError
 
-FEWEST_POINTS = 2
-
 
 @dataclass(frozen=True)
 class OveroptimizationCurve:
@@ -54,9 +52,9 @@ def fit_overoptimization(kl: Sequence[float], gain: Sequence[float]) -> Overopti
     Source: Gao, Schulman and Hilton (2023), arXiv:2210.10760, the form for reinforcement learning.
     """
     distances, gains = np.sqrt(np.asarray(kl, dtype=float)), np.asarray(gain, dtype=float)
-    if distances.shape != gains.shape or len(np.unique(distances)) < FEWEST_POINTS:
+    if distances.shape != gains.shape or len(np.unique(distances)) < 2:
         raise CourseError(
-            f"two unknowns need {FEWEST_POINTS} different divergences and a gain for each; there are "
+            f"two unknowns need 2 different divergences and a gain for each; there are "
             f"{len(np.unique(distances))} and {len(gains)} gains."
         )
     if not (distances > 0).all():

@@ -316,6 +316,17 @@ def test_scores_and_rates() -> None:
     assert made.claim("capitals known").check().metric == "strict"
 
 
+@pytest.mark.parametrize("name", ["n", "tokens", "model", "strict"])
+def test_a_score_called_like_a_column_is_called_score(name: str) -> None:
+    def own(reply: str, item: dict) -> float:
+        return 100.0
+
+    own.__name__ = name
+    assert measures_of(own)[0] == "score"
+    summary = build({"base": BAD, "sft": GOOD}, score=own).summary()
+    assert (summary.loc["base", "n"], summary.loc["base", "score"]) == (8, 100.0)
+
+
 def test_the_interval_of_a_rate_knows_the_relations() -> None:
     values = [True, True, None, False, False, True, True, False, False]
     plain, clustered = rate(values), rate(values, ["a", "a", "a", "b", "b", "c", "c", "d", "d"])

@@ -419,7 +419,7 @@ FORGETTING = Group(
         Mistake("compare", "a loss counts as a gain", '"higher_is_better": higher_is_better, ', ""),
         Mistake("compare", "the clusters are lost", ', "clusters": clusters}', "}"),
         Mistake(
-            "compare", "the t-test ignores the clusters", "adjust=None, clusters=clusters", "adjust=None"
+            "compare", "the t-test ignores the clusters", "cluster_codes(clusters, len(differences))", "None"
         ),
         Mistake("compare", "the p of the t-test is called a floor", ", p_at_floor=False)", ")"),
         Mistake("compare", "thirty items are too few", "< ENOUGH_FOR_T", "<= ENOUGH_FOR_T"),
@@ -1360,7 +1360,7 @@ COMPARISON_SCORES = Group(
         Mistake(
             "measures_of",
             "an own stop poses as the built-in one",
-            '(*MATCHES, "stop")',
+            "(*MATCHES, *_COLUMNS)",
             "MATCHES",
             ("tests/comparison/test_compare.py",),
         ),

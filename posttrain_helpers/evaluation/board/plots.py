@@ -275,7 +275,7 @@ def _column_heading(board: Board, forgetting: Forgetting, name: str) -> str:
         loss = next(
             (row[name].before for row in forgetting.results.values() if row[name] is not None), math.nan
         )
-        return f"{words}\n{loss:.2f} nats"
+        return f"{words}\n-" if math.isnan(loss) else f"{words}\n{loss:.2f} nats"
     suite = board.suites[name]
     if forgetting.against not in suite.scores:
         return f"{words}\n-"

@@ -15,9 +15,7 @@ from typing import Any
 
 from posttrain_helpers.comparison.scores import Item
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
 
-ENGLISH_SETS = ("instructions_en", "dialogues_en", "refusals_en")
 _DATA = Path(__file__).parent / "data"
 
 # A refusal comes first. Later on, "I cannot promise that it works" is a caveat of a reply that helps.
@@ -74,15 +72,7 @@ def english_items(name: str) -> list[Item]:
     Returns:
         Dicts with `id`, `task`, `prompt` (messages), `answer` (None where there is none), `accepted` (empty)
         and what the set adds. They are the caller's own to change.
-
-    Raises:
-        CourseError: there is no such set.
     """
-    if name not in ENGLISH_SETS:
-        raise CourseError(
-            f"no English prompt set is called {name!r}; {closest(name, ENGLISH_SETS)}choose from "
-            f"{', '.join(ENGLISH_SETS)}."
-        )
     return deepcopy(list(_read_set(name)))
 
 

@@ -12,6 +12,7 @@ from posttrain_helpers.comparison.scores import Item, Score
 from posttrain_helpers.data.conversations import read_messages
 from posttrain_helpers.environment.schemas import checked
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.dialogues import check_follow_ups
 from posttrain_helpers.evaluation.suites.instructions import check_constraints, obeys
 from posttrain_helpers.evaluation.suites.suite import Suite
 from posttrain_helpers.messages import is_unicode, texts_in
@@ -36,8 +37,8 @@ def own_suite(path: Path, max_new_tokens: int) -> Suite:
         The suite. Each key of the rows gives it a measure, and the most frequent key the one that counts.
 
     Raises:
-        CourseError: no such file, not readable, no rows, or a row without a prompt, with nothing to score or
-            with half a character.
+        CourseError: no such file, not readable, no rows, or a row without a prompt, with nothing to score,
+            with follow-ups that are no texts or with half a character.
     """
     from posttrain_helpers.data.public.readers import read_file
 
@@ -48,7 +49,7 @@ def own_suite(path: Path, max_new_tokens: int) -> Suite:
     rows = read_file(path)
     if not rows:
         raise CourseError(f"{path} has no rows; a suite needs at least one.")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)
+    name = re.sub(r"[^\w-]+", "_", path.stem)
     items = [_own_item(row, f"{name}/{number}", f"row {number} of {path}") for number, row in enumerate(rows)]
     found = {key: sum(_has(item, key) for item in items) for key in _OWN_MEASURES}
     scores = dict(_OWN_MEASURES[key] for key, count in found.items() if count)
@@ -74,21 +75,26 @@ def _own_item(row: dict[str, Any], identifier: str, where: str) -> Item:
             f"{where} has nothing to score its reply by; give it an 'answer', 'accepted' replies or "
             f"'constraints' (found the keys {', '.join(row)})."
         )
-    item = {**row, "id": str(row.get("id", identifier)), "prompt": prompt}
+    named = row.get("id") not in (None, "")
+    item = {**row, "id": str(row["id"]) if named else identifier, "prompt": prompt}
     item["task"] = row.get("task") or "own"
-    _check_scored_keys(item, where)
+    item |= {key: None for key in _OWN_MEASURES if key in row and not _has(row, key)}
+    _check_keys(item, where)
     return item
 
 
 def _has(item: Mapping[str, Any], key: str) -> bool:
-    return item.get(key) not in (None, [], "")
+    value = item.get(key)
+    return value not in (None, []) and not (isinstance(value, str) and not value.strip())
 
 
-def _check_scored_keys(item: Item, where: str) -> None:
+def _check_keys(item: Item, where: str) -> None:
     for key, kind in _TYPES.items():
         checked(kind, item.get(key), where, key)
-    if _has(item, "constraints"):
-        try:
-            check_constraints(item)
-        except CourseError as error:
-            raise CourseError(f"{where}: {error}") from error
+    if not all(reply.strip() for reply in item.get("accepted") or ()):
+        raise CourseError(f"{where} accepts an empty reply; take it out of 'accepted'.")
+    try:
+        check_constraints(item)
+        check_follow_ups(item)
+    except CourseError as error:
+        raise CourseError(f"{where}: {error}") from error

@@ -80,9 +80,9 @@ def _mentions(reply: str, phrase: str) -> int:
     return len(re.findall(_pattern(phrase), _fold(reply)))
 
 
-def _edges(reply: str) -> str:
-    """Return a folded reply without blanks and quotation marks around it."""
-    return _fold(reply).strip(' \t\r\n"“”')
+def _edges(text: str) -> str:
+    """Return a folded reply or phrase without blanks and quotation marks around it."""
+    return _fold(text).strip(' \t\r\n"“”') or text
 
 
 def _within(count: int, constraint: Constraint) -> bool:
@@ -156,12 +156,12 @@ KINDS: dict[str, Kind] = {
     ),
     "starts_with": Kind(
         "begins with a phrase",
-        lambda r, c: re.match(_pattern(c["phrase"]), _edges(r)) is not None,
+        lambda r, c: re.match(_pattern(_edges(c["phrase"])), _edges(r)) is not None,
         required={"phrase": "text"},
     ),
     "ends_with": Kind(
         "ends with a phrase, and nothing after it",
-        lambda r, c: re.search(_pattern(c["phrase"]) + r"\Z", _edges(r)) is not None,
+        lambda r, c: re.search(_pattern(_edges(c["phrase"])) + r"\Z", _edges(r)) is not None,
         required={"phrase": "text"},
     ),
     "contains": Kind(
@@ -185,8 +185,8 @@ KINDS: dict[str, Kind] = {
         _repeats,
         required={"word": "text", "times": "count"},
     ),
-    "lowercase": Kind("has no capital letter", lambda r, c: r.islower()),
-    "uppercase": Kind("has capital letters only", lambda r, c: r.isupper()),
+    "lowercase": Kind("has small letters and no capital one", lambda r, c: r.islower()),
+    "uppercase": Kind("has capital letters and no small one", lambda r, c: r.isupper()),
     "no_commas": Kind("has no comma", lambda r, c: "," not in r),
     "json": Kind(
         "is valid JSON, in a code fence or not, and an object with these `keys` if there are any",

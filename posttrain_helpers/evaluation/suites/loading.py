@@ -50,8 +50,8 @@ def load_suites(
         The suites in the order of the names.
 
     Raises:
-        CourseError: an unknown name, a name twice, a limit below 1, a file that is missing, empty or no JSON,
-            or a row without a prompt or with nothing to score.
+        CourseError: an unknown name, a name twice, a limit below 1, a file that is missing, empty, no JSON
+            or called like a suite of the course, or a row without a prompt or with nothing to score.
     """
     from posttrain_helpers.evaluation.suites.files import own_suite
 
@@ -70,6 +70,9 @@ def load_suites(
         else _named(name)
         for name in names
     ]
+    for name, suite in zip(names, suites, strict=True):
+        if suite.name in suite_names() and name != suite.name:
+            raise CourseError(f"{name} has the name of the course's suite {suite.name!r}; rename the file.")
     check_suites(suites)
     return suites if limit is None else [replace(suite, items=suite.items[:limit]) for suite in suites]
 
@@ -262,6 +265,7 @@ _ENGLISH: dict[str, dict[str, Any]] = {
         "max_new_tokens": 128,
     },
 }
+ENGLISH_SETS = tuple(_ENGLISH)
 
 
 def _named(name: str) -> Suite:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from posttrain_helpers.comparison.scores import Item, Score
 from posttrain_helpers.errors import CourseError
@@ -80,8 +82,9 @@ def check_suites(suites: Sequence[Suite]) -> None:
             raise CourseError(
                 f"an item of the suite {suite.name!r} has no 'id'; give each item a text as id."
             )
-        if twice := [identifier for identifier in set(ids) if ids.count(identifier) > 1]:
+        identifier, count = max(Counter(ids).items(), key=itemgetter(1))
+        if count > 1:
             raise CourseError(
-                f"the suite {suite.name!r} has {ids.count(min(twice))} items with the id "
-                f"{min(twice)!r}; scores are paired by id, so give each item its own."
+                f"the suite {suite.name!r} has {count} items with the id {identifier!r}; scores are paired "
+                "by id, so give each item its own."
             )

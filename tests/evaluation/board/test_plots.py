@@ -86,6 +86,15 @@ def test_the_heat_map_shows_every_difference_and_marks_the_significant_ones(boar
     assert cells[index].get_text() == f"{100 * forgetting.matrix().loc['grpo', 'entities']:+.0f}"
 
 
+def test_a_reference_that_read_no_documents_has_no_number_below_them():
+    parts = [suite("entities", mixed(10))]
+    read = {"losses": [20.0, 30.0], "tokens": [10, 10]}
+    board = Board([record("sft", parts), *(record(name, parts, retention=read) for name in ("dpo", "ppo"))])
+    labels = [text.get_text() for text in plot_retention(board).axes[0].get_xticklabels()]
+    assert labels == ["entities\n25 %", "base\ndocuments\n-"]
+    plt.close("all")
+
+
 def test_blue_is_better_also_where_lower_is_better(board):
     image = plot_retention(board).axes[0].images[0]
     forgetting = board.retention()

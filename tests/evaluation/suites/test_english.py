@@ -6,12 +6,12 @@ import pytest
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.suites.english import (
-    ENGLISH_SETS,
     declines_rightly,
     english_items,
     is_refusal,
 )
 from posttrain_helpers.evaluation.suites.instructions import KINDS, check_constraints, obeyed_share, obeys
+from posttrain_helpers.evaluation.suites.loading import ENGLISH_SETS
 from posttrain_helpers.metrics import lenient_match
 
 BIKE = "A bicycle has two wheels and a frame of steel. "
@@ -175,13 +175,6 @@ def test_items_have_the_form_of_a_suite(name):
 def test_callers_may_change_what_they_get():
     english_items("refusals_en")[0]["prompt"][0]["content"] = "changed"
     assert english_items("refusals_en")[0]["prompt"][0]["content"] != "changed"
-
-
-def test_an_unknown_set_is_refused():
-    with pytest.raises(
-        CourseError, match=r"'dialogs_en'; did you mean 'dialogues_en'\? choose from instructions_en"
-    ):
-        english_items("dialogs_en")
 
 
 # --- instructions

@@ -81,6 +81,9 @@ HALF = json.loads('"Hi \\ud83d"')
         ({"prompt": "x", "answer": "", "accepted": [], "constraints": []}, "nothing to score"),
         ({"prompt": "x", "answer": ["y"]}, r"row 1 .*: answer must be text or a number .* but it is \['y'\]"),
         ({"prompt": "x", "accepted": "y"}, "row 1 .*: accepted must be a list or null, but it is 'y'"),
+        ({"prompt": "x", "answer": "  "}, "nothing to score"),
+        ({"prompt": "x", "accepted": ["y", " "]}, "row 1 .* accepts an empty reply; take it out"),
+        ({**GOOD, "follow_ups": ["  "]}, r"row 1 .*: the follow_ups of item '.*' are \['  '\]; they must be"),
         ({"prompt": "x", "accepted": [1]}, r"row 1 .*: accepted\[0\] must be text, but it is 1"),
         ({**GOOD, "follow_ups": "and?"}, "row 1 .*: follow_ups must be a list or null, but it is 'and\\?'"),
         ({"prompt": "x", "constraints": [{"kind": "lowercas"}]}, "row 1 .*lowercase"),
@@ -108,6 +111,20 @@ def test_a_file_that_is_missing_empty_or_no_json_is_named(tmp_path: Path) -> Non
         load_suites(str(tmp_path / "broken.jsonl"), "tiny")
     with pytest.raises(CourseError, match="2 items with the id 'a'"):
         load_suites(str(_file(tmp_path, [{**GOOD, "id": "a"}] * 2)), "tiny")
+
+
+def test_the_name_of_a_file_may_be_of_any_script_but_not_that_of_another_suite(tmp_path: Path) -> None:
+    files = [str(_file(tmp_path, [GOOD], name)) for name in ("вопросы.jsonl", "问题 2.jsonl")]
+    assert [suite.name for suite in load_suites(files, "tiny")] == ["вопросы", "问题_2"]
+    with pytest.raises(CourseError, match=r"the name of the course's suite 'entities'; rename the file"):
+        load_suites(str(_file(tmp_path, [GOOD], "entities.jsonl")), "tiny")
+
+
+def test_what_is_empty_counts_as_absent(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": None}, {"prompt": "x", "answer": " ", "accepted": ["Y."], "id": ""}]
+    (suite,) = load_suites(str(_file(tmp_path, rows, "own.jsonl")), "tiny")
+    assert [item["id"] for item in suite.items] == ["own/0", "own/1"]
+    assert [suite.scores["correct"]("y", item) for item in suite.items] == [True, None]
 
 
 def test_a_suite_may_be_a_file_of_any_kind(tmp_path: Path) -> None:

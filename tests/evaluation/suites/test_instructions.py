@@ -41,6 +41,8 @@ CASES = [
         ["good day to you", ' "Good day!"', "Good\nday."],
         ["A good day", "Good days"],
     ),
+    ("starts_with", {"phrase": '"Yes" is'}, ['"Yes" is what she said.'], ["Yes, it is."]),
+    ("ends_with", {"phrase": 'she said "no"'}, ['And she said "No"'], ['And she said "no" twice']),
     ("starts_with", {"phrase": "My tips:"}, ["My tips:\n- a"], ["My tips are:"]),
     (
         "ends_with",
