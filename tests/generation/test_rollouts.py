@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation import rollouts
 from posttrain_helpers.generation.decoding import encode_prompts, stop_token_ids
 from posttrain_helpers.generation.rollouts import (
+    grpo_rollouts,
     sample_completions,
+    sample_groups,
     sample_rewards,
     sample_texts,
     token_batch,
@@ -117,6 +120,16 @@ def test_log_probs_and_values_are_those_of_a_forward_pass_over_the_row(policy: A
         torch.testing.assert_close(torch.tensor(completion.log_probs), expected, atol=1e-4, rtol=0)
         values = head(outputs.hidden_states[-1][0, start:-1])[:, 0]
         torch.testing.assert_close(torch.tensor(completion.values), values.detach(), atol=1e-4, rtol=0)
+
+
+def test_log_probs_of_a_policy_in_half_precision_are_single_precision(policy: Any) -> None:
+    policy.to(torch.bfloat16)
+    with torch.no_grad():
+        logits = policy(input_ids=torch.tensor(PROMPTS[:1]), logits_to_keep=1).logits[0, -1]
+    assert logits.dtype == torch.bfloat16
+    expected = (logits.float() / 0.7).log_softmax(-1)
+    (found,) = sample(policy, PROMPTS[:1], temperature=0.7, max_new_tokens=1)
+    assert found.log_probs == [pytest.approx(expected[found.ids[0]].item(), abs=1e-5)]
 
 
 def test_repeated_prompts_are_read_once_and_continued_apart(policy: Any, head: Any) -> None:
@@ -276,6 +289,29 @@ def test_a_sampling_that_cannot_be_is_refused(
         sample_texts(model, tokenizer, ["one"], **{"samples": 1, "max_new_tokens": 2, **settings})
 
 
+def test_a_reply_has_ended_if_its_last_token_says_so(
+    random_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
+    stop_ids = list(range(0, 332, 3))
+    monkeypatch.setattr(rollouts, "stop_token_ids", lambda *_: stop_ids)
+    rows: list[int] = []
+    model.register_forward_pre_hook(
+        lambda module, arguments, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    options = {"samples": 20, "max_new_tokens": 2, "batch_size": 8}
+    (drawn,) = sample_groups(model, tokenizer, ["The cow"], **options)
+    for reply in drawn:
+        assert reply.stop_reason == ("stop" if reply.token_ids[-1] in stop_ids else "length")
+    # One that ends at the last token that it may have was not cut.
+    assert {(len(reply.token_ids), reply.stop_reason) for reply in drawn} == {
+        (1, "stop"),
+        (2, "stop"),
+        (2, "length"),
+    }
+    assert max(rows) <= 8
+
+
 def test_rewards_are_those_of_the_replies(random_model_dir: Path) -> None:
     model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
     items = [{"prompt": "one", "answer": "1"}, {"prompt": "two", "answer": "2"}]
@@ -287,6 +323,21 @@ def test_rewards_are_those_of_the_replies(random_model_dir: Path) -> None:
     texts, rewards = sample_rewards(model, tokenizer, items, reward, **options)
     assert texts == sample_texts(model, tokenizer, ["one", "two"], **options)
     assert rewards == [[len(text) + n for text in replies] for n, replies in enumerate(texts, 1)]
+
+
+def test_grpo_gets_completions_of_its_own_temperature_and_length(policy: Any, random_model_dir: Path) -> None:
+    tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)[1]
+    trainer = SimpleNamespace(
+        processing_class=tokenizer,
+        args=SimpleNamespace(max_completion_length=5, temperature=ALMOST_GREEDY),
+        accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+        model_wrapped=policy,
+    )
+    found = grpo_rollouts(["The cow"] * 6, trainer)
+    (prompt,) = encode_prompts(tokenizer, ["The cow"])
+    assert found["prompt_ids"] == [list(prompt)] * 6
+    expected = greedy(policy, list(prompt), stop_token_ids(policy, tokenizer), length=5)
+    assert found["completion_ids"] == [expected] * 6
 
 
 # --- the model is left as it was

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -147,6 +148,30 @@ def test_a_table_has_one_run_per_claim_and_seed(
     assert "seeds: 10, already measured: 0" in printed
     assert "2 of 2 claims held  (1 of 10, about 0 min left)" in printed
     assert "0 of 2 claims held  (10 of 10, about 0 min left)" in printed
+
+
+def test_the_time_that_is_left_is_that_of_the_runs_so_far(
+    directory: Path,
+    runs: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_toy(directory)
+    clock, works = [1e9], lessons.execute
+
+    def execute(*arguments: object, **named: object) -> Path:
+        clock[0] += 600 * (1 + len(runs))  # ten minutes, then twenty, then thirty
+        return works(*arguments, **named)
+
+    monkeypatch.setattr(lessons, "execute", execute)
+    monkeypatch.setattr(seeds, "time", SimpleNamespace(time=lambda: clock[0]))
+    run_seeds([], [1, 2, 3])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "claims held  (" in line]
+    assert [re.search(r"seed \d +(\d+) s .*about (\d+) min left", line).groups() for line in lines] == [
+        ("600", "20"),
+        ("1200", "15"),
+        ("1800", "0"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -403,6 +428,39 @@ def test_a_failing_lesson_names_its_seed_and_what_ran_before_is_kept(
     monkeypatch.setattr(lessons, "execute", works)
     run_seeds([], [1, 2, 3])
     assert runs == [(LESSON, seed) for seed in (1, 2, 3)]
+
+
+def test_a_run_that_fails_after_its_results_is_no_measurement(
+    directory: Path, runs: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_toy(directory)
+    run_seeds([], [1])
+    works = lessons.execute
+
+    def fails_late(*arguments: object, **named: object) -> Path:
+        works(*arguments, **named)
+        raise CourseError("lesson 00_toy stopped at its last cell.")
+
+    monkeypatch.setattr(lessons, "execute", fails_late)
+    with pytest.raises(CourseError, match="stopped at its last cell"):
+        run_seeds([], [1], fresh=True)
+    monkeypatch.setattr(lessons, "execute", works)
+    run_seeds([], [1])  # the mark of the first run does not speak for the second
+    assert runs == [(LESSON, 1)] * 3
+
+
+def test_the_table_names_the_versions_of_its_last_seed(
+    directory: Path, output_root: Path, runs: list[tuple[str, int]]
+) -> None:
+    write_toy(directory)
+    run_seeds([], [1, 2])
+    path = output_root / "seeds" / "1" / "tiny" / "metrics" / f"{LESSON}.json"
+    former = json.loads(path.read_text(encoding="utf-8")) | {"versions": {"torch": "2.12.0"}}
+    path.write_text(json.dumps(former), encoding="utf-8")
+    for order, version in (([1, 2], "2.13.0"), ([2, 1], "2.12.0")):
+        run_seeds([], order)
+        assert table()[LESSON]["versions"] == {"torch": version}
+    assert len(runs) == 2
 
 
 def test_a_lesson_that_writes_no_results_is_no_measurement(

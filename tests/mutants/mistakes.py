@@ -1137,6 +1137,59 @@ PPO = Group(
             "pass",
             ("tests/training/ppo/test_trainer.py::test_dropout_is_off_unless_it_is_wanted",),
         ),
+        Mistake(
+            "PPOTrainer._prepare_inputs",
+            "sampled in another precision",
+            "with self.accelerator.autocast():  # as in the update, or the first ratio is not 1",
+            "if True:",
+            ("tests/training/ppo/test_trainer.py::test_sampling_has_the_precision_of_the_update",),
+        ),
+        Mistake(
+            "PPOTrainer._adapt_kl_coef",
+            "the divergences of processes are added",
+            'reduction="mean"',
+            'reduction="sum"',
+            ("tests/training/ppo/test_trainer.py::test_the_coefficient_follows_the_mean_over_all_processes",),
+        ),
+        Mistake(
+            "PPOTrainer._load_from_checkpoint",
+            "half a critic passes",
+            "if unexpected or any(not _is_policy(name) for name in missing):",
+            "if unexpected:",
+            ("tests/training/ppo/test_trainer.py::test_a_checkpoint_with_a_critic_of_another_size",),
+        ),
+        Mistake(
+            "PPOTrainer._load_from_checkpoint",
+            "a larger critic passes",
+            "if unexpected or any(not _is_policy(name) for name in missing):",
+            "if any(not _is_policy(name) for name in missing):",
+            ("tests/training/ppo/test_trainer.py::test_a_checkpoint_with_a_critic_of_another_size",),
+        ),
+        Mistake(
+            "PPOTrainer._reference",
+            "the reference stays in train mode",
+            ".requires_grad_(False).eval()",
+            ".requires_grad_(False)",
+            (
+                "tests/training/ppo/test_trainer.py::test_the_reference_is_without_dropout_whatever_the_policy_is",
+            ),
+        ),
+        Mistake(
+            "PPOTrainer.__init__",
+            "the critic of the arguments wins",
+            "if value_model is None and args.value_model is not None:",
+            "if args.value_model is not None:",
+            (
+                "tests/training/ppo/test_trainer.py::test_a_critic_that_is_given_wins_over_the_one_that_is_named",
+            ),
+        ),
+        Mistake(
+            "PPOTrainer.compute_loss",
+            "an infinite loss passes",
+            "if not torch.isfinite(loss):",
+            "if torch.isnan(loss):",
+            ("tests/training/ppo/test_trainer.py::test_a_loss_without_end_is_refused",),
+        ),
     ),
 )
 
@@ -1218,6 +1271,34 @@ PPO_ROLLOUTS = Group(
             "explained_variance(values, returns, mask)",
             "explained_variance(returns, values, mask)",
         ),
+        Mistake(
+            "RolloutSampler.sample",
+            "as many rows at a time as there are",
+            "            batch_size=args.rollout_batch_size,\n",
+            "",
+            ("tests/training/ppo/test_rollouts.py::test_no_pass_has_more_rows_than_the_arguments_say",),
+        ),
+        Mistake(
+            "RolloutSampler._evaluate",
+            "all rows at once",
+            ".split(self.args.per_device_train_batch_size)",
+            ".split(len(tokens.lengths))",
+            ("tests/training/ppo/test_rollouts.py::test_no_pass_has_more_rows_than_the_arguments_say",),
+        ),
+        Mistake(
+            "RolloutSampler.sample",
+            "every rollout draws the same numbers",
+            'self.generator(args.device, update, "sampling")',
+            'self.generator(args.device, "sampling")',
+            ("tests/training/ppo/test_rollouts.py::test_the_seed_and_the_number_decide_what_is_drawn",),
+        ),
+        Mistake(
+            "RolloutSampler.generator",
+            "no seed in the sampling",
+            "(self.args.seed, self.args.process_index",
+            "(self.args.process_index",
+            ("tests/training/ppo/test_rollouts.py::test_the_seed_and_the_number_decide_what_is_drawn",),
+        ),
     ),
 )
 
@@ -1256,6 +1337,31 @@ ROLLOUTS = Group(
             "left_padded(prompts, pad)",
             "right_padded(prompts, pad)",
         ),
+        Mistake(
+            "sample_groups",
+            "the rows at a time are not passed on",
+            "            batch_size=batch_size,\n",
+            "",
+            ("tests/generation/test_rollouts.py::test_a_reply_has_ended_if_its_last_token_says_so",),
+        ),
+        Mistake(
+            "grpo_rollouts",
+            "sampled at temperature 1",
+            "temperature=args.temperature",
+            "temperature=1.0",
+            (
+                "tests/generation/test_rollouts.py::test_grpo_gets_completions_of_its_own_temperature_and_length",
+            ),
+        ),
+        Mistake(
+            "_sample_batch",
+            "log-probabilities in half precision",
+            "(logits.float() / temperature)",
+            "(logits / temperature)",
+            (
+                "tests/generation/test_rollouts.py::test_log_probs_of_a_policy_in_half_precision_are_single_precision",
+            ),
+        ),
     ),
 )
 
@@ -1271,6 +1377,7 @@ PPO_METRICS = Group(
         ),
         Mistake("PPOMetrics.collect", "the unbiased variance", "ratios.var(correction=0)", "ratios.var()"),
         Mistake("PPOMetrics.collect", "nothing is forgotten", "        self.clear()\n", ""),
+        Mistake("PPOMetrics.clear", "rollouts stay", "self._rollouts.clear()", "pass"),
     ),
 )
 
@@ -1573,6 +1680,34 @@ MANIFEST = Group(
             "(Path(path) / name).is_file()",
         ),
         Mistake("saved_stages", "incomplete stages are listed", " and is_complete(path)", ""),
+        Mistake(
+            "is_complete",
+            "one shard is enough",
+            "return all(_has_size",
+            "return any(_has_size",
+            ("tests/models/test_manifest.py",),
+        ),
+        Mistake(
+            "read_manifest",
+            "the parent's identity may lack",
+            '"recipe_hash", "parent_identity", "identity", "model"',
+            '"recipe_hash", "identity", "model"',
+            ("tests/models/test_manifest.py",),
+        ),
+        Mistake(
+            "read_manifest",
+            "damaged identities of data pass",
+            '("reward_identities", "data_identities")',
+            '("reward_identities",)',
+            ("tests/models/test_manifest.py",),
+        ),
+        Mistake(
+            "read_manifest",
+            "damaged identities of models pass",
+            '("reward_identities", "data_identities")',
+            '("data_identities",)',
+            ("tests/models/test_manifest.py",),
+        ),
     ),
 )
 
@@ -1619,6 +1754,68 @@ STAGE_SAVING = Group(
             '("source", "dev")',
             '("source",)',
             ("tests/stages/test_unfinished.py::test_a_stage_knows_what_its_rows_and_its_dev_rows_were",),
+        ),
+        Mistake(
+            "save_stage",
+            "saved in train mode",
+            "    model.eval()\n",
+            "",
+            ("tests/stages/test_build.py::test_a_model_can_be_saved_under_a_name_of_its_own",),
+        ),
+        Mistake(
+            "save_stage",
+            "a missing reference passes",
+            'if recipe.reference and getattr(trainer, "given_reference", None) is None:',
+            "if False:",
+            ("tests/stages/test_build.py::test_a_stage_without_its_reference_model_is_not_saved",),
+        ),
+        Mistake(
+            "other_models",
+            "the model that chooses the rows is forgotten",
+            "[*recipe.rewards, *chooser]",
+            "recipe.rewards",
+            (
+                "tests/stages/test_build.py::test_a_model_that_chooses_the_rows_is_one_that_the_recipe_learns_from",
+            ),
+        ),
+        Mistake(
+            "is_readers",
+            "an empty directory is the reader's",
+            "directory.is_dir() and any(directory.iterdir())",
+            "directory.is_dir()",
+            ("tests/stages/test_build.py::test_an_empty_directory_is_not_kept",),
+        ),
+        Mistake(
+            "_follows",
+            "other arguments of the recipe do not count",
+            '{*recipe.own_args, "learning_rate", "num_train_epochs", "max_steps"}',
+            '{"learning_rate", "num_train_epochs", "max_steps"}',
+            (
+                "tests/stages/test_build.py::test_any_argument_that_was_changed_by_hand_makes_a_stage_the_readers",
+            ),
+        ),
+        Mistake(
+            "_follows",
+            "the number of epochs does not count",
+            '"learning_rate", "num_train_epochs", "max_steps"}',
+            '"learning_rate", "max_steps"}',
+            (
+                "tests/stages/test_build.py::test_any_argument_that_was_changed_by_hand_makes_a_stage_the_readers",
+            ),
+        ),
+        Mistake(
+            "_follows",
+            "PPO is never the recipe's",
+            'keys -= {"max_steps"} - set(recipe.own_args)',
+            "pass",
+            ("tests/training/ppo/test_trainer.py::test_the_recipe_trains_and_the_stage_generates_the_same",),
+        ),
+        Mistake(
+            "_keep_aside",
+            "half a copy is enough",
+            "is_complete(former) and read_manifest(former)",
+            "read_manifest(former)",
+            ("tests/stages/test_build.py::test_half_a_copy_is_no_reason_to_throw_the_stage_away",),
         ),
     ),
 )
@@ -1874,6 +2071,22 @@ DISTILLATION_DATA = Group(
             "what is held out of one split",
             "HELD_OUT_PROBLEMS, split, smallest=smallest)",
             "HELD_OUT_PROBLEMS, smallest=smallest)",
+        ),
+        Mistake(
+            "build_distillation_data",
+            "dropped pairs are not counted",
+            "len(pairs) - len(rows)",
+            "0",
+            ("tests/tinyworld/training_data/test_distillation.py::test_pairs_of_equal_replies_are_counted",),
+        ),
+        Mistake(
+            "_larger_problems",
+            "amounts from the smallest on",
+            "smallest=largest + 1",
+            "smallest=smallest",
+            (
+                "tests/tinyworld/training_data/test_distillation.py::test_larger_amounts_are_as_many_and_follow_those_of_the_prompts",
+            ),
         ),
     ),
 )
@@ -2519,6 +2732,335 @@ REPORT_CLAIMS = Group(
     ),
 )
 
+PPO_CONFIG = Group(
+    "posttrain_helpers.training.ppo.config",
+    ("tests/training/ppo/test_config.py",),
+    (
+        Mistake(
+            "PPOConfig.steps_for",
+            "whole epochs only",
+            "math.ceil(self.num_train_epochs * prompts)",
+            "math.ceil(self.num_train_epochs) * prompts",
+        ),
+        Mistake(
+            "PPOConfig",
+            "advantages stay as they are by default",
+            "whiten_advantages: bool = True",
+            "whiten_advantages: bool = False",
+        ),
+        Mistake(
+            "PPOConfig",
+            "dropout stays on by default",
+            "disable_dropout: bool = True",
+            "disable_dropout: bool = False",
+        ),
+        Mistake("PPOConfig", "another target by default", "kl_target: float = 6.0", "kl_target: float = 0.1"),
+    ),
+)
+
+EXPORT = Group(
+    "posttrain_helpers.report.export",
+    ("tests/report/test_export.py",),
+    (
+        Mistake(
+            "export_stage",
+            "whole weights are written anew",
+            "if adapter and merge:",
+            "if merge:",
+            ("tests/report/test_export.py::test_a_stage_of_whole_weights_stays_as_it_is",),
+        ),
+        Mistake(
+            "export_stage",
+            "the training log goes along",
+            "shutil.ignore_patterns(MANIFEST, TRAINING_LOG,",
+            "shutil.ignore_patterns(MANIFEST,",
+            ("tests/report/test_export.py::test_a_stage_of_whole_weights_stays_as_it_is",),
+        ),
+        Mistake(
+            "export_stage",
+            "hidden files go along",
+            '"README.md", ".*")',
+            '"README.md")',
+            ("tests/report/test_export.py::test_a_stage_of_whole_weights_stays_as_it_is",),
+        ),
+        Mistake(
+            "export_stage",
+            "merged in another precision",
+            'dtype="auto", merge=True',
+            "merge=True",
+            ("tests/report/test_export.py::test_a_merged_adapter_has_the_precision_of_its_base",),
+        ),
+        Mistake(
+            "export_stage",
+            "a merged model is called an adapter",
+            "profile, adapter and not merge))",
+            "profile, adapter))",
+            ("tests/report/test_export.py::test_the_card_says_how_a_reward_model_is_loaded",),
+        ),
+        Mistake(
+            "_card",
+            "an adapter is called a model",
+            '"peft" if adapter else "transformers"',
+            '"transformers"',
+            ("tests/report/test_export.py::test_the_card_says_how_a_reward_model_is_loaded",),
+        ),
+        Mistake(
+            "_card",
+            "a reward adapter loads with two labels",
+            'if head == "reward" and adapter',
+            'if head == "language" and adapter',
+            ("tests/report/test_export.py::test_the_card_says_how_a_reward_model_is_loaded",),
+        ),
+        Mistake(
+            "_name_base",
+            "added tokens pass",
+            " or rows != AutoConfig.from_pretrained(base).get_text_config().vocab_size",
+            "",
+            ("tests/report/test_export.py::test_an_adapter_with_added_tokens_is_refused",),
+        ),
+        Mistake(
+            "_name_base",
+            "a place that is relative stays so",
+            "str(here.resolve()) if here.exists() else place",
+            "place",
+            ("tests/report/test_export.py::test_the_base_of_an_adapter_is_named_whole_and_at_its_revision",),
+        ),
+        Mistake(
+            "_name_base",
+            "the revision is lost",
+            'settings | {"revision": revision}',
+            "settings",
+            ("tests/report/test_export.py::test_the_base_of_an_adapter_is_named_whole_and_at_its_revision",),
+        ),
+        Mistake(
+            "_lineage",
+            "what was replaced is not noticed",
+            'model_identity(str(stage)) == manifest["parent_identity"]',
+            "True",
+            ("tests/report/test_export.py::test_the_card_tells_of_every_stage_on_the_way",),
+        ),
+        Mistake(
+            "_card",
+            "the parent for the base",
+            'location(lineage[-1][0]["model"], profile)',
+            'location(lineage[0][0]["model"], profile)',
+            ("tests/report/test_export.py::test_the_card_tells_of_every_stage_on_the_way",),
+        ),
+        Mistake(
+            "_card",
+            "the data of the parents are left out",
+            "_source(each) for each, _ in lineage",
+            "_source(each) for each, _ in lineage[:1]",
+            ("tests/report/test_export.py::test_the_card_tells_of_every_stage_on_the_way",),
+        ),
+        Mistake(
+            "_card",
+            "one seed for all stages",
+            "{each['seed']}",
+            "{manifest['seed']}",
+            ("tests/report/test_export.py::test_the_card_tells_of_every_stage_on_the_way",),
+        ),
+        Mistake(
+            "_data_licence",
+            "the course's data have none",
+            "if is_built_in(source):",
+            "if False:",
+            ("tests/report/test_export.py::test_the_card_tells_of_every_stage_on_the_way",),
+        ),
+        Mistake(
+            "_card",
+            "the licence of another base is not looked up",
+            "else _licence_beside(Path(place))",
+            "else _UNKNOWN",
+            ("tests/report/test_export.py::test_the_licence_is_that_of_the_base_and_no_directory_is_named",),
+        ),
+        Mistake(
+            "_public",
+            "directories in lists stay",
+            "isinstance(value, list | tuple)",
+            "False",
+            ("tests/report/test_export.py::test_the_licence_is_that_of_the_base_and_no_directory_is_named",),
+        ),
+        Mistake(
+            "_measured",
+            "clusters do not count",
+            "suite.yes_no, suite.clusters",
+            "suite.yes_no",
+            ("tests/report/test_export.py::test_the_card_has_the_interval_of_related_items",),
+        ),
+    ),
+)
+
+SEEDS = Group(
+    "posttrain_helpers.lessons.seeds",
+    ("tests/lessons/test_seeds.py",),
+    (
+        Mistake(
+            "run_seeds",
+            "what is left counts what is done",
+            "(len(pending) - number)\n",
+            "len(pending)\n",
+            ("tests/lessons/test_seeds.py::test_the_time_that_is_left_is_that_of_the_runs_so_far",),
+        ),
+        Mistake(
+            "run_seeds",
+            "the time of all for that of one",
+            "(now - begun) / number *",
+            "(now - begun) *",
+            ("tests/lessons/test_seeds.py::test_the_time_that_is_left_is_that_of_the_runs_so_far",),
+        ),
+        Mistake(
+            "_measure",
+            "the mark of a former run stays",
+            "(mark, metrics)",
+            "(metrics,)",
+            ("tests/lessons/test_seeds.py::test_a_run_that_fails_after_its_results_is_no_measurement",),
+        ),
+        Mistake(
+            "_collected",
+            "versions of the first seed",
+            "next(reversed(found.values()))",
+            "next(iter(found.values()))",
+            ("tests/lessons/test_seeds.py::test_the_table_names_the_versions_of_its_last_seed",),
+        ),
+    ),
+)
+
+DISTILLATION = Group(
+    "posttrain_helpers.training.distillation",
+    ("tests/training/test_distillation.py",),
+    (
+        Mistake(
+            "check_same_vocabulary",
+            "what only the teacher knows is not looked at",
+            "own.keys() | other.keys()",
+            "own.keys()",
+            ("tests/training/test_distillation.py::test_another_vocabulary_is_refused",),
+        ),
+        Mistake(
+            "_same_predictions",
+            "the student stays in eval mode",
+            "    student.train(was_training)\n",
+            "",
+            (
+                "tests/training/test_distillation.py::test_predictions_are_compared_without_dropout_and_closely",
+            ),
+        ),
+        Mistake(
+            "_same_predictions",
+            "dropout tells them apart",
+            "model.eval()(input_ids",
+            "model(input_ids",
+            (
+                "tests/training/test_distillation.py::test_predictions_are_compared_without_dropout_and_closely",
+            ),
+        ),
+        Mistake(
+            "_same_predictions",
+            "a near teacher is the same",
+            "atol=1e-5",
+            "atol=1e-1",
+            (
+                "tests/training/test_distillation.py::test_predictions_are_compared_without_dropout_and_closely",
+            ),
+        ),
+    ),
+)
+
+REGULARIZED_SFT = Group(
+    "posttrain_helpers.training.regularized_sft",
+    ("tests/training/test_regularized_sft.py",),
+    (
+        Mistake(
+            "RegularizedSFTTrainer.__init__",
+            "a reference of one's own keeps its dropout",
+            "reference = reference.requires_grad_(False).eval()",
+            "reference = reference.requires_grad_(False)",
+            (
+                "tests/training/test_regularized_sft.py::test_a_reference_of_ones_own_is_frozen_and_the_divergence_is_from_it",
+            ),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer.__init__",
+            "a reference of one's own is trained along",
+            "reference = reference.requires_grad_(False)",
+            "reference = reference",
+            (
+                "tests/training/test_regularized_sft.py::test_a_reference_of_ones_own_is_frozen_and_the_divergence_is_from_it",
+            ),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer.__init__",
+            "the copy keeps its dropout",
+            "copy.deepcopy(model).requires_grad_(False).eval()",
+            "copy.deepcopy(model).requires_grad_(False)",
+            (
+                "tests/training/test_regularized_sft.py::test_the_copy_is_without_dropout_and_follows_the_attention_of_the_policy",
+            ),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer._base",
+            "another attention",
+            "self.ref_model.set_attn_implementation(self.model.config._attn_implementation)",
+            "pass",
+            (
+                "tests/training/test_regularized_sft.py::test_the_copy_is_without_dropout_and_follows_the_attention_of_the_policy",
+            ),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer.__init__",
+            "a reference of another vocabulary passes",
+            "            _check_sizes(model, reference)\n",
+            "",
+            ("tests/training/test_regularized_sft.py::test_a_reference_of_another_vocabulary",),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer.__init__",
+            "a reference with scaled logits passes",
+            "            _check_logits(reference)\n",
+            "",
+            ("tests/training/test_regularized_sft.py::test_every_way_to_scale_logits_is_known",),
+        ),
+        Mistake(
+            "_CHANGED_LOGITS",
+            "logits_scaling passes",
+            '    "logits_scaling",\n',
+            "",
+            ("tests/training/test_regularized_sft.py::test_every_way_to_scale_logits_is_known",),
+        ),
+        Mistake(
+            "_CHANGES_THE_BASE",
+            "LoftQ passes",
+            '"loftq", ',
+            "",
+            ("tests/training/test_regularized_sft.py::test_every_start_that_changes_the_base_is_known",),
+        ),
+        Mistake(
+            "_check_adapter",
+            "capitals pass",
+            "start.lower().startswith",
+            "start.startswith",
+            ("tests/training/test_regularized_sft.py::test_every_start_that_changes_the_base_is_known",),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer._share",
+            "the tokens of all processes are one's own",
+            "share * (self.accelerator.num_processes // self.get_tp_size())",
+            "share",
+            ("tests/training/test_regularized_sft.py::test_the_share_of_a_batch_counts_the_processes",),
+        ),
+        Mistake(
+            "RegularizedSFTTrainer._summed_kl",
+            "the policy's output layer for the base",
+            "head if self.ref_model is None else self.ref_model.get_output_embeddings()",
+            "head",
+            (
+                "tests/training/test_regularized_sft.py::test_a_reference_of_ones_own_is_frozen_and_the_divergence_is_from_it",
+            ),
+        ),
+    ),
+)
+
 GROUPS = (
     PROCESSES,
     CHECKPOINTS,
@@ -2605,4 +3147,9 @@ GROUPS = (
     TRAINER,
     MODEL_LOADING,
     REPORT_CLAIMS,
+    PPO_CONFIG,
+    EXPORT,
+    SEEDS,
+    DISTILLATION,
+    REGULARIZED_SFT,
 )

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from evaluation_records import record, suite
 
 from posttrain_helpers import cli
+from posttrain_helpers.environment.profiles import PROFILES
+from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import write_record
 from posttrain_helpers.models.manifest import read_manifest, stage_path
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.report.export import export_stage
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import save_stage
+from posttrain_helpers.statistics.intervals import mean_interval
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ALONE = """
@@ -45,6 +51,13 @@ def save(name: str, model_dir: Path, lora: dict | None = None, head: str | None 
         "sft", "tiny", {"model": str(model_dir), "data.source": "tatsu-lab/alpaca", **changes}
     )
     return save_stage(model, name, recipe, tokenizer=tokenizer)
+
+
+def change_settings(stage: Path, **changes: object) -> None:
+    """Let the manifest of a stage tell of another recipe."""
+    manifest = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))
+    manifest["settings"] |= changes
+    (stage / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 LORA = {"r": 4, "target_modules": ["q_proj", "gate_proj"]}
@@ -149,6 +162,146 @@ def test_an_adapter_that_others_could_not_load_is_refused_and_merged_instead(
     assert cli.main(["export", "second", str(tmp_path / "out"), "--merge"]) == 0
     assert "second (sft" in (card := (tmp_path / "out" / "README.md").read_text(encoding="utf-8"))
     assert "← first (sft" in card
+
+
+def test_a_stage_of_whole_weights_stays_as_it_is(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    stage = save("whole", random_model_dir)
+    kept = {path.name: path.read_bytes() for path in stage.iterdir() if path.name != "manifest.json"}
+    kept["notes.txt"] = b"of the reader"
+    (stage / "notes.txt").write_bytes(kept["notes.txt"])
+    (stage / "training_log.json").write_text("[]", encoding="utf-8")  # as a trainer leaves it
+    (stage / ".DS_Store").touch()
+    for merge in (False, True):
+        place = export_stage("whole", tmp_path / f"out {merge}", "tiny", merge=merge)
+        found = {path.name: path.read_bytes() for path in place.iterdir()}
+        assert found.pop("README.md")
+        assert found == kept
+
+
+def test_a_merged_adapter_has_the_precision_of_its_base(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    base = tmp_path / "half"
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+    model.to(torch.bfloat16).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    save("adapter", base, lora=LORA)
+    merged = load_file(export_stage("adapter", tmp_path / "out", "tiny", merge=True) / "model.safetensors")
+    assert {weight.dtype for weight in merged.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("merge", "library"), [(False, "peft"), (True, "transformers")])
+def test_the_card_says_how_a_reward_model_is_loaded(
+    merge: bool, library: str, output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    stage = save("judge", random_model_dir, lora=LORA, head="reward")
+    change_settings(stage, method="reward")
+    card = ModelCard.load(export_stage("judge", tmp_path / "out", "tiny", merge=merge) / "README.md")
+    assert card.data.library_name == library
+    assert ('from_pretrained(".", num_labels=1)' in card.text) == (not merge)
+    assert "AutoModelForSequenceClassification.from_pretrained" in card.text
+
+
+def test_the_card_tells_of_every_stage_on_the_way(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    hub = "Qwen/Qwen3-0.6B-Base"
+    first = save("first", random_model_dir, model=hub, seed=3, **{"data.source": "tinyworld/sft"})
+    save("second", first, model="first", seed=4)
+    card = ModelCard.load(export_stage("second", tmp_path / "out", "tiny") / "README.md")
+    assert card.data.base_model == hub
+    assert re.search(
+        r"second \(sft, recipe sft \w+, seed 4\) ← first \(sft, recipe sft \w+, seed 3\) \|", card.text
+    )
+    data = "| data | tatsu-lab/alpaca (CC BY-NC 4.0); tinyworld/sft (made by the course, MIT) |"
+    assert data in card.text
+
+    manifest = json.loads((first / "manifest.json").read_text(encoding="utf-8"))
+    (first / "manifest.json").write_text(json.dumps(manifest | {"identity": "other"}), encoding="utf-8")
+    text = (export_stage("second", tmp_path / "later", "tiny") / "README.md").read_text(encoding="utf-8")
+    assert "seed 4; what it was trained from has been replaced since) ← first" in text
+    assert text.count("has been replaced since") == 1
+
+
+def test_the_licence_is_that_of_the_base_and_no_directory_is_named(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    base = Path(shutil.copytree(random_model_dir, tmp_path / "own base"))
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    stage = save("mine", base)
+    change_settings(stage, rewards=[str(tmp_path / "judges" / "polite"), "format"])
+    card = ModelCard.load(export_stage("mine", tmp_path / "out", "tiny") / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "- polite\n- format" in card.text
+    assert str(tmp_path) not in card.content
+
+
+def test_the_card_has_the_interval_of_related_items(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    stage = save("mine", random_model_dir)
+    # Each of six facts is asked for four times, and known or not.
+    scores = [float(number // 4 % 2) + number % 4 / 10 for number in range(24)]
+    related = suite("gold", scores, relations=tuple(str(number // 4) for number in range(24)))
+    write_record(record("mine", [related], identity=read_manifest(stage)["identity"]))
+    text = (export_stage("mine", tmp_path / "out", "tiny") / "README.md").read_text(encoding="utf-8")
+    low, high = mean_interval(scores, resamples=10_000, clusters=list(related.relations))
+    alone = mean_interval(scores, resamples=10_000)
+    assert high - low > 1.5 * (alone[1] - alone[0])
+    found = re.search(r"\| gold \| correct \| 24 \| 0.650 \| (\S+) to (\S+) \|", text)
+    assert [float(end) for end in found.groups()] == pytest.approx([low, high], abs=0.02)
+
+
+def test_the_base_of_an_adapter_is_named_whole_and_at_its_revision(
+    output_root: Path, random_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    shutil.copytree(random_model_dir, tmp_path / "here" / "base")
+    monkeypatch.chdir(tmp_path)
+    save("beside", Path("here/base"), lora=LORA)
+    settings = export_stage("beside", tmp_path / "out", "tiny") / "adapter_config.json"
+    read = json.loads(settings.read_text(encoding="utf-8"))
+    assert (read["base_model_name_or_path"], read["revision"]) == (str(tmp_path / "here" / "base"), None)
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "cache" / "models--someone--some-model"
+    shutil.copytree(random_model_dir, repository / "snapshots" / commit)
+    pinned = replace(PROFILES["tiny"], base_model="someone/some-model", revision=commit)
+    monkeypatch.setitem(PROFILES, "tiny", pinned)
+    save("published", random_model_dir, lora=LORA, model="base")
+    settings = export_stage("published", tmp_path / "published", "tiny") / "adapter_config.json"
+    read = json.loads(settings.read_text(encoding="utf-8"))
+    assert (read["base_model_name_or_path"], read["revision"]) == ("someone/some-model", commit)
+
+
+def test_an_adapter_with_added_tokens_is_refused(
+    output_root: Path, random_model_dir: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load_model_and_tokenizer(random_model_dir, verbose=False)
+    tokenizer.add_tokens(["<a new token>"])
+    model.resize_token_embeddings(len(tokenizer))
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    recipe = load_recipe("sft", "tiny", {"model": str(random_model_dir)})
+    save_stage(adapted, "wider", recipe, tokenizer=tokenizer)
+    with pytest.raises(CourseError, match=r"stands on another adapter or on added tokens.*with --merge"):
+        export_stage("wider", tmp_path / "out", "tiny")
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_sentences(

@@ -244,7 +244,8 @@ def test_building_twice_gives_the_same_weights(built: Path) -> None:
 
 def test_a_model_can_be_saved_under_a_name_of_its_own(course: dict, base_dir: Path, recipe: Recipe) -> None:
     model, tokenizer = loaded(base_dir)
-    path = save_stage(model, "my_experiment", recipe, metrics={"loss": 1.5}, tokenizer=tokenizer)
+    path = save_stage(model.train(), "my_experiment", recipe, metrics={"loss": 1.5}, tokenizer=tokenizer)
+    assert not model.training  # so that what is generated next is what the stage generates
     assert load_stage("my_experiment") == path
     assert resolve_model("my_experiment") == str(path)
     assert json.loads((path / MANIFEST).read_text(encoding="utf-8"))["metrics"] == {"loss": 1.5}
@@ -472,6 +473,15 @@ def test_a_reference_stage_is_built_first_and_noted(
     assert "stage 'second' from 'first' (the reference 'other' has changed)" in capsys.readouterr().out
 
 
+def test_a_stage_without_its_reference_model_is_not_saved(course: dict, recipe: Recipe) -> None:
+    trainer = trained(recipe)
+    with pytest.raises(
+        CourseError, match=r"'sft' names the reference 'polite', but the trainer was made wit"
+    ):
+        save_stage(trainer, "mine", replace(recipe, reference="polite"))
+    assert saved_stages() == []
+
+
 # --- stages that learn from a reward model ---
 
 POLICY = """
@@ -509,6 +519,12 @@ def policy_course(preference_course: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def manifest_of(name: str) -> dict:
     return json.loads((stage_path(name) / MANIFEST).read_text(encoding="utf-8"))
+
+
+def test_a_model_that_chooses_the_rows_is_one_that_the_recipe_learns_from(recipe: Recipe) -> None:
+    for scorer, others in (("gold", []), ("reward_model", ["reward_model"])):
+        chosen = replace(recipe, data={**recipe.data, "scorer": scorer})
+        assert stage_saving.other_models(chosen) == others
 
 
 def test_the_reward_model_is_built_first_and_noted(
@@ -665,6 +681,22 @@ def test_the_manifest_says_who_made_a_stage(built: Path, recipe: Recipe) -> None
     assert maker_of("only_a_model") == "reader"
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"weight_decay": 0.1}, {"num_train_epochs": 2}],
+    ids=["set by the recipe", "left to its default"],
+)
+def test_any_argument_that_was_changed_by_hand_makes_a_stage_the_readers(
+    preference_course: Path, changed: dict[str, float]
+) -> None:
+    text = SFT.replace("max_steps: 2", "weight_decay: 0.0")
+    (preference_course / "sft.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe("sft", "tiny")
+    for arguments, maker in (({}, "recipe"), (changed, "reader")):
+        save_stage(trained(recipe, **arguments), "sft", recipe)
+        assert maker_of("sft") == maker
+
+
 @pytest.mark.parametrize("variable", ["POSTTRAIN_MODEL", "POSTTRAIN_OVERRIDES"])
 def test_a_stage_made_with_a_variable_is_the_readers(
     preference_course: Path, base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
@@ -741,6 +773,29 @@ def test_saving_over_ones_own_stage_keeps_the_former(
     save_stage(trained(recipe, learning_rate=0.2), "mine", recipe)
     assert saved_stages() == ["mine", "mine-kept-1", "mine-kept-2", "mine-kept-3"]
     assert identity_of("mine-kept-3") == identities[2]
+
+
+def test_half_a_copy_is_no_reason_to_throw_the_stage_away(
+    course: dict, base_dir: Path, recipe: Recipe
+) -> None:
+    models = [loaded(base_dir)[0] for _ in range(2)]
+    models[1].get_input_embeddings().weight.data.mul_(1.1)
+    tokenizer = loaded(base_dir)[1]
+    for number in (0, 1, 0):
+        save_stage(models[number], "mine", recipe, tokenizer=tokenizer)
+    former = identity_of("mine")
+    assert identity_of("mine-kept-1") == former
+    (stage_path("mine-kept-1") / "model.safetensors").write_bytes(b"half")
+    save_stage(models[1], "mine", recipe, tokenizer=tokenizer)
+    assert saved_stages() == ["mine", "mine-kept-2", "mine-kept-3"]
+    assert identity_of("mine-kept-3") == former
+
+
+def test_an_empty_directory_is_not_kept(course: dict, base_dir: Path, recipe: Recipe) -> None:
+    stage_path("mine").mkdir(parents=True)
+    model, tokenizer = loaded(base_dir)
+    assert is_complete(save_stage(model, "mine", recipe, tokenizer=tokenizer))
+    assert [path.name for path in stage_path("mine").parent.glob("mine*")] == ["mine"]
 
 
 def test_a_model_that_was_only_copied_there_is_kept(

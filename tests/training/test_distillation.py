@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import load_recipe
@@ -19,7 +21,7 @@ from posttrain_helpers.recipes.methods import trainer_class
 from posttrain_helpers.stages import build
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 from posttrain_helpers.stages.save import other_models
-from posttrain_helpers.training.distillation import check_same_vocabulary
+from posttrain_helpers.training.distillation import _same_predictions, check_same_vocabulary
 from posttrain_helpers.training.frozen import load_teacher
 from posttrain_helpers.training.trainer import make_trainer, train
 
@@ -145,6 +147,18 @@ def test_a_teacher_that_is_the_student_is_noted(
     assert student.training == mode
 
 
+def test_predictions_are_compared_without_dropout_and_closely() -> None:
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 50}
+    student = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.5, embd_pdrop=0.5)).train()
+    teacher = copy.deepcopy(student)
+    assert _same_predictions(student, teacher)
+    assert student.training
+    with torch.no_grad():
+        teacher.transformer.wte.weight[7] *= 1.01
+    assert not _same_predictions(student, teacher)
+
+
 def test_a_missing_teacher_is_refused_under_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "process_count", lambda: 2)
     recipe = load_recipe("distill_on_policy", "tiny", {"model": "base"})
@@ -189,6 +203,10 @@ def test_another_vocabulary_is_refused(models: Any) -> None:
     first, second = sorted(vocabulary)[-2:]
     swapped = {**vocabulary, first: vocabulary[second], second: vocabulary[first]}
     other = SimpleNamespace(get_vocab=lambda: swapped)
+    more = SimpleNamespace(get_vocab=lambda: {**vocabulary, "<more>": len(vocabulary)})
+    for pair in ((tokenizer, more), (more, tokenizer)):
+        with pytest.raises(CourseError, match=r"1 of them not in the same place, such as '<more>'"):
+            check_same_vocabulary(*pair)
     with pytest.raises(
         CourseError, match=rf"2 of them not in the same place, such as {re.escape(repr(first))}"
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,7 @@ def build(uneven_model, tokenizer, tmp_path: Path) -> Callable[..., Any]:
         model = copy.deepcopy(uneven_model) if model is None else model
         options = {**SETTINGS, **settings}
         peft_config = options.pop("peft_config", None)
+        reference = {"ref_model": options.pop("ref_model")} if "ref_model" in options else {}
         config, trainer = (
             (trl.SFTConfig, trl.SFTTrainer) if plain else (RegularizedSFTConfig, RegularizedSFTTrainer)
         )
@@ -77,6 +79,7 @@ def build(uneven_model, tokenizer, tmp_path: Path) -> Callable[..., Any]:
             train_dataset=rows(),
             processing_class=tokenizer,
             peft_config=peft_config,
+            **reference,
         )
 
     return build
@@ -203,6 +206,38 @@ def test_no_weight_of_the_base_gets_a_gradient_or_moves(build, uneven_model) -> 
     assert_same_weights(trainer.ref_model, uneven_model, atol=0)
     with pytest.raises(AssertionError):
         assert_same_weights(trainer.model, uneven_model)
+
+
+def test_a_reference_of_ones_own_is_frozen_and_the_divergence_is_from_it(build, uneven_model) -> None:
+    reference = copy.deepcopy(uneven_model)
+    moved(reference, 0.2)
+    trainer = build(ref_model=reference.train())
+    assert trainer.ref_model is reference
+    assert not any(module.training for module in reference.modules())
+    assert not any(weight.requires_grad for weight in reference.parameters())
+    batch = first_batch(trainer)
+    expected = by_hand(batch, trainer.model, reference, "forward")
+    assert measured(trainer, batch)[2] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_copy_is_without_dropout_and_follows_the_attention_of_the_policy(build, uneven_model) -> None:
+    trainer = build(uneven_model.train())
+    assert not any(module.training for module in trainer.ref_model.modules())
+    assert trainer.ref_model.config._attn_implementation != "eager"
+    trainer.model.set_attn_implementation("eager")
+    batch = first_batch(trainer)
+    assert measured(trainer, batch)[2] == 0
+    assert trainer.ref_model.config._attn_implementation == "eager"
+
+
+def test_the_share_of_a_batch_counts_the_processes(build) -> None:
+    trainer = build()
+    tokens, all_tokens = torch.tensor(5), torch.tensor(20)
+    trainer.accelerator = SimpleNamespace(num_processes=2, parallelism_config=None)
+    assert trainer._share(tokens, all_tokens).item() == close(2 / 20)  # DDP divides by 2
+    trainer.args.average_tokens_across_devices = False
+    assert trainer._share(tokens, all_tokens).item() == close(1 / 20)
+    assert trainer._share(tokens, None).item() == close(1 / 5)
 
 
 def test_few_logits_at_a_time_give_the_same_loss_and_gradient(build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,6 +452,31 @@ def test_logits_that_are_scaled(build, uneven_model) -> None:
     assert measured(build(uneven_model))[2] == 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "final_logit_softcapping",
+        "logit_scale",
+        "output_multiplier",
+        "lm_head_multiplier",
+        "logits_scaling",
+    ],
+)
+def test_every_way_to_scale_logits_is_known(build, uneven_model, name: str) -> None:
+    reference = copy.deepcopy(uneven_model)
+    setattr(reference.config, name, 2.0)
+    for given in ({"model": reference}, {"ref_model": reference}):
+        with pytest.raises(CourseError, match=rf"changes what its output layer returns \({name}=2.0\)"):
+            build(**given)
+
+
+def test_a_reference_of_another_vocabulary(build, uneven_model) -> None:
+    reference = copy.deepcopy(uneven_model)
+    reference.resize_token_embeddings(reference.config.vocab_size + 1)
+    with pytest.raises(CourseError, match=r"logits for 332 tokens and the reference model for 333, so there"):
+        build(ref_model=reference)
+
+
 def test_compiled_weights(build) -> None:
     with pytest.raises(CourseError, match="in one process or with DDP"):
         build(torch_compile=True)
@@ -433,6 +493,19 @@ def test_compiled_weights(build) -> None:
 def test_an_adapter_without_which_the_model_is_not_the_base(build, adapter: Any, fault: str) -> None:
     with pytest.raises(CourseError, match=f"the adapter .*{fault}.* is not the base that the KL term needs"):
         build(peft_config=adapter)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "PiSSA"])
+def test_every_start_that_changes_the_base_is_known(start: str) -> None:
+    config = SimpleNamespace(is_prompt_learning=False, init_lora_weights=start, bias="none")
+    model = SimpleNamespace(peft_config={"default": config})
+    with pytest.raises(
+        CourseError, match=rf"begins by changing the base weights \(init_lora_weights='{start}'"
+    ):
+        regularized_sft._check_adapter(model)
+    for usual in (True, False, "gaussian", "eva"):
+        config.init_lora_weights = usual
+        regularized_sft._check_adapter(model)
 
 
 # --- the recipe

@@ -64,6 +64,11 @@ def test_teacher_and_student_are_sampled_alike(monkeypatch: pytest.MonkeyPatch) 
     assert calls == [{"policy": "grpo", **shared}, {"policy": "sft", **shared}]
 
 
+def test_pairs_of_equal_replies_are_counted() -> None:
+    rows, _, dropped = distillation.build_distillation_data(8, 2, 15, 3, "tiny", policy="grpo", student="sft")
+    assert (len(rows), dropped) == (6, {"identical": 2})  # every fourth reply is the teacher's
+
+
 def test_half_of_the_prompts_are_those_of_fine_tuning_in_random_order() -> None:
     rows, _, _ = distillation.build_distillation_data(200, 2, 15, 0, "tiny", smallest=11)
     numbers = [[int(text) for text in re.findall(r"\d+", row["prompt"][0]["content"])] for row in rows]
@@ -97,6 +102,12 @@ def test_larger_problems_are_no_prompts(profile: str) -> None:
     assert sum(groups) < 0.2 * len(larger)
     amounts = [amount for amount, grouped in zip(first, groups, strict=True) if not grouped]
     assert min(amounts) > recipe.data["largest"]
+
+
+def test_larger_amounts_are_as_many_and_follow_those_of_the_prompts() -> None:
+    items = distillation._larger_problems(3, 15, 11)
+    expected = held_out_problems(2, 20, 300, smallest=16)
+    assert [item["prompt"] for item in items] == [item["prompt"] for item in expected]
 
 
 @pytest.mark.parametrize("split", HELD_OUT_SPLITS)

@@ -34,6 +34,10 @@ def test_the_defaults_are_those_of_trl(tmp_path: Path) -> None:
         "whiten_rewards": False,
     }
     assert {name: getattr(args, name) for name in expected} == expected
+    # TRL always does both.
+    assert args.whiten_advantages
+    assert args.disable_dropout
+    assert (args.kl_target, args.kl_horizon) == (6.0, 10_000)  # of TRL's first PPO
     assert args.report_to == []
     assert not args.remove_unused_columns
 
@@ -49,6 +53,12 @@ def test_the_sizes_of_an_update(tmp_path: Path) -> None:
     assert (args.mini_batch_rows, args.rollout_rows, args.steps_per_update) == (32, 96, 6)
     assert args.logging_steps == 6
     assert config(tmp_path, logging_steps=2).logging_steps == 2
+
+
+def test_half_an_epoch_is_half_of_the_prompts(tmp_path: Path) -> None:
+    sizes = {"per_device_train_batch_size": 5, "num_mini_batches": 2, "num_ppo_epochs": 3}
+    assert config(tmp_path, num_train_epochs=0.5, **sizes).steps_for(61) == 4 * 6  # 31 episodes, 10 at a time
+    assert config(tmp_path, num_train_epochs=2, **sizes).steps_for(10) == 2 * 6
 
 
 def test_a_checkpoint_that_nobody_asked_for_is_at_the_end_of_an_update(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -78,8 +76,12 @@ def test_nothing_is_reported_twice() -> None:
 
 
 def test_an_interrupted_mini_batch_can_be_forgotten() -> None:
-    metrics = PPOMetrics(SimpleNamespace())
+    metrics = PPOMetrics(OneProcess())
     metrics.add_rollout({"score": 1.0})
     metrics.begin_mini_batch()
     metrics.clear()
     assert metrics.collect() == {}
+    metrics.add_rollout({"score": 3.0})
+    metrics.begin_mini_batch()
+    metrics.add_micro_batch(ratios([1.0]), torch.tensor([[True]]), share=1.0)
+    assert metrics.collect()["score"] == 3.0

@@ -148,6 +148,30 @@ def test_a_rollout_depends_on_its_number_only(sampler_for) -> None:
     assert not torch.equal(first.log_probs[:, :1], second.log_probs[:, :1])
 
 
+def test_the_seed_and_the_number_decide_what_is_drawn(sampler_for) -> None:
+    data = Dataset.from_list([prompts(1)[0]] * 24)  # so that no other prompt makes the difference
+    found = [
+        sampler_for(data=data, seed=seed).sample(update, 0.1).tokens.completions.tolist()
+        for seed, update in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
+    assert found[0] == found[1]
+    assert len({str(completions) for completions in found}) == 3
+
+
+def test_no_pass_has_more_rows_than_the_arguments_say(sampler_for, policy: Any, reference: Any) -> None:
+    rows: dict[str, list[int]] = {"policy": [], "reference": []}
+    for name, model in (("policy", policy), ("reference", reference)):
+        model.register_forward_pre_hook(
+            lambda module, arguments, inputs, name=name: rows[name].append(len(inputs["input_ids"])),
+            with_kwargs=True,
+        )
+    sampler_for(rollout_batch_size=5, per_device_train_batch_size=2, gradient_accumulation_steps=4).sample(
+        0, 0.1
+    )
+    assert max(rows["policy"]) == 5
+    assert rows["reference"] == [2] * 8
+
+
 # --- what a rollout holds
 
 

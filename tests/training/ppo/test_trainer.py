@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import generate
 from posttrain_helpers.recipes import load_recipe
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
-from posttrain_helpers.stages.save import save_stage
+from posttrain_helpers.stages.save import _follows, save_stage
 from posttrain_helpers.training.ppo import trainer as ppo
 from posttrain_helpers.training.ppo.trainer import PPOConfig, PPOTrainer
 from posttrain_helpers.training.trainer import make_trainer, train
@@ -134,6 +135,14 @@ def test_the_arguments_may_name_what_the_critic_starts_from(random_model_dir: Pa
     assert largest_difference(weights(trainer.value_model), before) > 1e-3
 
 
+def test_a_critic_that_is_given_wins_over_the_one_that_is_named(
+    random_model_dir: Path, tmp_path: Path
+) -> None:
+    critic = new_critic(random_model_dir)
+    trainer = new_trainer(random_model_dir, tmp_path, parts={"value_model": critic}, value_model="nowhere")
+    assert trainer.value_model is critic
+
+
 def test_the_first_step_is_on_policy(random_model_dir: Path, tmp_path: Path) -> None:
     trainer = new_trainer(random_model_dir, tmp_path, max_steps=2, logging_steps=1, num_mini_batches=1)
     trainer.train()
@@ -142,6 +151,16 @@ def test_the_first_step_is_on_policy(random_model_dir: Path, tmp_path: Path) -> 
     assert logs(trainer, "policy/clipfrac_avg")[0] == 0
     assert logs(trainer, "objective/kl")[0] == pytest.approx(0, abs=1e-4)
     assert logs(trainer, "policy/approxkl_avg")[1] > 1e-5
+
+
+def test_sampling_has_the_precision_of_the_update(random_model_dir: Path, tmp_path: Path) -> None:
+    trainer = new_trainer(random_model_dir, tmp_path, max_steps=1, bf16=True)
+    found: list[tuple[bool, torch.dtype]] = []
+    trainer.policy.register_forward_hook(
+        lambda module, arguments, outputs: found.append((torch.is_grad_enabled(), outputs.logits.dtype))
+    )
+    trainer.train()
+    assert set(found) == {(False, torch.bfloat16), (True, torch.bfloat16)}
 
 
 def test_activation_checkpointing_changes_nothing(random_model_dir: Path, tmp_path: Path) -> None:
@@ -212,6 +231,17 @@ def test_the_adaptive_coefficient_moves_towards_its_target(
     assert trainer.kl_coef == pytest.approx(used[-1] * (1.02 if rises else 0.98), rel=1e-3)
 
 
+def test_the_coefficient_follows_the_mean_over_all_processes(random_model_dir: Path, tmp_path: Path) -> None:
+    trainer = new_trainer(
+        random_model_dir, tmp_path, adaptive_kl=True, kl_target=1.0, kl_horizon=100, kl_coef=0.2
+    )
+    trainer._rollout = SimpleNamespace(kl=torch.tensor([0.9, 1.1, 0.9, 1.1]))  # its mean is the target
+    reduced = {"mean": lambda kl: (kl + 1.2) / 2, "sum": lambda kl: kl + 1.2}  # with another process
+    trainer.accelerator = SimpleNamespace(reduce=lambda kl, reduction: reduced[reduction](kl))
+    trainer._adapt_kl_coef()
+    assert trainer.kl_coef == pytest.approx(0.2 * (1 + 0.1 * 4 / 100))
+
+
 def small_recipe(**overrides: Any) -> Any:
     args = {
         **{name: value for name, value in SMALL.items() if name != "use_cpu"},
@@ -244,6 +274,10 @@ def test_the_recipe_trains_and_the_stage_generates_the_same(
     questions = list(prompts(4)["prompt"])
     expected = generate(trainer.model, tokenizer, questions, max_new_tokens=8)
     assert generate(again, its_tokenizer, questions, max_new_tokens=8) == expected
+    # The number of steps, which it computes itself, is no change by hand.
+    assert _follows(trainer, recipe)
+    trainer.args.kl_coef = 0.123
+    assert not _follows(trainer, recipe)
 
 
 # --- adapters
@@ -379,6 +413,22 @@ def test_a_checkpoint_with_another_critic(random_model_dir: Path, tmp_path: Path
         other.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+def test_a_checkpoint_with_a_critic_of_another_size(
+    sizes: tuple[int, int], random_model_dir: Path, tmp_path: Path
+) -> None:
+    saved, other = (new_critic(random_model_dir) for _ in sizes)
+    for critic, layers in zip((saved, other), sizes, strict=True):
+        del critic.model.layers[layers:]
+    first, second = (
+        new_trainer(random_model_dir, tmp_path, parts={"value_model": critic}, **SAVING, max_steps=4)
+        for critic in (saved, other)
+    )
+    first.train()
+    with pytest.raises(CourseError, match=r"value\.safetensors holds another critic than this trainer's"):
+        second.train(resume_from_checkpoint=True)
+
+
 # --- what can go wrong
 
 
@@ -458,6 +508,19 @@ def test_a_learning_rate_that_explodes(
         trainer.train()
 
 
+def test_a_loss_without_end_is_refused(random_model_dir: Path, tmp_path: Path) -> None:
+    trainer = new_trainer(random_model_dir, tmp_path)
+    sample = trainer.rollouts.sample
+
+    def enormous(*arguments: Any) -> Any:
+        rollout = sample(*arguments)
+        return replace(rollout, advantages=torch.full_like(rollout.advantages, -3e38))
+
+    trainer.rollouts.sample = enormous
+    with pytest.raises(CourseError, match=r"the loss of step 1 is inf; lower learning_rate"):
+        trainer.train()
+
+
 def test_the_reference_is_a_model_of_its_own(random_model_dir: Path, tmp_path: Path) -> None:
     model, _ = loaded(random_model_dir)
     with pytest.raises(CourseError, match="ref_model is the policy itself"):
@@ -474,6 +537,17 @@ def test_a_reference_of_ones_own(random_model_dir: Path, tmp_path: Path) -> None
     trainer = new_trainer(random_model_dir, tmp_path, parts={"ref_model": reference}, max_steps=4)
     trainer.train()
     assert logs(trainer, "objective/kl")[0] > 1
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_reference_is_without_dropout_whatever_the_policy_is(
+    given: bool, random_model_dir: Path, tmp_path: Path
+) -> None:
+    policy, reference = (loaded(random_model_dir)[0].train() for _ in range(2))
+    parts = {"ref_model": reference} if given else {}
+    trainer = new_trainer(random_model_dir, tmp_path, model=policy, parts=parts, disable_dropout=False)
+    assert not any(module.training for module in trainer.ref_model.modules())
+    assert policy.training
 
 
 def test_a_model_that_another_trainer_has_patched(random_model_dir: Path, tmp_path: Path) -> None:
