@@ -104,6 +104,24 @@ def joined_group(use_cpu: bool) -> Iterator[None]:
 
 
 @contextmanager
+def shared_state_kept() -> Iterator[None]:
+    """Keep in a `with` block what all accelerators share: each config of a trainer that is made clears it.
+
+    A config that is only looked at would break the trainers that exist.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+
+    kept = [(state._shared_state, dict(state._shared_state)) for state in (AcceleratorState, PartialState)]
+    try:
+        yield
+    finally:
+        for shared, values in kept:
+            if values:
+                shared.clear()
+                shared.update(values)
+
+
+@contextmanager
 def main_process_first() -> Iterator[None]:
     """Let the main process go through a `with` block before the others: it writes what they read."""
     if process_count() == 1:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.fetched import FETCHABLE
-from posttrain_helpers.environment.processes import process_count
+from posttrain_helpers.environment.processes import process_count, shared_state_kept
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory.estimate import MemoryEstimate, ModelSize, estimate_memory, measure_model
@@ -99,7 +99,8 @@ def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
         CourseError: whatever is wrong with model, data or arguments, in one sentence.
     """
     estimate = plan_recipe(recipe)
-    config = checked_config(recipe)
+    with shared_state_kept():
+        config = checked_config(recipe)
     rows = _training_rows(recipe)
     replies = process_count() * config.per_device_train_batch_size * config.gradient_accumulation_steps
     steps = config.max_steps if config.max_steps > 0 else _steps(config, rows, replies)

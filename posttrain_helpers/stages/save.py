@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.data.public.files import local_file
 from posttrain_helpers.environment.paths import atomic_directory, write_json_atomic
-from posttrain_helpers.environment.processes import is_main_process, wait_for_all
+from posttrain_helpers.environment.processes import is_main_process, shared_state_kept, wait_for_all
 from posttrain_helpers.environment.profiles import PROFILES, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, display_path
 from posttrain_helpers.errors import CourseError
@@ -76,7 +76,7 @@ def save_stage(
         The stage's directory.
 
     Raises:
-        CourseError: a bad name, no tokenizer, a training that `training_state.check_trained` refuses or
+        CourseError: a bad name, no tokenizer, a training that `training.state.check_trained` refuses or
             that went without the recipe's reference model, weights that are not finite, or a disk that is
             full or read-only: then nothing is left behind.
     """
@@ -288,7 +288,8 @@ def _maker(trainer: Trainer | None, name: str, recipe: Recipe) -> str:
 
 def _follows(trainer: Trainer, recipe: Recipe) -> bool:
     """Say whether a trainer has the arguments that a recipe sets, and made all steps."""
-    expected = config_class(recipe.method)(**{**METHODS[recipe.method].arguments, **recipe.args})
+    with shared_state_kept():
+        expected = config_class(recipe.method)(**{**METHODS[recipe.method].arguments, **recipe.args})
     keys = {*recipe.own_args, "learning_rate", "num_train_epochs", "max_steps"}
     if recipe.method == "ppo":  # it computes this one from the others
         keys -= {"max_steps"} - set(recipe.own_args)

@@ -28,8 +28,10 @@ from posttrain_helpers.stages import build as stages
 from posttrain_helpers.stages import save as stage_saving
 from posttrain_helpers.stages.build import build_stage, load_stage, resolve_model
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
+from posttrain_helpers.stages.planning import plan_training
 from posttrain_helpers.stages.save import save_stage
 from posttrain_helpers.tinyworld import tasks
+from posttrain_helpers.training.trainer import make_trainer, train
 
 # The same small course for this process and for the processes that are killed.
 SMALL_COURSE = """
@@ -391,7 +393,6 @@ def test_the_command_line_saves_a_recipe_under_its_stage(
 
 def test_a_reward_model_scores_the_same_after_saving(preference_course: Path) -> None:
     from posttrain_helpers.rewards.reward_model import score_replies
-    from posttrain_helpers.training.trainer import make_trainer, train
 
     recipe = load_recipe("reward", "tiny", {"model": "base"})
     model, tokenizer = load_model_and_tokenizer("base", head="reward", verbose=False)
@@ -644,13 +645,10 @@ def trained(recipe: Recipe, seed: int = 0, **arguments: object):
     """Train as a notebook does, with arguments changed by hand."""
     from transformers import set_seed
 
-    from posttrain_helpers.data.loading import load_data
-    from posttrain_helpers.training.trainer import make_trainer, train
-
     set_seed(seed)
     model, tokenizer = loaded(resolve_model(recipe.model))
     changed = replace(recipe, args={**recipe.args, **arguments})
-    trainer = make_trainer(changed, model, tokenizer, load_data(recipe, verbose=False)[0], verbose=False)
+    trainer = make_trainer(changed, model, tokenizer, data.load_data(recipe, verbose=False)[0], verbose=False)
     train(trainer)
     return trainer
 
@@ -695,6 +693,22 @@ def test_any_argument_that_was_changed_by_hand_makes_a_stage_the_readers(
     for arguments, maker in (({}, "recipe"), (changed, "reader")):
         save_stage(trained(recipe, **arguments), "sft", recipe)
         assert maker_of("sft") == maker
+
+
+def test_a_trainer_can_go_on_after_its_stage_is_saved(course: dict, recipe: Recipe) -> None:
+    trainer = trained(recipe)
+    rows = trainer.train_dataset
+    before = trainer.evaluate(rows)["eval_loss"]
+    save_stage(trainer, "sft", recipe)
+    assert trainer.evaluate(rows)["eval_loss"] == before
+
+
+def test_a_trainer_can_train_after_its_recipe_is_planned(course: dict, recipe: Recipe) -> None:
+    model, tokenizer = loaded("base")
+    rows = data.load_data(recipe, verbose=False)[0]
+    trainer = make_trainer(recipe, model, tokenizer, rows, verbose=False)
+    plan_training(recipe)
+    assert train(trainer)["train_loss"] > 0
 
 
 @pytest.mark.parametrize("variable", ["POSTTRAIN_MODEL", "POSTTRAIN_OVERRIDES"])
@@ -1187,11 +1201,9 @@ def test_one_process_builds_while_another_waits(course: dict, capsys: pytest.Cap
 
 def _built_elsewhere(course: dict) -> Path:
     """Build the stage with its own trainer under another name, but with the manifest of "sft"."""
-    from posttrain_helpers.data.loading import load_data
-    from posttrain_helpers.training.trainer import make_trainer, train
 
     recipe = load_recipe("sft", "tiny", course["SMALL"])
     model, tokenizer = loaded("base")
-    trainer = make_trainer(recipe, model, tokenizer, load_data(recipe, verbose=False)[0])
+    trainer = make_trainer(recipe, model, tokenizer, data.load_data(recipe, verbose=False)[0])
     train(trainer)
     return save_stage(trainer, "elsewhere", recipe)
