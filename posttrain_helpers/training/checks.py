@@ -15,12 +15,13 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.chat_markers import changes_replies, check_markers
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 # A mask that is wrong is wrong in every row; a sample keeps the check below a second on large data sets.
 MOST_ROWS_CHECKED = 2000
-# A shuffled data set fails the check of its order less often than this.
+# A shuffled data set fails the check of its order less often than this; the run of either label may fail it.
 CHANCE_OF_FALSE_ALARM = 1e-6
 
 
@@ -210,7 +211,7 @@ def leave_out_useless_rows(trainer: Trainer, rows_given: int) -> list[str]:
     """Take out of the training set the pairs that teach nothing, and count what TRL has left out itself.
 
     TRL drops rows that are longer than `max_length` without a word. A pair whose replies are equal, or become
-    equal or empty when they are cut off at `max_length`, has the same loss whatever the model does, or none.
+    equal or empty when they are cut off at `max_length`, has no preference to teach.
 
     Args:
         trainer: a trainer on preference data; its `train_dataset` may be replaced.
@@ -337,11 +338,13 @@ def check_reference(trainer: Trainer) -> None:
         return
     policy = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
     reference = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
+    if any(hasattr(weights, "ds_id") for weights in reference.values()):
+        return  # DeepSpeed's ZeRO-3 keeps parts of the weights that do not lie as the policy's do
     differing = sorted(policy.keys() ^ reference.keys()) or [
         name
         for name, weights in policy.items()
         if weights.shape != reference[name].shape
-        or not torch.equal(weights, reference[name].to(weights.device, weights.dtype))
+        or not torch.equal(_whole(weights), _whole(reference[name]).to(weights.device, weights.dtype))
     ]
     if differing:
         raise CourseError(
@@ -349,6 +352,11 @@ def check_reference(trainer: Trainer) -> None:
             f"{trainer.model.config._name_or_path!r}, and {len(differing)} of {len(policy)} weights (the "
             f"first is {differing[0]}) differ in memory; save the model as a stage and load it from there."
         )
+
+
+def _whole(weights: torch.Tensor) -> torch.Tensor:
+    """Return all of a weight; with FSDP2 each process holds a part, and all of them must ask for the same."""
+    return weights.full_tensor() if hasattr(weights, "full_tensor") else weights
 
 
 def check_labels(trainer: Trainer) -> None:
@@ -367,7 +375,7 @@ def check_labels(trainer: Trainer) -> None:
     if trainer.args.train_sampling_strategy != "sequential":
         return
     start, length = _longest_run(labels)
-    if _log_chance_of_run(labels, start, length) < math.log(CHANCE_OF_FALSE_ALARM):
+    if _log_chance_of_run(labels, start, length) < math.log(CHANCE_OF_FALSE_ALARM / 2):
         raise CourseError(
             f"the rows {start:,} to {start + length - 1:,} of {len(labels):,} all have the label "
             f"{labels[start]}, and KTO trains in the order of the data set; shuffle it: "

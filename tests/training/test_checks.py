@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -260,6 +261,29 @@ def test_an_adapter_and_precomputed_log_probabilities_need_no_reference_model(re
         first = next(log for log in trainer.state.log_history if "loss" in log)
         assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
         assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+@pytest.fixture
+def one_process() -> Iterator[Any]:
+    """A group of one process, and the mesh of its devices."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_reference_of_which_each_process_holds_a_part(one_process: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    policy = torch.nn.Linear(3, 2)
+    policy.config = SimpleNamespace(_name_or_path="sft")
+    reference = fully_shard(copy.deepcopy(policy), mesh=one_process)
+    accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    trainer = SimpleNamespace(model=policy, ref_model=reference, accelerator=accelerator)
+    check_reference(trainer)
+    with torch.no_grad():
+        policy.bias += 1
+    with pytest.raises(CourseError, match=r"1 of 2 weights \(the first is bias\) differ"):
+        check_reference(trainer)
 
 
 # --- the order of labels ---
