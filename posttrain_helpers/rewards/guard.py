@@ -5,7 +5,6 @@ TRL and PPO would go on: a NaN makes every weight NaN, and a reply that no funct
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from functools import wraps
 from typing import Any
@@ -40,9 +39,11 @@ class _Guard:
         self._returned: dict[int, list[float | None]] = {}
 
     def wrapped(self, index: int, function: Any) -> Any:
+        from trl.trainer.utils import is_async_callable
+
         if not callable_without_weights(function):
             return function
-        if is_coroutine(function):
+        if is_async_callable(function):
 
             @wraps(function)
             async def rewards_of(**columns: Any) -> list[float | None]:
@@ -103,9 +104,3 @@ def callable_without_weights(function: Any) -> bool:
     from torch.nn import Module
 
     return callable(function) and not isinstance(function, Module)
-
-
-def is_coroutine(function: Any) -> bool:
-    """Say whether calling a reward function gives a coroutine."""
-    called = function if inspect.isroutine(function) else type(function).__call__
-    return inspect.iscoroutinefunction(called)

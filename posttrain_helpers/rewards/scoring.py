@@ -21,8 +21,10 @@ RewardFunction = Callable[..., list[float | None]]
 
 
 def reward_name(function: RewardFunction) -> str:
-    """Return the name under which a reward function is logged."""
-    return getattr(function, "__name__", type(function).__name__)
+    """Return the name under which TRL logs a reward function."""
+    from trl.trainer.utils import get_callable_name
+
+    return get_callable_name(function)
 
 
 def checked_rewards(
@@ -64,41 +66,62 @@ def checked_rewards(
     return [None if reward is None else float(reward) for reward in rewards]
 
 
+def reward_columns(
+    rows: Sequence[dict[str, Any]],
+    texts: Sequence[str],
+    completion_ids: Sequence[Sequence[int]],
+    trainer_state: Any,
+    log_metric: Callable[[str, float], None] = lambda name, value: None,
+) -> dict[str, Any]:
+    """Return what a reward function is called with, as TRL's trainers call it.
+
+    Args:
+        rows: for each completion its row of the data set, with a `prompt`.
+        texts: B completions without special tokens.
+        completion_ids: their B lists of token ids.
+        trainer_state: for rewards that change during the training.
+        log_metric: takes name and value of what a function wants to log.
+    """
+    left_out = ("prompt", "completion", "completion_ids")
+    conversational = not isinstance(rows[0]["prompt"], str)
+    return {
+        **{name: [row[name] for row in rows] for name in rows[0] if name not in left_out},
+        "prompts": [row["prompt"] for row in rows],
+        "completions": [
+            [{"role": "assistant", "content": text}] if conversational else text for text in texts
+        ],
+        "completion_ids": completion_ids,
+        "trainer_state": trainer_state,
+        "log_extra": lambda column, values: None,  # of TRL's table of completions, which is not kept
+        "log_metric": log_metric,
+    }
+
+
 def score_completions(
     functions: Sequence[RewardFunction],
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
     completions: Sequence[Sequence[int]],
     trainer_state: Any = None,
+    log_metric: Callable[[str, float], None] = lambda name, value: None,
 ) -> torch.Tensor:
     """Return the score of each completion by each reward function, shape (functions, completions).
 
     Args:
         functions: the reward functions.
         tokenizer: decodes the completions, without special tokens.
-        rows: for each completion its row of the data set, with a `prompt`.
+        rows, trainer_state, log_metric: as for `reward_columns`.
         completions: B lists of token ids.
-        trainer_state: passed on, for rewards that change during the training.
 
     Raises:
         CourseError: as `checked_rewards`.
     """
     import torch
 
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    prompts = columns.pop("prompt")
-    texts: list[Any] = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    if not isinstance(prompts[0], str):
-        texts = [[{"role": "assistant", "content": text}] for text in texts]
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    columns = reward_columns(rows, texts, completions, trainer_state, log_metric)
     scores = []
     for function in functions:
-        values = function(
-            prompts=prompts,
-            completions=texts,
-            completion_ids=completions,
-            trainer_state=trainer_state,
-            **columns,
-        )
-        rewards = checked_rewards(reward_name(function), values, texts)
+        rewards = checked_rewards(reward_name(function), function(**columns), columns["completions"])
         scores.append(torch.tensor([0.0 if reward is None else reward for reward in rewards]))
     return torch.stack(scores)

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.rewards.guard import callable_without_weights, is_coroutine
-from posttrain_helpers.rewards.scoring import checked_rewards, reward_name
+from posttrain_helpers.rewards.guard import callable_without_weights
+from posttrain_helpers.rewards.scoring import checked_rewards, reward_columns, reward_name
 from posttrain_helpers.training.checks import check_reference
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class RewardCheck:
     Attributes:
         prompts: N prompts that replies were sampled for.
         replies: replies for each of them.
-        means: the mean of each reward function over all replies; of a verifier, the rate of success.
+        means: the mean of each reward function over the replies that it rated, NaN if there is none; of a
+            verifier, the rate of success.
         without_spread: the share of the prompts whose replies all got the same reward, so that comparing
             them teaches nothing.
     """
@@ -46,7 +47,10 @@ class RewardCheck:
     without_spread: float
 
     def __str__(self) -> str:
-        means = ", ".join(f"{name} {mean:.3f}" for name, mean in self.means.items())
+        means = ", ".join(
+            f"{name} rated none of them" if math.isnan(mean) else f"{name} {mean:.3f}"
+            for name, mean in self.means.items()
+        )
         return (
             f"rewards before training ({self.prompts} prompts, {self.replies} replies each): {means}; all "
             f"replies equal for {self.without_spread:.0%} of the prompts"
@@ -62,8 +66,8 @@ def check_policy(trainer: Trainer) -> None:
 def check_rewards(trainer: Trainer) -> RewardCheck | None:
     """Sample replies to a few training prompts and check that their rewards can teach something.
 
-    Replies are sampled as the trainer samples them, and the random state and the model's mode stay as they
-    are. The result is kept as `trainer.reward_check`.
+    Replies are sampled with the trainer's temperature and length, from the whole distribution. The random
+    state and the model's mode stay as they are. The result is kept as `trainer.reward_check`.
 
     Args:
         trainer: with `reward_funcs`, and in its arguments `temperature`, `max_completion_length` and perhaps
@@ -75,15 +79,18 @@ def check_rewards(trainer: Trainer) -> RewardCheck | None:
     Raises:
         CourseError: every reply gets the same reward, or all replies to the same prompt do although the
             trainer compares these; a reward function needs a column that is not there, returns another number
-            of rewards than of replies, no reward at all, or one that is not finite.
+            of rewards than of replies, or one that is not finite.
     """
+    from trl.trainer.utils import is_async_callable
+
     from posttrain_helpers.environment.runtime import preserved_random_state
 
     trainer.reward_check = None
-    if any(not callable_without_weights(f) or is_coroutine(f) for f in trainer.reward_funcs):
+    if any(not callable_without_weights(f) or is_async_callable(f) for f in trainer.reward_funcs):
         return None
     for function in trainer.reward_funcs:
         _check_columns(function, trainer.train_dataset.column_names)
+    names = [reward_name(function) for function in trainer.reward_funcs]
     grouped = hasattr(trainer.args, "num_generations")
     groups: list[list[list[float | None]]] = []  # for each prompt and reply the reward of each function
     with preserved_random_state():
@@ -91,15 +98,16 @@ def check_rewards(trainer: Trainer) -> RewardCheck | None:
             groups += _rewarded_groups(trainer, rows, seed=len(groups))
             combined = [[_combined(trainer, rewards) for rewards in group] for group in groups]
             equal = [len(set(group)) == 1 for group in combined]
-            if not all(equal) if grouped else len({value for group in combined for value in group}) > 1:
+            spread = not all(equal) if grouped else len({value for group in combined for value in group}) > 1
+            # A function may rate rows of one kind only, which the first prompts need not be.
+            if spread and all(_given(groups, column) for column in range(len(names))):
                 break
-        else:
-            _refuse(trainer, groups, combined)
-    names = [reward_name(function) for function in trainer.reward_funcs]
+    if not spread:
+        _refuse(trainer, groups, combined)
     trainer.reward_check = RewardCheck(
         prompts=len(groups),
         replies=len(groups[0]),
-        means={name: _mean(groups, column) for column, name in enumerate(names)},
+        means={name: _mean(_given(groups, column)) for column, name in enumerate(names)},
         without_spread=fmean(equal),
     )
     return trainer.reward_check
@@ -136,34 +144,15 @@ def _rewarded_groups(
     )
     repeated = [row for row in rows for _ in range(size)]
     flat = [reply for group in replies for reply in (group if isinstance(group, list) else [group])]
-    columns: dict[str, Any] = {
-        key: [row[key] for row in repeated] for key in rows[0] if key not in ("prompt", "completion")
-    }
-    columns |= {
-        "prompts": [row["prompt"] for row in repeated],
-        "completions": [
-            reply.text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": reply.text}]
-            for row, reply in zip(repeated, flat, strict=True)
-        ],
-        "completion_ids": [list(reply.token_ids) for reply in flat],
-        "trainer_state": trainer.state,
-        "log_extra": lambda column, values: None,
-        "log_metric": lambda name, value: None,
-    }
-    per_function = [_rewards(function, columns, len(flat)) for function in trainer.reward_funcs]
+    columns = reward_columns(
+        repeated, [reply.text for reply in flat], [list(reply.token_ids) for reply in flat], trainer.state
+    )
+    per_function = [
+        checked_rewards(reward_name(function), function(**columns), columns["completions"])
+        for function in trainer.reward_funcs
+    ]
     per_reply = [list(rewards) for rewards in zip(*per_function, strict=True)]
     return [per_reply[start : start + size] for start in range(0, len(flat), size)]
-
-
-def _rewards(function: Any, columns: dict[str, Any], count: int) -> list[float | None]:
-    name = reward_name(function)
-    rewards = checked_rewards(name, function(**columns), columns["completions"])
-    if all(reward is None for reward in rewards):
-        raise CourseError(
-            f"the reward function {name!r} returned None for all of {count} replies, so it teaches nothing; "
-            "check the column that it reads."
-        )
-    return rewards
 
 
 def _combined(trainer: Trainer, rewards: Sequence[float | None]) -> float:
@@ -191,8 +180,9 @@ def _refuse(trainer: Trainer, groups: list[list[list[float | None]]], combined: 
         )
     found = []
     for column, name in enumerate(names):
-        own = {rewards[column] for group in groups for rewards in group} - {None}
-        found.append(f"{name} is {own.pop():g}" if len(own) == 1 else f"{name} varies")
+        own = set(_given(groups, column))
+        what = "varies" if len(own) > 1 else f"is {own.pop():g}" if own else "rated none"
+        found.append(f"{name} {what}")
     weights = trainer.args.reward_weights
     weighted = f" (reward_weights {weights})" if weights else ""
     raise CourseError(
@@ -228,5 +218,10 @@ def _check_columns(function: Any, columns: Sequence[str]) -> None:
         )
 
 
-def _mean(groups: list[list[list[float | None]]], column: int) -> float:
-    return fmean(rewards[column] for group in groups for rewards in group if rewards[column] is not None)
+def _given(groups: list[list[list[float | None]]], column: int) -> list[float]:
+    """Return the rewards that one function gave, without None."""
+    return [rewards[column] for group in groups for rewards in group if rewards[column] is not None]
+
+
+def _mean(rewards: Sequence[float]) -> float:
+    return fmean(rewards) if rewards else math.nan

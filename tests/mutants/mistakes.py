@@ -1006,6 +1006,9 @@ SCORING = Group(
             "skip_special_tokens=True",
             "skip_special_tokens=False",
         ),
+        Mistake(
+            "reward_columns", "the columns of the first row", "[row[name] for row in rows]", "[rows[0][name]]"
+        ),
         Mistake("checked_rewards", "infinite scores pass", "math.isfinite(reward)", "not math.isnan(reward)"),
     ),
 )
@@ -2519,13 +2522,10 @@ REWARD_CHECKS = Group(
             ("tests/training/test_reward_checks.py::test_every_round_is_sampled_with_a_seed_of_its_own",),
         ),
         Mistake(
-            "_rewarded_groups",
-            "the columns of the first row",
-            "[row[key] for row in repeated]",
-            "[rows[0][key] for row in repeated]",
-            (
-                "tests/training/test_reward_checks.py::test_every_reply_is_rewarded_with_the_columns_of_its_row",
-            ),
+            "check_rewards",
+            "a function that rates few rows is not waited for",
+            "if spread and all(_given(groups, column) for column in range(len(names))):",
+            "if spread:",
         ),
     ),
 )

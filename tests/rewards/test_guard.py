@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,10 @@ def test_name_signature_and_coroutines_stay() -> None:
     with pytest.raises(CourseError, match="'later' returned nan"):
         asyncio.run(slow(completions=REPLIES, answer=REPLIES))
     assert guarded([slow, rater]) == [slow, rater]
+    (partly,) = guarded([partial(later, answer=REPLIES)])
+    assert partly.__name__ == "later"
+    with pytest.raises(CourseError, match="'later' returned nan"):
+        asyncio.run(partly(completions=REPLIES))
 
 
 def goes_wrong(value: Any, after: int) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,11 +43,17 @@ def test_a_function_gets_texts_ids_columns_and_the_state(tokenizer: Any) -> None
     found: dict[str, Any] = {}
 
     def note(**columns: Any) -> list[int]:
+        columns.pop("log_extra")("column", ["a", "b"])
+        columns.pop("log_metric")("mean", 1.5)
         found.update(columns)
         return [1, 2]
 
+    logged: dict[str, float] = {}
     ids, state = completions(tokenizer), SimpleNamespace(global_step=3)
-    assert score_completions([note], tokenizer, ROWS, ids, state).tolist() == [[1, 2]]
+    rows = [{**row, "completion": "of the data set"} for row in ROWS]
+    scores = score_completions([note], tokenizer, rows, ids, state, logged.__setitem__)
+    assert scores.tolist() == [[1, 2]]
+    assert logged == {"mean": 1.5}
     assert found == {
         "prompts": ["Say", "What"],
         "completions": ["cow says moo", "3 + 4"],
@@ -99,6 +106,7 @@ def test_the_name_of_a_reward() -> None:
 
     assert reward_name(length) == "length"
     assert reward_name(Judge()) == "Judge"
+    assert reward_name(partial(length, scale=2.0)) == "length"
 
 
 def test_tensors_and_integers_are_numbers(tokenizer: Any) -> None:

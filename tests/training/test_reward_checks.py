@@ -205,6 +205,30 @@ def test_none_arrays_and_truth_values_are_rewards(trainer_for) -> None:
     assert means == {"some": 15.0, "array": 15.5, "truth": 0.25}
 
 
+@pytest.mark.parametrize("rated", [{5}, {1}, set()], ids=["first prompts", "later ones", "none of them"])
+def test_a_function_may_rate_few_rows(rated: set[int], trainer_for) -> None:
+    def others(completions: list, number: list[int], **kwargs: Any) -> list[float | None]:
+        values = zip(number, length(completions), strict=True)
+        return [None if row in rated else value for row, value in values]
+
+    def few(completions: list, number: list[int], **kwargs: Any) -> list[float | None]:
+        values = zip(number, length(completions), strict=True)
+        return [value if row in rated else None for row, value in values]
+
+    found = trainer_for(others, few).reward_check
+    assert found.means["others"] > 0
+    assert (found.means["few"] > 0) == bool(rated)
+    assert ("few rated none of them" in str(found)) != bool(rated)
+
+
+def test_a_function_that_rates_nothing_is_named(trainer_for) -> None:
+    def nothing(completions: list, **kwargs: Any) -> list[None]:
+        return [None] * len(completions)
+
+    with pytest.raises(CourseError, match=r"get the same reward, half is 0\.5, nothing rated none:"):
+        trainer_for(half, nothing)
+
+
 def test_a_column_that_is_not_there(trainer_for) -> None:
     def reads_answer(completions: list, answer: list, **kwargs: Any) -> list[float]:
         return [0.0] * len(answer)
@@ -250,7 +274,7 @@ def test_random_state_and_mode_stay_as_they_are(trainer_for) -> None:
     assert trainer.model.training
 
 
-def test_replies_are_sampled_as_the_trainer_samples_them(
+def test_replies_have_the_temperature_and_the_length_of_the_trainers(
     trainer_for, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from posttrain_helpers.generation import decoding as generation

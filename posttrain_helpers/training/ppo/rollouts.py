@@ -203,7 +203,14 @@ class RolloutSampler:
     def _scores(self, indices: list[int], completions: list[list[int]]) -> torch.Tensor:
         """Return the weighted sum of all rewards, shape (B,)."""
         rows = [self.dataset[index] for index in indices]
-        scores = score_completions(self.reward_funcs, self.tokenizer, rows, completions, self.trainer_state)
+        scores = score_completions(
+            self.reward_funcs,
+            self.tokenizer,
+            rows,
+            completions,
+            self.trainer_state,
+            lambda name, value: self.metrics.add_rollout({name: value}),
+        )
         self.metrics.add_rollout(
             {f"rewards/{reward_name(f)}/mean": s for f, s in zip(self.reward_funcs, scores, strict=True)}
         )

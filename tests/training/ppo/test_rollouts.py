@@ -359,6 +359,20 @@ def test_dropout_does_not_reach_the_values_of_a_rollout(sampler_for, policy: Any
     assert module.training
 
 
+# --- rewards
+
+
+def test_what_a_reward_function_logs_is_noted(sampler_for) -> None:
+    def logging(completions: list, log_metric: Any, log_extra: Any, **kwargs: Any) -> list[float]:
+        log_metric("length", len(completions))
+        log_extra("reply", completions)
+        return share_of_even(completions=completions, **kwargs)
+
+    sampler = sampler_for(logging)
+    sampler.sample(0, 0.1)
+    assert sampler.metrics.means()["length"] == [16]
+
+
 # --- the position at which a reward model scores
 
 
