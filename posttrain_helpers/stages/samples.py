@@ -1,7 +1,8 @@
 """Replies sampled from a stage, kept on disk: several lessons and stages train on the same ones.
 
 Sampling a thousand prompts takes longer than training on them, so the replies are written beside the stages,
-under a name that holds everything they depend on: the weights, the prompts and the decoding settings.
+under a name that holds everything they depend on: the weights, the tokenizer with its chat template, the
+prompts and the decoding settings.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.environment.fetched import fetched_directory
 from posttrain_helpers.environment.paths import output_root, write_json_atomic
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.models.weights import sha256, weights_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from posttrain_helpers.generation.decoding import Generation, Prompt
+
+_READING = ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def sample_replies(
         temperature: of the sampling, above 0.
         max_new_tokens: the most tokens of a reply.
         seed: seed of the sampling.
-        batch_size: prompts in a batch.
+        batch_size: replies in a batch.
         profile: what stage names refer to; None takes the profile in use.
 
     Returns:
@@ -82,6 +87,7 @@ def sample_replies(
     place = resolve_model(policy, profile)
     settings = {
         "weights": model_identity(place),
+        "reads": _reading(place),
         "samples": samples,
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
@@ -93,7 +99,7 @@ def sample_replies(
     if kept is not None:
         return kept
     model, tokenizer = load_model_and_tokenizer(place, merge=True, profile=profile, verbose=False)
-    options = {key: value for key, value in settings.items() if key != "weights"}
+    options = {key: value for key, value in settings.items() if key not in ("weights", "reads")}
     draw = _in_whole_batches if profile.whole_batches else sample_groups
     drawn = [
         [Sample(reply.text, reply.stop_reason == "stop") for reply in group]
@@ -102,6 +108,13 @@ def sample_replies(
     rows = [[asdict(sample) for sample in group] for group in drawn]
     write_json_atomic(path, {"policy": policy, **settings, "replies": rows})
     return drawn
+
+
+def _reading(place: str) -> str:
+    """Return what changes when the tokenizer of a model changes, its chat template or its end tokens."""
+    directory = fetched_directory(place) or Path(place).expanduser()
+    files = [directory / name for name in _READING if (directory / name).is_file()]
+    return weights_identity({file.name: sha256(file) for file in files})
 
 
 def _in_whole_batches(

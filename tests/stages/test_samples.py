@@ -152,6 +152,15 @@ def test_other_weights_sample_anew_and_the_same_ones_elsewhere_do_not(
     assert len(calls) == 2
 
 
+def test_another_chat_template_samples_anew(sample, calls, random_model_dir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(random_model_dir, tmp_path / "copy"))
+    first = sample(policy=copy)
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + "Now.", encoding="utf-8")
+    assert sample(policy=copy) != first
+    assert len(calls) == 2
+
+
 def test_a_stage_is_what_its_name_stands_for(
     calls, output_root: Path, random_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
