@@ -44,7 +44,11 @@ _LATEX = (
 )
 # They multiply a number by ten thousand and the like, so they are no units.
 _MULTIPLIERS = "\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104\u5146\ub9cc\uc5b5\ucc9c"
-_UNIT = re.compile(rf"(?:\s+[A-Za-z ]+|\s*(?![{_MULTIPLIERS}])[{UNSPACED}{HANGUL}]+)$")
+_MULTIPLYING_WORDS = "(?:hundred|thousand|[mbtr]+illion|dozen)"
+_UNIT = re.compile(
+    rf"(?:\s++(?!{_MULTIPLYING_WORDS})[A-Za-z][A-Za-z /]*\.?|\s*(?![{_MULTIPLIERS}])[{UNSPACED}{HANGUL}]+)$",
+    re.IGNORECASE,
+)
 
 
 def exact_answer(
