@@ -344,6 +344,7 @@ def _sample_batch(
             tokens[running, step] = inputs.squeeze(1)
             log_probs[running, step] = distribution.gather(1, inputs).squeeze(1)
             if state is not None:
+                state = state.to(next(value_head.parameters()).dtype)
                 values[running, step] = value_head(state).squeeze(1).float()
             positions, mask = positions[:, -1:] + 1, torch.cat([mask, torch.ones_like(inputs)], 1)
             ended = torch.isin(inputs.squeeze(1), stops)

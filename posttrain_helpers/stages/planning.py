@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
-from math import ceil
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from posttrain_helpers.environment.fetched import FETCHABLE
 from posttrain_helpers.environment.processes import process_count, shared_state_kept
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.memory.estimate import MemoryEstimate, ModelSize, estimate_memory, measure_model
+from posttrain_helpers.memory.estimate import NEEDS, MemoryEstimate, ModelSize, estimate_memory, measure_model
 from posttrain_helpers.models.hub import cached_model
 from posttrain_helpers.models.loading import model_directory
 from posttrain_helpers.models.manifest import BASE, STAGE_NAME, is_complete, stage_path
@@ -103,8 +103,10 @@ def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
         config = checked_config(recipe)
     rows = _training_rows(recipe)
     replies = process_count() * config.per_device_train_batch_size * config.gradient_accumulation_steps
-    steps = config.max_steps if config.max_steps > 0 else _steps(config, rows, replies)
-    most = f"; at most {steps * replies * estimate.length:,} tokens" if steps else ""
+    samples = METHODS[recipe.method].data == "prompts"
+    steps = config.max_steps if config.max_steps > 0 else _steps(config, rows, replies, samples)
+    tokens = replies * NEEDS[recipe.method].rows * estimate.length  # a pair is two rows
+    most = f"; at most {steps * tokens:,} tokens" if steps else ""
     reference = []
     if recipe.reference:
         weights = readable_size(estimate.reference)
@@ -132,12 +134,17 @@ def _training_rows(recipe: Recipe) -> int | None:
     return len(load_data(recipe, verbose=False)[0])
 
 
-def _steps(config: Any, rows: int | None, replies: int) -> int | None:
+def _steps(config: Any, rows: int | None, replies: int, samples: bool) -> int | None:
     """Return the steps of all epochs; None where they depend on rows that are not counted."""
     if hasattr(config, "steps_for"):  # PPO
         return None if rows is None and config.total_episodes is None else config.steps_for(rows or 0)
+    if rows is None or getattr(config, "packing", False):  # how many rows are packed into one is not known
+        return None
     copies = getattr(config, "num_generations", 1) * getattr(config, "num_iterations", 1)
-    return None if rows is None else ceil(config.num_train_epochs * max(1, rows * copies // replies))
+    batches = rows * copies / replies
+    # TRL leaves out prompts that fill no batch; a last batch of rows is a step however small it is.
+    whole = floor(batches) if samples or config.dataloader_drop_last else ceil(batches)
+    return ceil(config.num_train_epochs * max(1, whole))
 
 
 def empty_model(

@@ -39,7 +39,7 @@ def after_out_of_memory(trainer: Trainer, method: str | None, reason: str, on_gp
     """
     import torch
 
-    trainer.model.zero_grad(set_to_none=True)
+    getattr(trainer, "actor_critic", trainer.model).zero_grad(set_to_none=True)  # with PPO's critic
     if trainer.optimizer is not None:
         trainer.optimizer.state.clear()  # the moments of AdamW, whoever still holds the optimizer
     trainer.optimizer = trainer.lr_scheduler = None  # the next training makes its own
@@ -57,10 +57,8 @@ def after_out_of_memory(trainer: Trainer, method: str | None, reason: str, on_gp
     text += f" ({', '.join(numbers)})" if numbers else ""
     length = "max_completion_length" if hasattr(trainer.args, "max_completion_length") else "max_length"
     planned = ""
-    advice = [
-        "lower it and raise gradient_accumulation_steps",
-        f"set activation_checkpointing=true, or lower {length}",
-    ]
+    advice = ["lower it and raise gradient_accumulation_steps"] if _can_halve(size, method) else []
+    advice.append(f"set activation_checkpointing=true, or lower {length}")
     try:
         estimate = plan_trainer(trainer, method) if method else None
     except CourseError as error:
@@ -118,7 +116,7 @@ def _changes(estimate: MemoryEstimate) -> Iterator[tuple[str, ModelSize, dict[st
     if not arguments["activation_checkpointing"]:
         yield arguments_set(activation_checkpointing=True)
     batch = arguments["per_device_train_batch_size"]
-    if batch > 1:
+    if _can_halve(batch, estimate.method):
         steps = arguments["gradient_accumulation_steps"] * (batch // (batch // 2))
         yield arguments_set(per_device_train_batch_size=batch // 2, gradient_accumulation_steps=steps)
     if not size.adapter:
@@ -134,3 +132,8 @@ def _changes(estimate: MemoryEstimate) -> Iterator[tuple[str, ModelSize, dict[st
     half = min(arguments[name], estimate.length) // 2
     if half >= 64:
         yield arguments_set(**{name: half})
+
+
+def _can_halve(batch: int, method: str | None) -> bool:
+    """Say whether half of a batch still trains: KTO compares the rows of one, so it needs two."""
+    return batch // 2 >= (2 if method == "kto" else 1)

@@ -57,7 +57,8 @@ class Progress:
                 self.shown = now
                 pace = (now - self.started) / (state.global_step - self.first_step)
                 left = pace * (state.max_steps - state.global_step)
-                progress._show(progress_text(state, left, [*_speed(state, pace), used_memory(args.device)]))
+                speed = _speed(state, pace, self.first_step)
+                progress._show(progress_text(state, left, [*speed, used_memory(args.device)]))
 
         return ProgressLine()
 
@@ -89,12 +90,20 @@ def used_memory(device: torch.device) -> str:
     return readable_size(psutil.Process().memory_info().rss)
 
 
-def _speed(state: TrainerState, pace: float) -> list[str]:
-    """Return the tokens per second, of trainers that count tokens: those between the latest two logs."""
-    counts = [(log["step"], log["num_tokens"]) for log in state.log_history if "num_tokens" in log]
-    if not counts or pace <= 0:
+def _speed(state: TrainerState, pace: float, first_step: int) -> list[str]:
+    """Return the tokens per second, of trainers that count tokens: those between the latest two logs.
+
+    Not every trainer goes on counting where a training was interrupted, so only logs since then are compared.
+    """
+    counts = [] if first_step else [(0, 0)]
+    counts += [
+        (log["step"], log["num_tokens"])
+        for log in state.log_history
+        if "num_tokens" in log and log["step"] > first_step
+    ]
+    if len(counts) < 2 or pace <= 0:
         return []
-    (before, first), (step, last) = [(0, 0), *counts][-2:]
+    (before, first), (step, last) = counts[-2:]
     return [f"{(last - first) / (step - before) / pace:,.0f} tokens/s"] if step > before else []
 
 

@@ -2370,7 +2370,7 @@ PROGRESS = Group(
             "(state.global_step - self.first_step)",
             "state.global_step",
         ),
-        Mistake("_speed", "since the beginning", "[(0, 0), *counts][-2:]", "[(0, 0), *counts[-1:]]"),
+        Mistake("_speed", "since the beginning", "= counts[-2:]", "= counts[0], counts[-1]"),
         Mistake("_speed", "per step", "/ (step - before) / pace", "/ (step - before)"),
         Mistake("used_memory", "held now", "torch.cuda.max_memory_reserved", "torch.cuda.memory_reserved"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -43,6 +44,32 @@ def test_the_plan_counts_steps(name: str, steps: str) -> None:
     plan = dict(plan_training(load_recipe(name, "tiny")))
     assert plan["steps"].startswith(steps)
     assert plan["from"] == ("base" if name == "sft" else "sft (to be built first)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"data.n_train": 3201}, "201, 16 rows or replies in each; at most 411,648 tokens"),
+        ({"data.n_train": 3201, "args.dataloader_drop_last": True}, "200, 16"),
+        ({"args.packing": True}, "not known yet, 16"),
+        ({"args.packing": True, "args.max_steps": 3}, "3, 16"),
+    ],
+)
+def test_every_row_is_in_a_step_that_is_planned(changes: dict, steps: str) -> None:
+    assert dict(plan_training(load_recipe("sft", "tiny", changes)))["steps"].startswith(steps)
+
+
+def test_a_pair_has_the_tokens_of_two_rows(tmp_path: Path) -> None:
+    pair = {
+        "prompt": [{"role": "user", "content": "Hi!"}],
+        "chosen": [{"role": "assistant", "content": "Hello."}],
+        "rejected": [{"role": "assistant", "content": "Moo."}],
+    }
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(f"{json.dumps(pair)}\n" for _ in range(16)), encoding="utf-8")
+    changes = {"data.source": str(file), "args.max_length": 32, "args.max_steps": 1}
+    plan = dict(plan_training(load_recipe("dpo", "tiny", changes)))
+    assert plan["steps"] == "1, 16 rows or replies in each; at most 1,024 tokens"
 
 
 def test_the_plan_is_printed(capsys: pytest.CaptureFixture[str], output_root: Path) -> None:

@@ -110,6 +110,14 @@ def test_after_out_of_memory_training_can_start_again(trainer, monkeypatch: pyte
     assert train(trainer)["train_loss"] > 0
 
 
+def test_the_gradients_of_a_critic_are_freed_too(trainer) -> None:
+    critic = torch.nn.Linear(2, 2)
+    trainer.actor_critic = torch.nn.ModuleList([trainer.model, critic])
+    critic.weight.grad = torch.ones(2, 2)
+    out_of_memory.after_out_of_memory(trainer, None, "CUDA out of memory.")
+    assert critic.weight.grad is None
+
+
 def test_out_of_memory_has_advice_even_without_an_estimate(trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     text = out_of_memory.after_out_of_memory(trainer, None, "CUDA out of memory.")
     assert text.startswith("the GPU is out of memory at per_device_train_batch_size=4: lower it and raise")
@@ -200,6 +208,15 @@ def test_advice_leaves_out_what_is_done_already_or_saves_little() -> None:
     adapter = memory_advice(estimate(lora=LORA, max_length=64, per_device_train_batch_size=1))
     assert not any("train an adapter" in text for text in adapter)
     assert any(text.startswith("store the base in 4 bits: quantization=4bit (") for text in adapter)
+
+
+def test_a_batch_of_kto_keeps_two_rows(trainer) -> None:
+    for batch, halved in ((2, False), (4, True)):
+        advice = memory_advice(estimate("kto", per_device_train_batch_size=batch))
+        assert any("args.per_device_train_batch_size=" in text for text in advice) == halved
+        trainer.args.per_device_train_batch_size = batch
+        text = out_of_memory.after_out_of_memory(trainer, "kto", "CUDA out of memory.")
+        assert ("gradient_accumulation_steps" in text) == halved
 
 
 def test_advice_for_sampling_shortens_completions() -> None:

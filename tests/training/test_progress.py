@@ -77,21 +77,24 @@ def test_a_resumed_training_is_timed_from_where_it_goes_on(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("tokens", "pace", "said"),
+    ("tokens", "pace", "first_step", "said"),
     [
-        ([(10, 1000), (20, 1500)], 2.0, ["25 tokens/s"]),
-        ([(10, 1000)], 0.5, ["200 tokens/s"]),
-        ([(10, 1000), (10, 1000)], 0.5, []),
-        ([(10, 1000)], 0.0, []),
-        ([], 0.5, []),
+        ([(10, 1000), (20, 1500)], 2.0, 0, ["25 tokens/s"]),
+        ([(10, 1000)], 0.5, 0, ["200 tokens/s"]),
+        ([(10, 1000), (10, 1000)], 0.5, 0, []),
+        ([(10, 1000)], 0.0, 0, []),
+        ([], 0.5, 0, []),
+        # SFT counts from 0 again where it goes on.
+        ([(1, 104), (2, 209), (3, 52)], 0.5, 2, []),
+        ([(1, 104), (2, 209), (3, 52), (4, 152)], 0.5, 2, ["200 tokens/s"]),
     ],
 )
 def test_the_speed_is_that_between_the_latest_two_logs(
-    tokens: list[tuple[int, int]], pace: float, said: list[str]
+    tokens: list[tuple[int, int]], pace: float, first_step: int, said: list[str]
 ) -> None:
     logs = [{"step": step, "num_tokens": count} for step, count in tokens]
     state = SimpleNamespace(log_history=[*logs, {"step": 30, "eval_loss": 1.0}])
-    assert progress._speed(state, pace) == said
+    assert progress._speed(state, pace, first_step) == said
 
 
 def test_the_memory_of_a_gpu_is_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:

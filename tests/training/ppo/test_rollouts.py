@@ -359,6 +359,17 @@ def test_dropout_does_not_reach_the_values_of_a_rollout(sampler_for, policy: Any
     assert module.training
 
 
+def test_values_of_a_policy_in_bfloat16(sampler_for, policy: Any, reference: Any) -> None:
+    module = ActorCritic(policy.bfloat16())
+    torch.nn.init.normal_(module.value_head.weight, std=0.3)
+    sampler = sampler_for(actor_critic=module, ref_model=reference.bfloat16())
+    rollout = sampler.sample(0, 0.1)
+    mask = rollout.tokens.completion_mask.bool()
+    with torch.no_grad():
+        expected = module.values(rollout.tokens)
+    torch.testing.assert_close(rollout.values[mask], expected[mask], atol=0.1, rtol=0)
+
+
 # --- rewards
 
 
