@@ -3,7 +3,7 @@
 Pure functions of tensors. B is the number of completions, T the number of their tokens, padded on the right;
 `mask` has shape (B, T), with 1 on the tokens of a completion, its end token included, and 0 on padding. What
 stands in the padding never matters, not even NaN. Log-probabilities and divergences are in nats. The
-advantages go into `policy_losses`.
+advantages go into `losses.policy`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def shaped_rewards(
         ref_log_probs: log-probabilities of the same tokens under the reference, shape (B, T).
         mask: 1 on the tokens of the completion, else 0, padded on the right, shape (B, T).
         kl_coef: reward per nat that a token is away from the reference.
-        kl_estimator: "k1" or "k3", see `divergence`.
+        kl_estimator: "k1" or "k3", see `losses.kl`.
 
     Returns:
         The rewards and the estimates of the divergence, each 0 outside the mask, shape (B, T).
@@ -161,7 +161,8 @@ def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group
 def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n: int) -> float:
     """Return the coefficient for the next batch: higher when the policy is too far away, else lower.
 
-    Source: Ziegler et al. 2019, section 2.2, a proportional controller; their gain is n / horizon.
+    Source: Ziegler et al. 2019, section 2.2, a proportional controller; its gain is 0.1 there, and
+    n / horizon in their code (lm-human-preferences).
 
     Args:
         kl_coef: the coefficient of this batch.

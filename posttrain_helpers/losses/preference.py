@@ -2,9 +2,9 @@
 
 Every function returns one loss per pair (or per labelled reply), so that a lesson can plot the loss over its
 margin; training takes the mean. N stands for any shape. Log-probabilities are in nats. "Sums" run over the
-tokens of a completion, its end token included (`divergence.completion_log_probs`); "means" are sums divided
-by the number of these tokens. Which of the two a loss takes is a part of the loss: swapping them gives
-another loss with another scale of beta.
+tokens of a completion, its end token included (`generation.likelihood.completion_log_probs`);
+"means" are sums divided by the number of these tokens. Which of the two a loss takes is a part of the loss:
+swapping them gives another loss with another scale of beta.
 """
 
 from __future__ import annotations

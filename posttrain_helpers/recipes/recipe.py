@@ -37,8 +37,8 @@ class Recipe:
         own_args: the part of `args` that the recipe itself sets.
         models: what `train` starts from, one after the other, in place of `model`; each makes a stage with an
             identity of its own, so the list is no part of any.
-        rewards: what rates a reply, for methods that learn from rewards: functions of `verifiers`, and stages
-            or directories of reward models.
+        rewards: what rates a reply, for methods that learn from rewards: functions of `rewards.verifiers`,
+            and stages or directories of reward models.
         teacher: what the student imitates, for methods that distil: a stage, a directory or a Hub id.
         reference: the reference model, for methods whose trainer takes one: a stage, a directory or a Hub id;
             None for the parent.

@@ -25,7 +25,7 @@ def reward_functions(names: Iterable[str], profile: str | Profile | None = None)
     """Return the function of each name, in the signature of TRL's reward functions.
 
     Args:
-        names: functions of `verifiers`, and stages or directories of reward models.
+        names: functions of `rewards.verifiers`, and stages or directories of reward models.
         profile: what stage names refer to; None takes the profile in use.
 
     Returns:

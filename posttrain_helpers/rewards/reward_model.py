@@ -159,13 +159,9 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Messages, reply: Reply) 
     return tokenizer.apply_chat_template(prompt + turns, tokenize=True, return_dict=True)["input_ids"]
 
 
-def _scored_position(ids: list[int], pad: int) -> int:
-    return max((position for position, token in enumerate(ids) if token != pad), default=0)
-
-
 def _check_encoded(model: PreTrainedModel, encoded: list[list[int]], pad: int) -> None:
     for index, ids in enumerate(encoded):
-        if _scored_position(ids, pad) != len(ids) - 1:
+        if not ids or ids[-1] == pad:
             raise CourseError(
                 f"text {index} ends with the padding token (id {pad}), so the model would score an earlier "
                 "one; give the tokenizer a padding token that no conversation ends with."

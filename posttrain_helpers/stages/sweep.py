@@ -9,9 +9,7 @@ from pathlib import Path
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.stages.save import TRAINING_LOG
-
-# What tells most about a training, the best first, as it is logged.
-_MEASURES = ("reward", "objective/scores", "loss")
+from posttrain_helpers.training.progress import MEASURES
 
 
 def variants(models: Sequence[str], sweeps: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
@@ -42,7 +40,7 @@ def _values(sweep: str) -> list[str]:
 def last_measure(stage: Path) -> str:
     """Return the last reward or loss that a training logged, in words."""
     log = json.loads((stage / TRAINING_LOG).read_text(encoding="utf-8"))
-    for name in _MEASURES:
+    for name in MEASURES:
         if values := [entry[name] for entry in log if name in entry]:
             return f"{name} {values[-1]:.4f} at the end of the training"
     return "nothing was logged"

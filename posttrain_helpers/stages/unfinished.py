@@ -10,7 +10,7 @@ from posttrain_helpers.environment.paths import read_json, write_json_atomic
 from posttrain_helpers.environment.processes import is_main_process
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.recipes import Recipe
-from posttrain_helpers.training.checkpoints import CHECKPOINTS, newest_checkpoint, progress_of
+from posttrain_helpers.training.checkpoints import checkpoints, newest_checkpoint, progress_of
 
 _ORIGIN = "run.json"  # what the run was started with
 
@@ -63,7 +63,7 @@ class Run:
 
     def drop(self) -> None:
         """Remove the checkpoints; what a tracker wrote here stays."""
-        for checkpoint in self.directory.glob(CHECKPOINTS):
+        for checkpoint in checkpoints(self.directory):
             shutil.rmtree(checkpoint)
         for name in (_ORIGIN, "README.md"):  # the card that a checkpoint of an adapter or of TRL brings
             (self.directory / name).unlink(missing_ok=True)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-CHECKPOINTS = "checkpoint-*"
+_NAME = re.compile(r"checkpoint-(\d+)")
 USUAL_CHECKPOINTS = 10  # in a training
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
     """Return the newest checkpoint that is whole, None without one: the trainer writes its state last."""
-    found = [path for path in directory.glob(CHECKPOINTS) if _state(path)]
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return next((path for path in reversed(checkpoints(directory)) if _state(path)), None)
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Return what a trainer wrote as checkpoints, the newest last; a copy beside them is the reader's."""
+    found = {path: _NAME.fullmatch(path.name) for path in directory.glob("checkpoint-*")}
+    return sorted((path for path, name in found.items() if name), key=lambda path: int(found[path][1]))
 
 
 def progress_of(checkpoint: Path) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def _same_predictions(student: PreTrainedModel, teacher: PreTrainedModel) -> boo
     """Compare logits for a few tokens: the weights of an adapter and of a merged model have other names."""
     import torch
 
-    tokens = torch.arange(min(16, student.config.vocab_size))[None]
+    tokens = torch.arange(min(16, student.config.get_text_config().vocab_size))[None]
     was_training = student.training
     with torch.no_grad():
         logits = [

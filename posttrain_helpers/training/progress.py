@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SECONDS_LIVE = 1.0
 SECONDS_IN_A_FILE = 10.0
 # What tells most about a training, the best first; the loss of GRPO is near 0 whatever happens.
-_MEASURES = {"reward": "reward", "objective/scores": "reward", "loss": "loss"}
+MEASURES = {"reward": "reward", "objective/scores": "reward", "loss": "loss"}
 
 
 class Progress:
@@ -117,7 +117,7 @@ def progress_text(state: TrainerState, seconds_left: float, more: Sequence[str] 
     """
     measured = ""
     for prefix, rows in (("", ""), ("eval_", "dev ")):
-        for key, name in _MEASURES.items():
+        for key, name in MEASURES.items():
             key = prefix + key
             values = [log[key] for log in state.log_history if log.get(key) is not None]
             if values:

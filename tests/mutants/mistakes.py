@@ -947,12 +947,7 @@ REWARDS = Group(
             "scores[start : start + batch_size] = ",
         ),
         Mistake("as_reward_function", "nothing is checked", "    check_scored_token(model, tokenizer)\n", ""),
-        Mistake(
-            "_scored_position",
-            "the first padding ends the text",
-            "max((position for position, token in enumerate(ids) if token != pad), default=0)",
-            "next((p - 1 for p, token in enumerate(ids) if token == pad), len(ids) - 1)",
-        ),
+        Mistake("_check_encoded", "the first padding ends the text", "ids[-1] == pad", "pad in ids"),
         Mistake(
             "_check_encoded",
             "only the first text is checked",
@@ -1134,10 +1129,10 @@ PPO = Group(
             ("tests/training/ppo/test_trainer.py::test_the_reference_is_a_model_of_its_own",),
         ),
         Mistake(
-            "_disable_dropout",
+            "PPOTrainer.__init__",
             "dropout stays on",
-            "module.p = 0.0",
-            "pass",
+            "if args.disable_dropout:",
+            "if False:",
             ("tests/training/ppo/test_trainer.py::test_dropout_is_off_unless_it_is_wanted",),
         ),
         Mistake(
@@ -1213,7 +1208,7 @@ PPO_ROLLOUTS = Group(
         Mistake(
             "RolloutSampler.sample",
             "advantages are never whitened",
-            "if args.whiten_advantages:",
+            "if args.whiten_advantages and several:",
             "if False:",
         ),
         Mistake(
@@ -1897,9 +1892,7 @@ CHECKPOINTS = Group(
     "posttrain_helpers.training.checkpoints",
     ("tests/training/test_checkpoints.py",),
     (
-        Mistake(
-            "newest_checkpoint", "the newest by its name", 'int(path.name.rsplit("-", 1)[1])', "path.name"
-        ),
+        Mistake("checkpoints", "the newest by its name", "int(found[path][1])", "path.name"),
         Mistake("newest_checkpoint", "half a checkpoint counts", " if _state(path)", ""),
         Mistake(
             "checkpoint_callback",

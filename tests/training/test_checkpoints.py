@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path, 10, whole)
     checkpoint(tmp_path, 20, whole[:-9])
     checkpoint(tmp_path, 30, None)
+    shutil.copytree(newest, tmp_path / "checkpoint-10-copy")
     assert newest_checkpoint(tmp_path) == newest
     assert progress_of(newest) == (10, 50)
 

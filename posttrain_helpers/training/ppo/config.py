@@ -44,7 +44,8 @@ class PPOConfig(TrainingArguments):
         value_model: a reward model that the critic is a copy of at first (a stage, a directory, or a Hub id);
             None puts a new head on the policy.
         reward_weights: one weight for each reward function; None weighs them all with 1.
-        disable_dropout: switch dropout off in all models.
+        disable_dropout: switch the dropout modules of all models off; attention_dropout in a model's config
+            is no module and stays.
         rollout_batch_size: the most rows of one forward pass without gradient.
     """
 

@@ -123,10 +123,11 @@ class RolloutSampler:
         if self.actor_critic.value_head is not None:
             values = self._padded([completion.values for completion in sampled])
         rewards, kl = shaped_rewards(scores, log_probs, ref_log_probs, mask, kl_coef, args.kl_estimator)
-        if args.whiten_rewards:
+        several = mask.sum() > 1  # one number has no variance to divide by
+        if args.whiten_rewards and several:
             rewards = masked_whiten(rewards, mask, shift_mean=False)
         advantages, returns = generalized_advantages(rewards, values, mask, args.gamma, args.lam)
-        if args.whiten_advantages:
+        if args.whiten_advantages and several:
             advantages = masked_whiten(advantages, mask)
         penalty = -kl_coef * kl.sum(1)
         self.metrics.add_rollout(

@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from trl.trainer.utils import disable_dropout_in_model
 
 from posttrain_helpers.environment.paths import write_json_atomic
 from posttrain_helpers.errors import CourseError
@@ -133,7 +134,9 @@ class PPOTrainer(Trainer):
         self.value_model = value_model
         self.actor_critic = ActorCritic(model, value_model).to(args.device)
         if args.disable_dropout:
-            _disable_dropout([self.actor_critic, self.ref_model])
+            disable_dropout_in_model(self.actor_critic)
+            if self.ref_model is not None:
+                disable_dropout_in_model(self.ref_model)
         given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         given += [] if reward_model is None else [reward_model]
         self.reward_funcs = guarded(
@@ -342,13 +345,6 @@ class PPOTrainer(Trainer):
 
 def _is_policy(name: str) -> bool:
     return name.startswith("policy.")
-
-
-def _disable_dropout(models: Sequence[torch.nn.Module | None]) -> None:
-    for model in models:
-        for module in model.modules() if model is not None else ():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
 
 
 def _last_checkpoint(directory: Path) -> Path:

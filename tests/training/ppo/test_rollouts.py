@@ -370,6 +370,12 @@ def test_values_of_a_policy_in_bfloat16(sampler_for, policy: Any, reference: Any
     torch.testing.assert_close(rollout.values[mask], expected[mask], atol=0.1, rtol=0)
 
 
+def test_a_rollout_of_one_token_is_not_whitened(sampler_for) -> None:
+    one = {"max_completion_length": 1, "num_mini_batches": 1, "gradient_accumulation_steps": 1}
+    sampler = sampler_for(per_device_train_batch_size=1, whiten_rewards=True, **one)
+    assert sampler.sample(0, 0.1).advantages.isfinite().all()
+
+
 # --- rewards
 
 
