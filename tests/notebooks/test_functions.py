@@ -8,46 +8,24 @@ import inspect
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 import torch
+from notebook_functions import NOTEBOOKS, executed, function_of
 from torch.nn.functional import cross_entropy, log_softmax
 
 from posttrain_helpers.lessons.exercises import lesson_03, lesson_11b
 from posttrain_helpers.losses.kl import token_kl
 from posttrain_helpers.tinyworld import formats
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-
-
-def function_of(notebook: str, name: str) -> ast.FunctionDef:
-    """Return the syntax tree of a function that a cell of a notebook defines."""
-    cells = nbformat.read(NOTEBOOKS / notebook, as_version=4).cells
-    for cell in cells:
-        if cell.cell_type == "code" and f"def {name}(" in cell.source:
-            return next(
-                n
-                for n in ast.walk(ast.parse(cell.source))
-                if isinstance(n, ast.FunctionDef) and n.name == name
-            )
-    raise AssertionError(f"{notebook} does not define {name}")
-
 
 def body_of(function: ast.FunctionDef) -> str:
     """Return the statements without the docstring, in normal form."""
     docstring = ast.get_docstring(function) is not None
     return ast.unparse(ast.Module(function.body[docstring:], type_ignores=[]))
-
-
-def executed(notebook: str, name: str, **namespace: object) -> Callable:
-    """Run the notebook's definition and return the function."""
-    namespace |= {"torch": torch}
-    exec(ast.unparse(function_of(notebook, name)), namespace)
-    return namespace[name]
 
 
 def test_few_shot_item_is_the_packages():
@@ -124,21 +102,11 @@ def test_the_formats_of_lesson_02_are_those_that_the_recipe_trains():
 
 # What a lesson shows in full and the package offers, by notebook and module.
 SHOWN = {
-    ("05_reward_modelling", "losses.preference"): ("bradley_terry_loss",),
     ("06_direct_preference_optimization", "losses.preference"): ("dpo_loss",),
     ("06_direct_preference_optimization", "generation.likelihood"): ("completion_log_probs",),
-    ("07_preference_family", "losses.preference"): (
-        "ipo_loss",
-        "kto_loss",
-        "kto_kl",
-        "orpo_loss",
-        "simpo_loss",
-    ),
     ("08_ppo", "losses.kl"): ("k1_estimate", "k3_estimate"),
     ("08_ppo", "losses.advantages"): ("shaped_rewards", "generalized_advantages"),
     ("08_ppo", "losses.policy"): ("clipped_policy_loss", "clipped_value_loss"),
-    ("10_grpo_verifiable_rewards", "losses.advantages"): ("group_advantages",),
-    ("10_grpo_verifiable_rewards", "losses.policy"): ("aggregate", "grpo_loss"),
 }
 
 
@@ -161,14 +129,8 @@ def toy_model(input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
 
 # Arguments for each function that a lesson shows; every branch and every parameter is in one of them.
 CALLS: dict[str, list[tuple[tuple, dict]]] = {
-    "bradley_terry_loss": [((*COLUMNS[:2],), {}), ((*COLUMNS[:3],), {})],
     "dpo_loss": [((*COLUMNS, 0.3), {})],
     "completion_log_probs": [((toy_model, N[None] % 5, torch.ones(1, 4), MASK[2:3]), {})],
-    "ipo_loss": [((*COLUMNS, N, N.flip(0), 0.5), {})],
-    "kto_loss": [((*COLUMNS[:2], N > 5, 0.3, 0.4), {}), ((*COLUMNS[:2], N > 5, 0.3, 0.4, 1.5, 0.7), {})],
-    "kto_kl": [((*COLUMNS[:2],), {}), ((*COLUMNS[1::-1],), {})],
-    "orpo_loss": [((-BELOW_ZERO[0], *BELOW_ZERO[1:3], 0.6), {})],
-    "simpo_loss": [((*BELOW_ZERO[:2], 2.0, 0.5), {})],
     "k1_estimate": [(tuple(TOKENS[:2]), {})],
     "k3_estimate": [(tuple(TOKENS[:2]), {})],
     "shaped_rewards": [((REWARDS, *TOKENS[:2], MASK, 0.1, *kind), {}) for kind in ((), ("k3",))],
@@ -176,17 +138,6 @@ CALLS: dict[str, list[tuple[tuple, dict]]] = {
     "clipped_policy_loss": [((*TOKENS[:3], *bounds), {}) for bounds in ((), (0.5,), (0.1, 0.4))]
     + [((*TOKENS[:2], REWARDS[:, None]), {})],
     "clipped_value_loss": [((*TOKENS[:3], *bounds), {}) for bounds in ((), (0.5,))],
-    "group_advantages": [((REWARDS, 2, *scale), {}) for scale in ((), ("batch",), ("none",))],
-    "aggregate": [((TOKENS[0], MASK, kind, 6), {}) for kind in ("token", "sequence", "constant")],
-    "grpo_loss": [
-        ((*TOKENS[:2], REWARDS, MASK), settings)
-        for settings in (
-            {},
-            {"kind": "sequence", "epsilon": 0.1, "epsilon_high": 0.4},
-            {"kind": "constant", "max_length": 6, "beta": 0.1, "ref_log_probs": TOKENS[2]},
-            {"beta": 0.1, "ref_log_probs": TOKENS[2], "use_bias_correction_kl": False},
-        )
-    ],
 }
 
 
