@@ -67,6 +67,11 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
     # Null means "not set" for all of the data but the seed, which is never left open.
     data = {key: value for key, value in settings["data"].items() if value is not None or key == "seed"}
     check_values(data, types, "data.", where)
+    if other := [field for field in data.get("columns") or {} if not isinstance(field, str)]:
+        raise CourseError(
+            f"{where}: data.columns maps fields, which are texts, but {other[0]!r} was found; name a field, "
+            "such as prompt."
+        )
     _check_arguments(settings["args"], config_class(settings["method"]), "args.", where)
     if settings["method"] in ("dpo", "kto") and settings["args"].get("beta") == 0:
         raise CourseError(

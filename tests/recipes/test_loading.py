@@ -270,6 +270,11 @@ def test_a_loss_that_beta_multiplies_is_not_switched_off(recipe: str) -> None:
     assert load_recipe("grpo", "tiny", ["args.beta=0"]).args["beta"] == 0  # without a KL term it learns, too
 
 
+def test_the_fields_of_a_mapping_of_columns_are_texts() -> None:
+    with pytest.raises(CourseError, match=r"data\.columns maps fields, which are texts, but 1 was found"):
+        load_recipe("sft", "tiny", ["data.source=a.jsonl", "data.columns={1: a, prompt: b}"])
+
+
 def test_a_reward_may_be_a_directory_beside_the_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
