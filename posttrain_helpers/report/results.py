@@ -100,7 +100,7 @@ def write_results(
     extra: Mapping[str, Any] | None = None,
     bounds: Sequence[Bound | Mapping[str, Any]] = (),
 ) -> Path:
-    """Check the results of a lesson and write them, whole or not at all; figures of former runs go.
+    """Check the results of a lesson and write them, whole or not at all.
 
     Args:
         lesson: the notebook's name without its ending.
@@ -144,12 +144,7 @@ def write_results(
         training_seconds=trained_seconds(),
         matmul_gflops=runtime.matmul_gflops,
     )
-    path = write_checked(metrics_path(lesson, runtime.profile.name), results, where)
-    for _, figure in lesson_figures(lesson, runtime.profile.name):
-        # One that this run has not drawn; some file systems keep no finer time.
-        if figure.stat().st_mtime < runtime.started - 2:
-            figure.unlink()
-    return path
+    return write_checked(metrics_path(lesson, runtime.profile.name), results, where)
 
 
 def read_results(profile: str | None = None) -> list[LessonResults]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -321,17 +320,6 @@ def test_changes_of_models_and_recipes_are_kept(output_root: Path, monkeypatch: 
     monkeypatch.setenv("POSTTRAIN_OVERRIDES", "args.max_steps=1")
     write_results(LESSON, RUNTIME, [claim()], seconds=1.0)
     assert read_results("tiny")[0].environment["changes"] == "POSTTRAIN_OVERRIDES=args.max_steps=1"
-
-
-def test_figures_of_a_former_run_go(output_root: Path) -> None:
-    from matplotlib.figure import Figure
-
-    started = time.time() - 60
-    for name, drawn in (("former", started - 60), ("new", started + 30)):
-        show_figure(Figure(figsize=(1, 1)), LESSON, name, "a picture", "tiny")
-        os.utime(output_root / "tiny" / "figures" / f"{LESSON}__{name}.png", (drawn, drawn))
-    write_results(LESSON, SimpleNamespace(**{**vars(RUNTIME), "started": started}), [claim()])
-    assert [caption for caption, _ in lesson_figures(LESSON, "tiny")] == ["new"]
 
 
 def test_figures_are_saved_whole_and_found_by_lesson(output_root: Path) -> None:
