@@ -97,8 +97,8 @@ def call(function: Any, *arguments: Any, **named: Any) -> Any:
     """Call a student's function with copies, so that it cannot change what it is graded by.
 
     Raises:
-        NotYet: it is no function, or it stops with an error.
-        Unanswered: it returns nothing.
+        NotYet: it is no function, it stops with an error, or it returns nothing.
+        Unanswered: nothing was written into it.
     """
     if not callable(function):
         raise NotYet(f"A function is expected here, but {type(function).__name__} was found.")
@@ -108,9 +108,24 @@ def call(function: Any, *arguments: Any, **named: Any) -> Any:
         raise Unanswered from None
     except Exception as error:
         raise NotYet(f"Your function stops with {type(error).__name__}: {error}") from error
-    if value is None or value is ...:
+    if value is ... or (value is None and _is_empty(function)):
         raise Unanswered
+    if value is None:
+        raise NotYet("Your function returns nothing. Does every way through it end with `return`?")
     return value
+
+
+def _is_empty(function: Any) -> bool:
+    """Say whether a function has no body but `...`, as the notebooks ship it."""
+
+    def empty() -> None: ...
+
+    def documented() -> None:
+        """Nothing follows."""
+        ...
+
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_code in (empty.__code__.co_code, documented.__code__.co_code)
 
 
 def number(answer: Any) -> float:
@@ -174,6 +189,18 @@ def numbers(answer: Any, count: int) -> list[float]:
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != count:
         raise NotYet(f"{count} numbers are expected here, but {_shown(answer)} was found.")
     return [number(value) for value in values]
+
+
+def whole_numbers(answer: Any, count: int) -> list[int]:
+    """Return a student's whole numbers, of a list or a tensor.
+
+    Raises:
+        NotYet: there are more or fewer, or one is no whole number.
+    """
+    values = numbers(answer, count)
+    if not all(value.is_integer() for value in values):
+        raise NotYet(f"{count} whole numbers are expected here, but {_shown(answer)} was found.")
+    return [int(value) for value in values]
 
 
 def yes_or_no(answer: Any, count: int) -> list[bool]:

@@ -10,7 +10,6 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     compared,
     is_close,
-    number,
     numbers,
     plain,
 )
@@ -79,23 +78,34 @@ def keep_above_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
     return kept / kept.sum()
 
 
+def keep_min_p_sorted(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
+    """Sort the tokens, as top-p does, and leave them so."""
+    return keep_min_p(probabilities.sort(descending=True).values, min_p)
+
+
 def grade_min_p(answer: Any) -> None:
     """Compare with the reference on distributions in several orders."""
     import torch
 
     for values, min_p in MIN_P_CASES:
         probabilities = torch.tensor(values)
-        result = call(answer, probabilities.clone(), min_p)
+        result = call(answer, probabilities, min_p)
         case = f"For the probabilities {list(values)} and min_p={min_p}"
         found = plain(result)
         if isinstance(found, list) and any(isinstance(value, float) and value != value for value in found):
             raise NotYet(f"{case} no token is left. Which token always reaches the threshold, even at 1.0?")
         found = numbers(result, len(values))
         expected = keep_min_p(probabilities, min_p).tolist()
-        if [value > 0 for value in found] != [value > 0 for value in expected]:
+        kept, right = ([value > 0 for value in shares] for shares in (found, expected))
+        if sum(kept) != sum(right):
             raise NotYet(
-                f"{case} you keep {sum(value > 0 for value in found)} tokens. The threshold is a share of "
-                "the largest probability: work out that number for this case first."
+                f"{case} you keep {sum(kept)} tokens. The threshold is a share of the largest probability: "
+                "work out that number for this case first."
+            )
+        if kept != right:
+            raise NotYet(
+                f"{case} you keep as many tokens as you should, but other ones. Every token must keep its "
+                "place in the tensor."
             )
         if not is_close(sum(found), 1.0):
             raise NotYet(
@@ -108,7 +118,8 @@ def grade_min_p(answer: Any) -> None:
 # 00.3: the colleague's sampler
 
 DRAWS = 20_000
-SAMPLER_CASES = (((2.0, 1.0, 0.0), 0.25), ((2.0, 1.0, 0.0), 4.0), ((-1.0, 0.5, 3.0, 0.0), 0.5))
+# The last token of the third case is never drawn, and has a share all the same.
+SAMPLER_CASES = (((2.0, 1.0, 0.0), 0.25), ((2.0, 1.0, 0.0), 4.0), ((-1.0, 0.5, 3.0, -30.0), 0.5))
 
 
 def draw(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
@@ -143,8 +154,23 @@ def draw_from_log_probabilities(logits: torch.Tensor, temperature: float, draws:
     return tokens.bincount(minlength=len(logits)) / draws
 
 
+def draw_nothing(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Return the probabilities themselves."""
+    return (logits / temperature).softmax(-1)
+
+
+def draw_a_fixed_number(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Leave the number of draws out."""
+    return draw(logits, temperature)
+
+
+def count_draws(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+    """Return counts where shares are asked for."""
+    return draw(logits, temperature, draws) * draws
+
+
 def grade_sampler(answer: Any) -> None:
-    """Draw often and compare the shares with the softmax."""
+    """Draw often and compare the shares with the softmax; then draw once."""
     import torch
 
     found = []
@@ -153,6 +179,13 @@ def grade_sampler(answer: Any) -> None:
         for logits, temperature in SAMPLER_CASES:
             shares = call(answer, torch.tensor(logits), temperature, DRAWS)
             found.append(numbers(shares, len(logits)))
+        logits, temperature = SAMPLER_CASES[0]
+        once = numbers(call(answer, torch.tensor(logits), temperature, 1), len(logits))
+    for shares in found:
+        if not is_close(sum(shares), 1.0):
+            raise NotYet(
+                f"For {DRAWS} draws your shares add up to {sum(shares):g}; all shares together make 1."
+            )
     sharp, flat = found[0][0], found[1][0]
     if abs(sharp - flat) < 0.05:
         raise NotYet(
@@ -163,9 +196,14 @@ def grade_sampler(answer: Any) -> None:
         raise NotYet(
             "A low temperature should make the likeliest token likelier still; yours does the opposite."
         )
+    if sorted(once) != [0.0] * (len(once) - 1) + [1.0]:
+        raise NotYet(
+            f"With draws=1 a single token is drawn and gets the whole share; you return "
+            f"{[round(share, 3) for share in once]}."
+        )
     for shares, (logits, temperature) in zip(found, SAMPLER_CASES, strict=True):
         expected = (torch.tensor(logits) / temperature).softmax(-1).tolist()
-        if any(abs(number(one) - other) > 0.02 for one, other in zip(shares, expected, strict=True)):
+        if any(abs(one - other) > 0.02 for one, other in zip(shares, expected, strict=True)):
             raise NotYet(
                 f"For the logits {list(logits)} and temperature {temperature} the shares should be near "
                 "softmax(logits / temperature), and yours are not."
@@ -213,6 +251,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (keep_min_p_without_scaling, "adds up to"),
             (keep_absolute_min_p, "share of the largest probability"),
             (keep_above_min_p, "no token is left"),
+            (keep_min_p_sorted, "its place in the tensor"),
         ),
         "The threshold moves with the largest probability, so a flat distribution keeps more tokens than a "
         "sharp one; and at min_p=1 sampling becomes greedy.",
@@ -226,6 +265,9 @@ EXERCISES: tuple[Exercise, ...] = (
             (draw_as_shipped, "no effect"),
             (draw_upside_down, "does the opposite"),
             (draw_from_log_probabilities, "stops with RuntimeError"),
+            (draw_nothing, "you return [0.982"),
+            (draw_a_fixed_number, "a single token is drawn"),
+            (count_draws, "add up to 20000"),
         ),
         "The temperature divides the logits. Divided after the softmax, all probabilities shrink alike, and "
         "torch.multinomial scales them back without a word: the code runs, and the temperature does nothing.",

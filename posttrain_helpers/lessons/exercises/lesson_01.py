@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
-    compared,
+    change_exercise,
     is_close,
     number,
-    numbers,
     plain,
     selection,
+    whole_numbers,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
 
@@ -95,6 +94,7 @@ ROWS: Rows = [
     {"input_ids": [5, 6, END], "labels": [-100, 6, END]},
     {"input_ids": [5, 6, 7, 8, END], "labels": [-100, -100, 7, 8, END]},
     {"input_ids": [9, END, 8, END], "labels": [9, END, 8, END]},  # two turns, two end tokens
+    {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},  # cut off: no end token
 ]
 
 
@@ -115,6 +115,19 @@ def mask_every_pad_id(rows: Rows, pad_id: int) -> Batch:
     """Mask padding by its id: the mistake that the notebook shows."""
     batch = _padded(rows, pad_id, pad_id)
     batch["labels"] = [[-100 if label == pad_id else label for label in row] for row in batch["labels"]]
+    return batch
+
+
+def mask_after_the_last_end(rows: Rows, pad_id: int) -> Batch:
+    """Take the first padding token behind the text for its end token, whether it has one or not."""
+    if pad_id != END:
+        return pad_rows(rows, pad_id)
+    batch = _padded(rows, pad_id, pad_id)
+    for labels in batch["labels"]:
+        end = len(labels)
+        while labels[end - 2 : end] == [pad_id, pad_id]:
+            end -= 1
+        labels[end:] = [-100] * (len(labels) - end)
     return batch
 
 
@@ -158,10 +171,7 @@ def _rows(values: Any) -> list[list[int]]:
     """Return rows of whole numbers, of lists, tuples or tensors; what is no row becomes an empty one."""
     rows = plain(values)
     rows = [plain(row) for row in rows] if isinstance(rows, (list, tuple)) else []
-    return [
-        [round(value) for value in numbers(row, len(row))] if isinstance(row, (list, tuple)) else []
-        for row in rows
-    ]
+    return [whole_numbers(row, len(row)) if isinstance(row, (list, tuple)) else [] for row in rows]
 
 
 # --- 01.4: one changed setting
@@ -172,11 +182,7 @@ SETTINGS = (
     "args.per_device_train_batch_size",
     "args.lr_scheduler_type",
 )
-
-
 _LOST = paired_binary([True] * 90 + [False] * 10, [True] * 60 + [False] * 40)
-_COMPARED = {"changed": "args.learning_rate=1e-5", "result": _LOST, "verdict": "worse"}
-
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
@@ -212,23 +218,18 @@ EXERCISES: tuple[Exercise, ...] = (
         pad_rows,
         (
             (mask_every_pad_id, "Something was lost"),
+            (mask_after_the_last_end, "behind a short row are [2, -100]"),
             (train_on_padding, "padding counts"),
             (labels_alone, "Return a dictionary"),
         ),
         "Padding has to be masked by its place and not by its id: where the end token serves as padding, a "
         "mask by id takes every end token out of the loss, and the model no longer learns to stop.",
     ),
-    Exercise(
+    change_exercise(
         "01.4",
-        "change",
-        partial(compared, allowed=SETTINGS),
-        _COMPARED,
-        (
-            ({**_COMPARED, "verdict": "improved"}, "does it leave 0 out"),
-            ({**_COMPARED, "changed": "args.learning_rate=1e-5, args.max_steps=60"}, "Change one setting"),
-            ({**_COMPARED, "changed": "args.seed=1"}, "This exercise is about"),
-            ({**_COMPARED, "result": paired_binary([True] * 9, [False] * 9)}, "decide nothing"),
-        ),
+        SETTINGS,
+        "args.learning_rate=1e-5",
+        _LOST,
         "One change, the same questions, an interval, and a verdict that follows from it.",
     ),
 )

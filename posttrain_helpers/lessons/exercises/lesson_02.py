@@ -11,8 +11,8 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     name_mistake,
-    numbers,
     plain,
+    whole_numbers,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
 
@@ -23,7 +23,7 @@ Rows = list[dict[str, list[int]]]
 
 def grade_space(answer: Any) -> None:
     """Take how many tokens more training sees, how many more are trained, and how many more a prompt has."""
-    seen, trained, asked = (round(value) for value in numbers(answer, 3))
+    seen, trained, asked = whole_numbers(answer, 3)
     if seen != 0:
         raise NotYet(
             "Training sees one text. Write prompt and completion one after the other, before and after the "
@@ -45,12 +45,14 @@ def grade_space(answer: Any) -> None:
 
 END = 2
 # Prompt alone, and prompt and completion as one text. In the third the last token of the prompt (a space, 30)
-# is joined with the first word of the reply (31); in the fourth nothing of the prompt is left as it was.
+# is joined with the first word of the reply (31); in the fourth nothing of the prompt is left as it was; in
+# the last, two tokens of the prompt are joined, so that an 8 of the reply moves to the place of the prompt's.
 CASES = (
     ([5, 6, 7], [5, 6, 7, 8, 9, END]),
     ([5], [5, 5, 6, END]),
     ([5, 6, 30], [5, 6, 31, 8, END]),
     ([5], [6, 7, END]),
+    ([5, 6, 30, 8], [5, 6, 31, 8, END]),
 )
 
 
@@ -82,6 +84,13 @@ def labels_by_value(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
     return [-100 if token in prompt_ids else token for token in all_ids]
 
 
+def labels_by_place(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
+    """Go on behind the first difference, where places no longer stand for the same characters."""
+    pairs = zip(prompt_ids, all_ids, strict=False)
+    start = [-100 if alone == token else token for alone, token in pairs]
+    return start + all_ids[len(prompt_ids) :]
+
+
 def labels_cut(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
     """Return the trained tokens only."""
     return all_ids[len(prompt_ids) :]
@@ -90,6 +99,10 @@ def labels_cut(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
 LABEL_HINTS: tuple[tuple[Callable[..., list[int]], str], ...] = (
     (labels_of_everything, "nothing is masked: the model would learn to write questions, too"),
     (labels_without_end, "the end token does not count, so the model never learns to stop"),
+    (
+        labels_by_place,
+        "behind the first difference a place in the prompt is no longer the same place in the text",
+    ),
     (labels_by_value, "a token of the reply is masked because the same token stands in the prompt, too"),
     (
         labels_by_length,
@@ -105,7 +118,7 @@ def grade_labels(answer: Any) -> None:
         found = plain(call(answer, prompt, whole))
         if not isinstance(found, (list, tuple)) or len(found) != len(whole):
             raise NotYet(f"There must be one label for each of the {len(whole)} tokens of the whole text.")
-        labels = [round(value) for value in numbers(list(found), len(whole))]
+        labels = whole_numbers(found, len(whole))
         if labels == expected:
             continue
         shown = f"For the prompt {prompt} and the text {whole} your labels are {labels}: "
@@ -201,7 +214,7 @@ def _whole_numbers(values: Any, key: str, count: int) -> list[int]:
     found = plain(values)
     if not isinstance(found, (list, tuple)) or len(found) != count:
         raise NotYet(f"{key!r} must hold one number for each of the {count} tokens.")
-    return [round(value) for value in numbers(list(found), count)]
+    return whole_numbers(found, count)
 
 
 # --- 02.4: one changed setting
@@ -234,6 +247,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (labels_without_end, "never learns to stop"),
             (labels_by_value, "stands in the prompt, too"),
             (labels_by_length, "became one token"),
+            (labels_by_place, "behind the first difference"),
             (labels_cut, "one label for each"),
         ),
         "TRL does the same, and warns where the prompt is no prefix of the whole text.",

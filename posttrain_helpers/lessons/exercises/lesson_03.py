@@ -43,12 +43,11 @@ def grade_gradients(answer: Any) -> None:
 
 # --- 03.2: how many parameters train
 
-# Shapes (outputs, inputs) of weight matrices, and a rank.
+# Shapes (outputs, inputs) of weight matrices, and a rank. In the first no two ways to count agree.
 LAYERS = (
-    ([(6, 4)], 2),
+    ([(8, 8), (2, 8), (24, 8)], 3),
     ([(3, 10), (10, 3)], 1),
-    ([(8, 8), (2, 8), (24, 8)], 4),
-    ([], 3),
+    ([(6, 4)], 2),
 )
 
 
@@ -88,7 +87,7 @@ def grade_count(answer: Any) -> None:
         (as_if_square, "Not all layers are square: one of A and B has as many rows or columns as outputs."),
         (without_rank, "The rank is missing: it is the inner size of both matrices."),
     )
-    for shapes, r in reversed(LAYERS):
+    for shapes, r in LAYERS:
         value = number(call(answer, shapes, r))
         if value == lora_parameters(shapes, r):
             continue
@@ -151,15 +150,21 @@ def _layers() -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor, float], .
     return tuple(layers)
 
 
-def _same(found: Any, expected: torch.Tensor) -> bool:
-    import torch
-
+def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return (
-        isinstance(found, torch.Tensor)
-        and found.shape == expected.shape
+        found.shape == expected.shape
         and found.is_floating_point()
         and bool((found - expected).abs().max() < 1e-5)
     )
+
+
+def _matrix(answer: Any) -> torch.Tensor:
+    import torch
+
+    try:
+        return torch.as_tensor(answer)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise NotYet(f"Return the merged weight, a tensor; {type(answer).__name__} was found.") from None
 
 
 def grade_merge(answer: Any) -> None:
@@ -172,7 +177,7 @@ def grade_merge(answer: Any) -> None:
         (over_root, "The root of the rank is the scale of rsLoRA; this adapter was trained without it."),
     )
     for layer in _layers():
-        found = call(answer, *layer)
+        found = _matrix(call(answer, *layer))
         if _same(found, merged(*layer)):
             continue
         name_mistake(hints, found, *layer, same=_same)
@@ -210,6 +215,10 @@ def grade_change(answer: Any) -> None:
     own = {"lora": recipe.lora, "args": recipe.args}[section].get(key, _DEFAULTS.get(setting))
     if _plain(value) == _plain(own):
         raise NotYet(f"{setting}={value} is the recipe's own value; choose another.")
+    rate = recipe.args["learning_rate"]
+    tried = {"lora.r": (1, 64), "lora.use_dora": ("True",), "args.learning_rate": (2 * rate, 4 * rate)}
+    if _plain(value) in map(_plain, tried.get(setting, ())):
+        raise NotYet(f"A table above has {setting}={value} already; choose another value or setting.")
     if result.kind == "numeric":
         raise NotYet("The question is about right answers: the result is that of `accuracy`.")
     check_begins_trained(result, "the recipe's adapter, `LORA`")
@@ -270,7 +279,7 @@ EXERCISES: tuple[Exercise, ...] = (
         change_exercise(
             "03.4",
             SETTINGS,
-            "lora.r=1",
+            "lora.r=4",
             _LOST,
             "One change, the same questions, an interval, and a verdict that follows from it.",
             (
@@ -278,8 +287,13 @@ EXERCISES: tuple[Exercise, ...] = (
                     {"changed": "lora.use_dora=False", "result": _LOST, "verdict": "worse"},
                     "the recipe's own value",
                 ),
-                ({"changed": "lora.r=1", "result": _LOSSES, "verdict": "worse"}, "about right answers"),
-                ({"changed": "lora.r=1", "result": _FROM_THE_BASE, "verdict": "improved"}, "begins at 10%"),
+                ({"changed": "lora.r=64", "result": _LOST, "verdict": "worse"}, "A table above has"),
+                (
+                    {"changed": "lora.use_dora=True", "result": _LOST, "verdict": "worse"},
+                    "use_dora=True already",
+                ),
+                ({"changed": "lora.r=4", "result": _LOSSES, "verdict": "worse"}, "about right answers"),
+                ({"changed": "lora.r=4", "result": _FROM_THE_BASE, "verdict": "improved"}, "begins at 10%"),
             ),
         ),
         grade=grade_change,

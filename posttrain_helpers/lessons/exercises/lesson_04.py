@@ -136,20 +136,29 @@ def every_position(
     return _forward_kl(policy_logits, base_logits)[:, :-1].mean()
 
 
+def rolled(policy_logits: torch.Tensor, base_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Let a row's last position predict its first token."""
+    return _forward_kl(policy_logits, base_logits)[labels.roll(-1, dims=1) != -100].mean()
+
+
 def _forward_kl(policy_logits: torch.Tensor, base_logits: torch.Tensor) -> torch.Tensor:
     policy, reference = policy_logits.log_softmax(-1), base_logits.log_softmax(-1)
     return (reference.exp() * (reference - policy)).sum(-1)
 
 
 @cache
-def _batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return logits of two models for two rows of six tokens, and labels."""
+def _batches() -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return logits of two models, and labels: two rows of six tokens, and the same with one more.
+
+    The third row has no prompt.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(4)
-    policy, base = torch.randn(2, 2, 6, 5, generator=generator)
-    labels = torch.tensor([[-100, -100, 3, 1, 4, -100], [-100, 2, 2, -100, -100, -100]])
-    return policy, base, labels
+    policy, base = torch.randn(2, 3, 6, 5, generator=generator)
+    labels = [[-100, -100, 3, 1, 4, -100], [-100, 2, 2, -100, -100, -100], [3, 4, 1, -100, -100, -100]]
+    rows = torch.tensor(labels)
+    return [(policy[:2], base[:2], rows[:2]), (policy, base, rows)]
 
 
 def grade_kl_term(answer: Any) -> None:
@@ -162,15 +171,17 @@ def grade_kl_term(answer: Any) -> None:
         (shifted_the_wrong_way, "The positions moved the wrong way: position t predicts token t + 1."),
         (reverse_direction, "The places are right, but the direction is the other one now."),
         (every_position, "Now every position counts, the user's words and the padding too."),
+        (rolled, "What would predict the first token of a row? The row's last position does not."),
     )
-    value = number(call(answer, *_batch()))
-    if is_close(value, number(kl_term(*_batch())), 1e-4):
-        return
-    name_mistake(hints, value, *_batch(), same=lambda a, b: is_close(a, number(b), 1e-4))
-    raise NotYet(
-        f"Your function returns {value:.4f} for a batch whose term is {number(kl_term(*_batch())):.4f}. Take "
-        "the mean over the positions that predict a trained token, and over no others."
-    )
+    for batch in _batches():
+        value, right = number(call(answer, *batch)), number(kl_term(*batch))
+        if is_close(value, right, 1e-4):
+            continue
+        name_mistake(hints, value, *batch, same=lambda a, b: is_close(a, number(b), 1e-4))
+        raise NotYet(
+            f"Your function returns {value:.4f} for a batch whose term is {right:.4f}. Take the mean over "
+            "the positions that predict a trained token, and over no others."
+        )
 
 
 # --- 04.4: one changed setting
@@ -221,6 +232,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (shifted_the_wrong_way, "the wrong way"),
             (reverse_direction, "the other one"),
             (every_position, "every position counts"),
+            (rolled, "first token of a row"),
         ),
         "One place off, the term never looks at the first token of a reply, which decides most, and looks "
         "at what would follow the end instead. Nothing fails: it is 0 at the start and grows with training.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch.nn.functional import logsigmoid
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
+    all_close,
     call,
     change_exercise,
+    compared,
     is_close,
-    name_mistake,
     number,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
@@ -112,27 +113,44 @@ def _batch(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return scores, (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
 
 
-_BATCHES = [_batch([9, 3, 7, 5, 4, 6, 8, 2] * 8, seed) for seed in range(3)]
+def _of_chosen_length(scores: torch.Tensor, mask: torch.Tensor) -> float:
+    last = mask.chunk(2)[0].sum(1) - 1
+    chosen, rejected = scores[torch.arange(len(scores)), last.repeat(2)].chunk(2)
+    return (chosen > rejected).float().mean().item()
+
+
+def _tie_for_a_win(scores: torch.Tensor, mask: torch.Tensor) -> float:
+    chosen, rejected = scores[torch.arange(len(scores)), mask.sum(1) - 1].chunk(2)
+    return (chosen >= rejected).float().mean().item()
+
+
+# The lengths of a pair differ, since half of 7 rounds is no whole number of rounds.
+_BATCHES = [_batch([9, 3, 7, 5, 4, 6, 8, 2] * 7, seed) for seed in range(3)]
+_FULL = _batch([5] * 40, 9)
+_BATCHES += [_FULL, (_FULL[0].round(), _FULL[1])]  # rounded, some pairs are ties
 _WRONG_READINGS = {
     _last_column: "Give it two texts of different lengths and print what stands in the column that it reads.",
     _alternating: "Which rows make up a pair? The first half of the batch holds the chosen replies.",
     _averaged: "Training looked at one token of each text, not at the mean of them all.",
     _one_before: "Take a text of three tokens: which index has its last one?",
+    _of_chosen_length: "A chosen and a rejected text may differ in length: each has a last token of its own.",
+    _tie_for_a_win: "Which reward is higher where both are equal? A tie is no win.",
 }
 
 
 def _grade_batch(answer: Any) -> None:
-    full = _batch([5] * 40, 9)
-    tied = (full[0].round(), full[1])  # a tie is no win
-    for scores, mask in [*_BATCHES, full, tied]:
-        value, right = number(call(answer, scores, mask)), accuracy_of_batch(scores, mask)
-        if is_close(value, right, 1e-4):
-            continue
-        name_mistake(_WRONG_READINGS.items(), value, scores, mask, same=partial(is_close, tolerance=1e-4))
-        raise NotYet(
-            f"On a batch of {len(scores)} texts you return {value:.3f}; {right:.3f} is right. Make a batch "
-            "of two pairs, one of them a tie, and work out each reward by hand first."
-        )
+    found = [number(call(answer, *batch)) for batch in _BATCHES]
+    right = [accuracy_of_batch(*batch) for batch in _BATCHES]
+    if all_close(found, right, 1e-4):
+        return
+    for reading, hint in _WRONG_READINGS.items():  # on one batch alone, two ways may agree by accident
+        if all_close(found, [reading(*batch) for batch in _BATCHES], 1e-4):
+            raise NotYet(hint)
+    place = next(i for i, value in enumerate(found) if not is_close(value, right[i], 1e-4))
+    raise NotYet(
+        f"On a batch of {len(_BATCHES[place][0])} texts you return {found[place]:.3f}; {right[place]:.3f} "
+        "is right. Make a batch of two pairs and work out each reward by hand first."
+    )
 
 
 # --- 05.3: expected accuracy
@@ -165,8 +183,15 @@ def _grade_expected(answer: Any) -> None:
 # --- 05.4: one setting changed
 
 _SETTINGS = ("args.learning_rate", "args.num_train_epochs", "args.center_rewards_coefficient")
-_WORSE = paired_binary([True] * 90 + [False] * 10, [True] * 70 + [False] * 30)
-_NEARLY_EQUAL = paired_binary([True, False] * 50, [False, True] + [True, False] * 49)
+_RELATIONS = list(range(25)) * 4
+_RIGHT, _FEWER = [True] * 90 + [False] * 10, [True] * 70 + [False] * 30
+_WORSE = paired_binary(_RIGHT, _FEWER, clusters=_RELATIONS)
+_NEARLY_EQUAL = paired_binary([True, False] * 50, [False, True] + [True, False] * 49, clusters=_RELATIONS)
+
+
+def _grade_change(answer: Any) -> None:
+    if compared(answer, _SETTINGS).clusters is None:
+        raise NotYet("Pairs about one relation are answered alike: compare with clusters=clusters.")
 
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -190,14 +215,13 @@ EXERCISES: tuple[Exercise, ...] = (
         kind="bug",
         grade=_grade_batch,
         solution=accuracy_of_batch,
-        mistakes=tuple(
-            (reading, words)
-            for reading, words in (
-                (_last_column, "different lengths"),
-                (_alternating, "first half"),
-                (_averaged, "not at the mean"),
-                (_one_before, "three tokens"),
-            )
+        mistakes=(
+            (_last_column, "different lengths"),
+            (_alternating, "first half"),
+            (_averaged, "not at the mean"),
+            (_one_before, "three tokens"),
+            (_of_chosen_length, "a last token of its own"),
+            (_tie_for_a_win, "A tie is no win"),
         ),
         why="The last column of a padded batch is padding for every text but the longest. Nothing stops with "
         "an error, and where all texts are equally long even the numbers are right.",
@@ -216,18 +240,30 @@ EXERCISES: tuple[Exercise, ...] = (
         why="0.95 * 0.9 + 0.05 * 0.1. The annotators' errors hide a tenth of what the model does right, and "
         "even turn a few of its own errors into hits.",
     ),
-    change_exercise(
-        "05.4",
-        allowed=_SETTINGS,
-        changed="args.learning_rate=1e-5",
-        result=_WORSE,
-        why="The verdict follows from the interval on the same pairs. One seed is one draw, though: before "
-        "you keep a setting, repeat the comparison on pairs of the split dev and on several seeds.",
-        more=(
-            (
-                {"changed": "args.learning_rate=1e-5", "result": _NEARLY_EQUAL, "verdict": "worse"},
-                "does it leave 0 out",
+    replace(
+        change_exercise(
+            "05.4",
+            allowed=_SETTINGS,
+            changed="args.learning_rate=1e-5",
+            result=_WORSE,
+            why="The verdict follows from the interval on the same pairs. One seed is one draw, "
+            "though: before you keep a setting, repeat the comparison on pairs of the split dev and on "
+            "several seeds.",
+            more=(
+                (
+                    {"changed": "args.learning_rate=1e-5", "result": _NEARLY_EQUAL, "verdict": "worse"},
+                    "does it leave 0 out",
+                ),
+                (
+                    {
+                        "changed": "args.learning_rate=1e-5",
+                        "result": paired_binary(_RIGHT, _FEWER),
+                        "verdict": "worse",
+                    },
+                    "clusters=clusters",
+                ),
             ),
         ),
+        grade=_grade_change,
     ),
 )

@@ -12,6 +12,7 @@ import torch
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.lessons import check
 from posttrain_helpers.lessons.exercises.exercise import (
+    NOT_ANSWERED,
     Exercise,
     NotYet,
     call,
@@ -20,6 +21,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     number,
     numbers,
     selection,
+    whole_numbers,
     yes_or_no,
 )
 from posttrain_helpers.statistics import paired_binary, paired_numeric
@@ -44,6 +46,22 @@ def test_an_error_of_the_students_function_is_told_and_not_raised() -> None:
         "Not yet. Your function stops with ZeroDivisionError: division by zero"
     )
     assert "A function is expected here, but int" in str(HALF.check(3))
+
+
+def test_a_function_without_return_is_not_taken_for_an_empty_one() -> None:
+    def as_shipped(n: int) -> int: ...
+
+    def as_shipped_with_words(n: int) -> int:
+        """Return half of it."""
+        ...
+
+    def without_return(n: int) -> None:
+        n / 2
+
+    for empty in (as_shipped, as_shipped_with_words):
+        assert str(HALF.check(empty)) == NOT_ANSWERED
+    assert "returns nothing" in str(HALF.check(without_return))
+    assert HALF.check(without_return).correct is False
 
 
 def test_an_error_of_the_grading_itself_is_not_hidden() -> None:
@@ -73,6 +91,9 @@ def test_numbers_and_choices_are_checked() -> None:
     assert numbers([1, 2.5], 2) == [1.0, 2.5]
     with pytest.raises(NotYet, match="3 numbers are expected"):
         numbers([1, 2.5], 3)
+    assert whole_numbers(torch.tensor([1.0, -100.0]), 2) == [1, -100]
+    with pytest.raises(NotYet, match="2 whole numbers are expected"):
+        whole_numbers([1, 2.5], 2)
     assert choice(" Rises ", ("rises", "falls")) == "rises"
     with pytest.raises(NotYet, match="One of 'rises', 'falls'"):
         choice("up", ("rises", "falls"))

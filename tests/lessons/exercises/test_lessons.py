@@ -25,6 +25,7 @@ from posttrain_helpers.lessons.exercises.lesson_12 import interval_of_mean, sign
 from posttrain_helpers.lessons.exercises.lesson_13 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.losses.advantages import explained_variance
+from posttrain_helpers.recipes.loading import load_recipe
 from posttrain_helpers.statistics.agreement import cohen_kappa
 from posttrain_helpers.statistics.paired_tests import sign_flip_p as packaged_sign_flip_p
 
@@ -102,7 +103,9 @@ def packed_with_its_first_label(rows: Any) -> dict[str, list[int]]:
         ("02.3", packed_with_its_first_label),
         ("03.1", {"A": " Zero", "B": "NOT ZERO", "both zero": "zero"}),
         ("03.2", lambda shapes, r: torch.tensor(lora_parameters(shapes, r))),
+        ("03.2", lambda shapes, r: r * (np.array(shapes)[:, 0] + np.array(shapes)[:, 1]).sum()),
         ("03.3", lambda weight, A, B, alpha: weight + alpha / len(A) * (B @ A)),
+        ("03.3", lambda weight, A, B, alpha: (weight + alpha / len(A) * (B @ A)).numpy()),
         ("05.3", 86),
         ("06.1", np.array(["Falls", "falls "])),
         ("06.2", lambda *arguments: np.array(batch_metrics(*arguments))),
@@ -165,6 +168,45 @@ def test_labels_of_another_shape_are_not_called_padding() -> None:
         return {**pad_rows(rows, pad_id), "labels": [row["labels"] for row in rows]}
 
     assert "not one label for each token" in check("01.3", unpadded).message
+
+
+def test_a_rate_of_a_table_is_no_new_value() -> None:
+    solution = next(exercise.solution for exercise in EXERCISES if exercise.id == "03.4")
+    rate = load_recipe("lora").args["learning_rate"]
+    for times, words in ((2, "A table above"), (4, "A table above"), (1, "own value"), (3, "Right")):
+        changed = {**solution, "changed": f"args.learning_rate={times * rate}"}
+        assert words in str(check("03.4", changed))
+
+
+@pytest.mark.parametrize("exercise", ["01.3", "02.1", "02.2", "02.3"])
+def test_nothing_is_rounded_to_a_right_answer(exercise: str) -> None:
+    def shifted(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shifted(values) for key, values in value.items()}
+        return [shifted(one) for one in value] if isinstance(value, list) else value + 0.25
+
+    solution = next(known.solution for known in EXERCISES if known.id == exercise)
+    answer = (lambda *inputs: shifted(solution(*inputs))) if callable(solution) else shifted(solution)
+    assert "whole numbers are expected" in check(exercise, answer).message
+
+
+def test_a_sampler_counts_tokens_that_it_never_draws() -> None:
+    def without_the_rare(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
+        tokens = torch.multinomial((logits / temperature).softmax(-1), draws, replacement=True)
+        return tokens.bincount() / draws
+
+    assert "4 numbers are expected" in check("00.3", without_the_rare).message
+
+
+def test_hints_do_not_fit_by_accident() -> None:
+    def highest_real_token(scores: torch.Tensor, mask: torch.Tensor) -> float:
+        chosen, rejected = scores.masked_fill(mask == 0, -1e9).amax(1).chunk(2)
+        return (chosen > rejected).float().mean().item()
+
+    assert "by hand" in check("05.2", highest_real_token).message
+    assert (
+        "174 is right" in check("03.2", lambda shapes, r: sum(2 * r * shape[0] for shape in shapes)).message
+    )
 
 
 @pytest.mark.parametrize(
