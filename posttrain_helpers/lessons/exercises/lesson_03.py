@@ -195,11 +195,10 @@ SETTINGS = (
     "lora.r",
     "lora.lora_alpha",
     "lora.target_modules",
-    "lora.use_dora",
     "lora.lora_dropout",
     "args.learning_rate",
 )
-_DEFAULTS = {"lora.use_dora": "False", "lora.lora_dropout": 0.0}  # what peft takes, where a recipe is silent
+_DEFAULTS = {"lora.lora_dropout": 0.0}  # what peft takes, where a recipe is silent
 _RIGHT = [True] * 90 + [False] * 10
 _LOST = paired_binary(_RIGHT, [True] * 70 + [False] * 30)
 _FROM_THE_BASE = paired_binary([True] * 10 + [False] * 90, _RIGHT)
@@ -216,7 +215,7 @@ def grade_change(answer: Any) -> None:
     if _plain(value) == _plain(own):
         raise NotYet(f"{setting}={value} is the recipe's own value; choose another.")
     rate = recipe.args["learning_rate"]
-    tried = {"lora.r": (1, 64), "lora.use_dora": ("True",), "args.learning_rate": (2 * rate, 4 * rate)}
+    tried = {"lora.r": (1, 64), "args.learning_rate": (2 * rate, 4 * rate)}
     if _plain(value) in map(_plain, tried.get(setting, ())):
         raise NotYet(f"A table above has {setting}={value} already; choose another value or setting.")
     if result.kind == "numeric":
@@ -284,14 +283,11 @@ EXERCISES: tuple[Exercise, ...] = (
             "One change, the same questions, an interval, and a verdict that follows from it.",
             (
                 (
-                    {"changed": "lora.use_dora=False", "result": _LOST, "verdict": "worse"},
+                    {"changed": "lora.lora_dropout=0", "result": _LOST, "verdict": "worse"},
                     "the recipe's own value",
                 ),
                 ({"changed": "lora.r=64", "result": _LOST, "verdict": "worse"}, "A table above has"),
-                (
-                    {"changed": "lora.use_dora=True", "result": _LOST, "verdict": "worse"},
-                    "use_dora=True already",
-                ),
+                ({"changed": "lora.use_dora=True", "result": _LOST, "verdict": "worse"}, "lora.use_dora"),
                 ({"changed": "lora.r=4", "result": _LOSSES, "verdict": "worse"}, "about right answers"),
                 ({"changed": "lora.r=4", "result": _FROM_THE_BASE, "verdict": "improved"}, "begins at 10%"),
             ),
