@@ -292,7 +292,7 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
     if not isinstance(answer, dict) or set(answer) != {"changed", "result", "verdict"}:
         raise NotYet('Give a dictionary with the keys "changed", "result" and "verdict".')
     changed = answer["changed"]
-    if not isinstance(changed, str) or changed.count("=") != 1:
+    if not isinstance(changed, str) or changed.count("=") != 1 or changed.count("args.") > 1:
         raise NotYet(
             'Change one setting and name it, such as "args.learning_rate=1e-4": with two changes at once '
             "nobody knows which one did it."
@@ -319,9 +319,10 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
             "below 0.05, too."
         )
     if said != shown:
+        better = "higher" if result.higher_is_better else "lower"
         raise NotYet(
-            f"The interval goes from {result.low:+.3f} to {result.high:+.3f}: does it leave 0 out, and on "
-            f"which side? {said!r} does not say that."
+            f"The interval goes from {result.low:+.3f} to {result.high:+.3f}, and {better} counts as better: "
+            f"does it leave 0 out, and on which side? {said!r} does not say that."
         )
     return result
 

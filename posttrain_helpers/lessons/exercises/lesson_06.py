@@ -22,6 +22,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
 )
 from posttrain_helpers.losses.preference import dpo_loss
 from posttrain_helpers.statistics import paired_numeric
+from posttrain_helpers.wording import counted
 
 _DIRECTIONS = ("rises", "falls")
 
@@ -164,9 +165,12 @@ def _token_batches() -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, flo
     batches = []
     for seed, pairs, beta in ((0, 1, 0.1), (1, 3, 0.1), (2, 4, 0.5)):
         generator = torch.Generator().manual_seed(seed)
-        policy, ref = (-3 * torch.rand(2 * pairs, 9, generator=generator) for _ in range(2))
-        lengths = torch.randint(2, 10, (2 * pairs, 1), generator=generator)
-        batches.append((policy, ref, (torch.arange(9) < lengths).long(), beta))
+        policy, ref = (-3 * torch.rand(2 * pairs, 12, generator=generator) for _ in range(2))
+        prompts = torch.randint(0, 4, (2 * pairs, 1), generator=generator)
+        lengths = torch.randint(2, 9, (2 * pairs, 1), generator=generator)
+        places = torch.arange(12)
+        mask = (places >= prompts) & (places < prompts + lengths)
+        batches.append((policy, ref, mask.long(), beta))
     return batches
 
 
@@ -183,7 +187,11 @@ def _grade_batch_loss(answer: Any) -> None:
                 "Which became likelier by the larger factor, and does this function see it?",
             ),
             (_batch_loss_with_padding, "What does your function do with positions where the mask is 0?"),
-            (_batch_loss_turned_round, "Whose change is measured, the policy's or the reference's?"),
+            (
+                _batch_loss_turned_round,
+                "The sign is turned round. Whose change is measured, the policy's or the reference's, and "
+                "which half of the rows holds the chosen replies?",
+            ),
             (
                 _batch_loss_with_the_sum_of_pairs,
                 "With one pair it is right, with several too large. Which loss does a batch of pairs have?",
@@ -191,8 +199,8 @@ def _grade_batch_loss(answer: Any) -> None:
         )
         name_mistake(hints, found, policy, ref, mask, beta, same=partial(is_close, tolerance=1e-4))
         raise NotYet(
-            f"On a batch of {len(mask) // 2} pairs with beta = {beta} your loss is {found:.4f}, not "
-            f"{expected:.4f}. Write down what the log-probability of one reply is, and compare."
+            f"On a batch of {counted(len(mask) // 2, 'pair')} with beta = {beta} your loss is {found:.4f}, "
+            f"not {expected:.4f}. Write down what the log-probability of one reply is, and compare."
         )
 
 

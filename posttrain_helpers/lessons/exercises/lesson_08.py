@@ -16,7 +16,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     numbers,
     plain,
 )
-from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
+from posttrain_helpers.statistics.paired_tests import paired_numeric
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +35,11 @@ _REWARDS = (
 
 
 def _directions(answer: Any) -> None:
-    found = [round(value) for value in numbers(answer, 4)]
+    found = numbers(answer, 4)
     if found == [0, 1, 0, -1]:
         return
+    if not set(found) <= {-1, 0, 1}:
+        raise NotYet("Only the direction is asked for: 1, -1 or 0 for each token.")
     if found == [1, 1, -1, -1]:
         raise NotYet(
             "That is the sign of the advantage alone. Where has the ratio already moved further than the "
@@ -84,6 +86,10 @@ def _mean_square(values, returns, mask):
     return 1 - ((returns - values)[inside] ** 2).mean() / returns[inside].var(unbiased=False)
 
 
+def _mask_as_row_numbers(values, returns, mask):
+    return 1 - (returns - values)[mask].var() / returns[mask].var()
+
+
 def _grade_explained(answer: Any) -> None:
     values, returns, mask = _critic_batch()
     found = number(call(answer, values, returns, mask))
@@ -101,8 +107,14 @@ def _grade_explained(answer: Any) -> None:
             "You take the mean square of the errors. A critic that is wrong by the same amount everywhere "
             "explains all of the variance; use the variance of the errors."
         )
+    if is_close(found, _mask_as_row_numbers(values, returns, mask).item()):
+        raise NotYet(
+            "The mask holds numbers, and as an index 0 and 1 are the first and the second row; an index that "
+            "chooses tokens has to be of type bool."
+        )
     raise NotYet(
-        f"For a batch with one token of padding your function gives {found:.3f}, which is not right."
+        f"For a batch with one token of padding your function gives {found:.3f}, which is not right. Check "
+        "the formula, and list the tokens over which each variance is taken."
     )
 
 
@@ -172,10 +184,6 @@ def _all_close(values: list[float], expected: torch.Tensor) -> bool:
     return all_close(values, expected.flatten().tolist())
 
 
-def _result(after: float) -> PairedResult:
-    return paired_numeric([0.0, 0.1] * 30, [after, after + 0.2] * 30)
-
-
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="08.1",
@@ -187,6 +195,7 @@ EXERCISES: tuple[Exercise, ...] = (
             ([1, 0, -1, 0], "the maximum of the two terms"),
             ([0, 0, 0, 0], "only where it is the smaller one"),
             ([1, 1, 0, 0], "ratio * A and clip(ratio) * A"),
+            ([0.4, 0.6, -0.4, -0.6], "Only the direction"),
         ),
         why="Who has moved far enough in the wanted direction rests; who went the wrong way is brought back.",
     ),
@@ -199,6 +208,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_with_padding, "Still the same number"),
             (_only_errors_cut, "Half repaired"),
             (_mean_square, "mean square"),
+            (_mask_as_row_numbers, "of type bool"),
             (lambda *_: 0.5, "which is not right"),
         ),
         why="Zeros in the padding are data to a variance: choose tokens by the mask instead of multiplying.",
@@ -223,7 +233,7 @@ EXERCISES: tuple[Exercise, ...] = (
         "08.4",
         allowed=_SETTINGS,
         changed="args.kl_coef=0.1",
-        result=_result(0.5),
+        result=paired_numeric([0.0, 0.1] * 30, [0.5, 0.7] * 30),
         why="One change, the same prompts, an interval. Another seed could still say something else.",
     ),
 )

@@ -19,7 +19,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     selection,
 )
 from posttrain_helpers.statistics.overoptimization import fit_overoptimization
-from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
+from posttrain_helpers.statistics.paired_tests import paired_numeric
 
 _MOVES = ("rises", "falls", "rises, then falls")
 _SETTINGS = (
@@ -75,8 +75,13 @@ def _peak_as_distance(kl: Any, gain: Any) -> tuple[float, float, float]:
 
 
 def _wrong_sign(kl: Any, gain: Any) -> tuple[float, float, float]:
+    alpha, beta, _ = fit(kl, gain)
+    return alpha, -beta, np.exp(2 * (alpha / -beta - 1))
+
+
+def _exchanged(kl: Any, gain: Any) -> tuple[float, float, float]:
     alpha, beta, peak = fit(kl, gain)
-    return alpha, -beta, peak
+    return beta, alpha, peak
 
 
 def _divided(kl: Any, gain: Any) -> tuple[float, float, float]:
@@ -91,15 +96,18 @@ def _zero_of_the_curve(kl: Any, gain: Any) -> tuple[float, float, float]:
 
 _FIT_HINTS = (
     (_without_root, "You fitted the curve over KL itself; d is its square root."),
-    (
-        _peak_as_distance,
-        "Your third number is the distance d of the peak; the KL divergence there is asked for.",
-    ),
     (_wrong_sign, "The sign of beta: in the formula the logarithm is subtracted."),
+    (_exchanged, "Alpha and beta have changed places."),
     (
         _divided,
         "You divided both sides by d before the fit. That weighs the points differently: the misses in the "
         "gain itself are to be small.",
+    ),
+)
+_PEAK_HINTS = (
+    (
+        _peak_as_distance,
+        "Your third number is the distance d of the peak; the KL divergence there is asked for.",
     ),
     (
         _zero_of_the_curve,
@@ -119,13 +127,19 @@ def _grade_fit(answer: Any) -> None:
         found = numbers(call(answer, kl, gain), 3)
         if all_close(found, fit(kl, gain)):
             continue
-        name_mistake(_FIT_HINTS, found, kl, gain, same=all_close)
-        if all_close(found[:2], fit(kl, gain)[:2]):
+        name_mistake(_FIT_HINTS, found, kl, gain, same=_same_curve)
+        if _same_curve(found, fit(kl, gain)):
+            name_mistake(_PEAK_HINTS, found, kl, gain, same=all_close)
             raise NotYet("Alpha and beta are right. Set the derivative of d (alpha - beta ln d) to 0.")
         raise NotYet(
             f"For {len(kl)} points your function gives {found[0]:.3f}, {found[1]:.3f} and {found[2]:.3f}, "
             "which is not right. The two columns for lstsq are what alpha and beta are multiplied by."
         )
+
+
+def _same_curve(found: Sequence[float], expected: Sequence[float]) -> bool:
+    """Compare alpha and beta alone, whatever peak was made of them."""
+    return all_close(found[:2], expected[:2])
 
 
 def stop_at(kls: Sequence[float], budget: float) -> int:
@@ -173,10 +187,10 @@ _STOP_HINTS = (
 
 
 def _grade_stop(answer: Any) -> None:
-    def places(rule: Callable[[Sequence[float], float], int]) -> list[int]:
+    def places(rule: Callable[[Sequence[float], float], float]) -> list[float]:
         return [rule(kls, budget) for kls, budget in _RUNS]
 
-    found = places(lambda kls, budget: round(number(call(answer, list(kls), budget))))
+    found = places(lambda kls, budget: number(call(answer, list(kls), budget)))
     if found == places(stop_at):
         return
     for wrong, hint in _STOP_HINTS:
@@ -185,13 +199,9 @@ def _grade_stop(answer: Any) -> None:
     for (kls, budget), place in zip(_RUNS, found, strict=True):
         if place != stop_at(kls, budget):
             raise NotYet(
-                f"For {list(kls)} and a budget of {budget:g} your function returns {place}. Walk through "
+                f"For {list(kls)} and a budget of {budget:g} your function returns {place:g}. Walk through "
                 "the looks as the training would, one by one."
             )
-
-
-def _result(after: float) -> PairedResult:
-    return paired_numeric([0.0, 0.1] * 30, [after, after + 0.2] * 30)
 
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -219,6 +229,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_without_root, "its square root"),
             (_peak_as_distance, "the distance d of the peak"),
             (_wrong_sign, "The sign of beta"),
+            (_exchanged, "changed places"),
             (_divided, "weighs the points differently"),
             (_zero_of_the_curve, "comes back to 0"),
             (lambda kl, gain: (*fit(kl, gain)[:2], 1.0), "Alpha and beta are right"),
@@ -244,7 +255,7 @@ EXERCISES: tuple[Exercise, ...] = (
         "09.4",
         allowed=_SETTINGS,
         changed="args.kl_coef=0.1",
-        result=_result(0.5),
+        result=paired_numeric([0.0, 0.1] * 30, [0.5, 0.7] * 30),
         why="One change, the same questions, an interval. Another seed could still say something else.",
     ),
 )

@@ -16,7 +16,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     plain,
     yes_or_no,
 )
-from posttrain_helpers.statistics.paired_tests import PairedResult, paired_numeric
+from posttrain_helpers.statistics.paired_tests import paired_numeric
 from posttrain_helpers.statistics.selection import pass_at_k
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _grade_pass(answer: Any) -> None:
             name_mistake(_PASS_HINTS, found, n, c, k)
         if n - c < k:
             raise NotYet(
-                f"Of {n} samples {n - c} are wrong, so every choice of {k} holds a right one, but your "
-                f"function returns {found:.3f}."
+                f"With n={n} and c={c} fewer than k={k} samples are wrong, so every choice of {k} holds a "
+                f"right one, but your function returns {found:.3f}."
             )
         raise NotYet(
             f"For n={n}, c={c}, k={k} your function returns {found:.3f}. Count the choices of k samples, and "
@@ -162,10 +162,6 @@ def _grade_teaching(answer: Any) -> None:
     raise NotYet("A group in which one reward differs from the others is missed.")
 
 
-def _result(after: float) -> PairedResult:
-    return paired_numeric([0.5, 0.75] * 30, [after, after + 0.25] * 30)
-
-
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
         id="10.1",
@@ -215,7 +211,7 @@ EXERCISES: tuple[Exercise, ...] = (
         "10.4",
         allowed=_SETTINGS,
         changed="args.num_generations=4",
-        result=_result(0.6),
+        result=paired_numeric([0.5, 0.75] * 30, [0.6, 0.85] * 30),
         why="One change, the same problems, an interval. Another seed could still say something else.",
     ),
 )

@@ -112,6 +112,10 @@ BETTER = paired_numeric([0.0] * 60, [1.0, 0.9] * 30)
             {"changed": "args.beta=1 args.learning_rate=1", "result": BETTER, "verdict": "improved"},
             "two changes at once",
         ),
+        (
+            {"changed": "args.beta=1, args.seed: 2", "result": BETTER, "verdict": "improved"},
+            "two changes at once",
+        ),
         ({"changed": "args.max_steps=1", "result": BETTER, "verdict": "improved"}, "about args.beta"),
         ({"changed": "args.beta=1", "result": 0.9, "verdict": "improved"}, "paired comparison"),
         (
@@ -132,6 +136,14 @@ BETTER = paired_numeric([0.0] * 60, [1.0, 0.9] * 30)
 def test_a_comparison_needs_one_change_enough_items_and_the_right_reading(answer: object, words: str) -> None:
     with pytest.raises(NotYet, match=words):
         compared(answer, ["args.beta"])
+
+
+@pytest.mark.parametrize(("higher_is_better", "said"), [(True, "higher"), (False, "lower")])
+def test_a_wrong_reading_hears_which_way_is_better(higher_is_better: bool, said: str) -> None:
+    fallen = paired_numeric([1.0, 0.9] * 30, [0.0] * 60, higher_is_better=higher_is_better)
+    wrong = "improved" if higher_is_better else "worse"
+    with pytest.raises(NotYet, match=f"{said} counts as better"):
+        compared({"changed": "args.beta=1", "result": fallen, "verdict": wrong})
 
 
 def test_a_comparison_that_is_read_right_passes() -> None:
