@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,9 @@ Kind = Literal["predict", "function", "bug", "change"]
 READINGS = VERDICTS[:3]  # the last one needs a margin
 NOT_ANSWERED = "Not answered yet: put your answer in its place and run the cell again."
 FEWEST_ITEMS = 50
+DRAWS = 600  # of a control that is drawn by lot
+# Standard deviations by which a frequency may be off: chance alone goes so far once in millions.
+_FAR = 5
 LONGEST_ANSWER = 200
 
 
@@ -96,6 +99,8 @@ class Exercise:
 def call(function: Any, *arguments: Any, **named: Any) -> Any:
     """Call a student's function with copies, so that it cannot change what it is graded by.
 
+    What it yields one by one comes back as a list.
+
     Raises:
         NotYet: it is no function, it stops with an error, or it returns nothing.
         Unanswered: nothing was written into it.
@@ -104,6 +109,7 @@ def call(function: Any, *arguments: Any, **named: Any) -> Any:
         raise NotYet(f"A function is expected here, but {type(function).__name__} was found.")
     try:
         value = function(*deepcopy(arguments), **deepcopy(named))
+        value = list(value) if isinstance(value, Iterator) else value
     except NotImplementedError:
         raise Unanswered from None
     except Exception as error:
@@ -255,12 +261,19 @@ def check_draws(draw: Callable[[int], Any]) -> None:
     """
     state = random.getstate()
     found = []
-    for own in (1, 2):
-        random.seed(own)
-        found.append([draw(seed) for seed in range(8)])
-    random.setstate(state)
+    try:
+        for own in (1, 2):
+            random.seed(own)
+            found.append([draw(seed) for seed in range(8)])
+    finally:
+        random.setstate(state)
     if found[0] != found[1]:
         raise NotYet("Draw with `rng` alone, so that the same seed gives the same control.")
+
+
+def is_far(count: int, share: float) -> bool:
+    """Say whether a count among the draws of a control is further from its expectation than chance goes."""
+    return abs(count - DRAWS * share) > _FAR * (DRAWS * share * (1 - share)) ** 0.5
 
 
 def selection(answer: Any, choices: Sequence[str]) -> list[str]:

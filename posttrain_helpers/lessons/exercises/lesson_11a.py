@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from operator import eq
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
+    DRAWS,
     Exercise,
     NotYet,
     call,
     change_exercise,
     check_draws,
     choices_by_key,
+    is_far,
     name_mistake,
+    numbers,
 )
 from posttrain_helpers.statistics.paired_tests import paired_numeric
 
@@ -52,7 +56,6 @@ _SETS: tuple[tuple[Shingles, float], ...] = (
     ([{"a"}, {"a", "b"}], 0.5),
     ([{"a", "b", "c", "d", "e"}, {"a", "b"}], 0.6),
     ([{"a", "b", "c"}, {"b", "c", "d"}], 0.6),  # 2 of 4, and 2 of the larger set's 3
-    ([], 0.5),
 )
 
 
@@ -70,9 +73,9 @@ def _groups(sets: Shingles, near: Callable[[set[str], set[str]], bool]) -> list[
     return _renumbered(group)
 
 
-def _renumbered(groups: list[int]) -> list[int]:
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(number, len(numbers)) for number in groups]
+def _renumbered(groups: Sequence[float]) -> list[int]:
+    renumbered: dict[float, int] = {}
+    return [renumbered.setdefault(number, len(renumbered)) for number in groups]
 
 
 def groups_of(sets: Shingles, threshold: float) -> list[int]:
@@ -136,33 +139,28 @@ def grade_groups(answer: Any) -> None:
         (by_smaller, "Jaccard similarity divides by the size of the union, not of the smaller set."),
     )
     for sets, threshold in _SETS:
-        value = call(answer, [set(one) for one in sets], threshold)
+        value = numbers(call(answer, sets, threshold), len(sets))
         right = groups_of(sets, threshold)
-        try:
-            value = [int(one) for one in value]
-        except (TypeError, ValueError, RuntimeError):
-            raise NotYet("Return a list with the number of each set's group.") from None
         if value == right:
             continue
-        name_mistake(hints, value, sets, threshold, same=lambda a, b: a == b)
+        name_mistake(hints, value, sets, threshold, same=eq)
         if _renumbered(value) == right:
             raise NotYet("The groups are right; number them from 0 in the order in which they first appear.")
         shown = [sorted(one) for one in sets]
-        raise NotYet(f"For {shown} and {threshold} your function returns {value}; {right} is right.")
+        found = ", ".join(f"{group:g}" for group in value)
+        raise NotYet(f"For {shown} and {threshold} your function returns [{found}]; {right} is right.")
 
 
 # --- 11a.3: a control of the same length, for which all prompts have the length of the first
 
 Chosen = list[tuple[int, str]]
-_WORDS = ((2, 3, 2, 9), (9, 8, 9, 3), (5, 6, 7, 2), (4, 4, 9, 4), (1, 7, 8, 6))
+# In the fourth row a reply is just two words too long.
+_WORDS = ((2, 3, 2, 9), (9, 8, 9, 3), (5, 6, 7, 2), (4, 4, 6, 4), (1, 7, 8, 6))
 _REPLIES = [
     [" ".join([f"{prompt}{letter}"] * words) for letter, words in zip("abcd", lengths, strict=True)]
     for prompt, lengths in enumerate(_WORDS)
 ]
 _CHOSEN = [0, 2, 1, 3, 1]
-_DRAWS = 600
-# Standard deviations by which a frequency may be off: chance alone goes so far once in millions.
-_FAR = 5
 
 
 def _near(replies: list[list[str]], chosen: list[int], prompt: int) -> list[str]:
@@ -200,6 +198,16 @@ def another_generator(replies: list[list[str]], chosen: list[int], rng: random.R
     return [(prompt, random.choice(_near(replies, chosen, prompt))) for prompt in range(len(replies))]
 
 
+def always_the_first(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
+    """Draw nothing."""
+    return [(prompt, _near(replies, chosen, prompt)[0]) for prompt in range(len(replies))]
+
+
+def numbers_of_replies(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Any:
+    """Return which reply was drawn in place of the reply."""
+    return [(prompt, replies[prompt].index(r)) for prompt, r in as_long_as_the_chosen(replies, chosen, rng)]
+
+
 def in_another_order(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
     """Shuffle the prompts."""
     rows = as_long_as_the_chosen(replies, chosen, rng)
@@ -209,11 +217,13 @@ def in_another_order(replies: list[list[str]], chosen: list[int], rng: random.Ra
 
 def _drawn(answer: Any, seed: int) -> Chosen:
     """Return what the function draws, with the prompts in their order and replies that are allowed."""
-    value = call(answer, [list(group) for group in _REPLIES], list(_CHOSEN), random.Random(seed))
+    value = call(answer, _REPLIES, _CHOSEN, random.Random(seed))
     try:
-        rows = [(int(prompt), str(reply)) for prompt, reply in value]
-    except (TypeError, ValueError, RuntimeError):
+        rows = [(int(prompt), reply) for prompt, reply in value]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise NotYet("Return a list of pairs, the number of the prompt and the reply.") from None
+    if not all(isinstance(reply, str) for _, reply in rows):
+        raise NotYet("The second part of a pair is the text of the reply, as in the colleague's function.")
     if sorted(prompt for prompt, _ in rows) != list(range(len(_REPLIES))):
         raise NotYet("Each prompt is needed once, as in the best of K.")
     if [prompt for prompt, _ in rows] != list(range(len(_REPLIES))):
@@ -230,25 +240,23 @@ def _drawn(answer: Any, seed: int) -> Chosen:
 
 def grade_control(answer: Any) -> None:
     """Call a function of the replies and a generator many times."""
-    draws = [[reply for _, reply in _drawn(answer, seed)] for seed in range(_DRAWS)]
+    draws = [[reply for _, reply in _drawn(answer, seed)] for seed in range(DRAWS)]
     check_draws(lambda seed: _drawn(answer, seed))
+    if all(draw == draws[0] for draw in draws):
+        raise NotYet("Every draw gives the same replies; draw by lot, with the generator `rng`.")
     allowed = [_near(_REPLIES, _CHOSEN, prompt) for prompt in range(len(_REPLIES))]
     for prompt, group in enumerate(allowed):
         counts = Counter(draw[prompt] for draw in draws)
-        if any(_is_far(counts[reply], 1 / len(group)) for reply in group):
+        if any(is_far(counts[reply], 1 / len(group)) for reply in group):
             raise NotYet(
-                "Of the replies that are long enough each must be equally likely, the chosen one too."
+                "Of the replies that are as long as the chosen one, up to a word, each must be equally "
+                "likely, the chosen one too."
             )
     for one, other in combinations(range(len(allowed)), 2):
         counts = Counter((draw[one], draw[other]) for draw in draws)
         pairs = list(product(allowed[one], allowed[other]))
-        if any(_is_far(counts[pair], 1 / len(pairs)) for pair in pairs):
+        if any(is_far(counts[pair], 1 / len(pairs)) for pair in pairs):
             raise NotYet("Draw anew for each prompt; here one draw decides for several of them.")
-
-
-def _is_far(count: int, share: float) -> bool:
-    """Say whether a count is further from its expectation than chance goes."""
-    return abs(count - _DRAWS * share) > _FAR * (_DRAWS * share * (1 - share)) ** 0.5
 
 
 # --- 11a.4: one changed setting
@@ -301,6 +309,8 @@ EXERCISES: tuple[Exercise, ...] = (
         (
             (as_long_as_the_first, "prompt by prompt"),
             (none_of_the_chosen, "equally likely"),
+            (always_the_first, "Every draw gives the same"),
+            (numbers_of_replies, "the text of the reply"),
             (one_draw_for_all, "Draw anew"),
             (another_generator, "`rng` alone"),
             (in_another_order, "in their order"),

@@ -87,6 +87,16 @@ def to_the_mixture_from_it(teacher: list[float], student: list[float], beta: flo
     return beta * _kl(middle, teacher) + (1 - beta) * _kl(middle, student)
 
 
+def in_bits(teacher: list[float], student: list[float], beta: float) -> float:
+    """Take the logarithm to the base 2."""
+    return jsd(teacher, student, beta) / math.log(2)
+
+
+def zero_counts_as_one(teacher: list[float], student: list[float], beta: float) -> float:
+    """Add something for each 0."""
+    return jsd(teacher, student, beta) + teacher.count(0) + student.count(0)
+
+
 def grade_jsd(answer: Any) -> None:
     """Call a function of two distributions and beta."""
     hints = (
@@ -100,9 +110,14 @@ def grade_jsd(answer: Any) -> None:
         if is_close(value, expected, 1e-4):
             continue
         name_mistake(hints, value, teacher, student, beta, same=lambda a, b: is_close(a, b, 1e-4))
+        ask = (
+            "Go through the formula term by term; the logarithm is the natural one."
+            if all(teacher) and all(student)
+            else "What is 0 times the logarithm of 0?"
+        )
         raise NotYet(
             f"For {teacher}, {student} and beta={beta} your function returns {value:.4f}; {expected:.4f} is "
-            "right. What is 0 times the logarithm of 0?"
+            f"right. {ask}"
         )
 
 
@@ -153,6 +168,13 @@ def every_place(
     return token_loss(student_logits, teacher_logits, torch.ones_like(mask), temperature)
 
 
+def times_its_square(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Multiply by the square of the temperature."""
+    return temperature**2 * token_loss(student_logits, teacher_logits, mask, temperature)
+
+
 def _masked_mean(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     return (student.exp() * (student - teacher)).sum(-1)[mask.bool()].mean()
@@ -175,6 +197,10 @@ def grade_token_loss(answer: Any) -> None:
         (teacher_only, "Now the teacher is softened and the student is not."),
         (no_temperature, "At another temperature than 1 this is another divergence; do not leave it out."),
         (every_place, "The padding of the shorter reply counts as well."),
+        (
+            times_its_square,
+            "The factor temperature² keeps gradients from shrinking, but here the plain mean is asked for.",
+        ),
     )
     for temperature in (2.0, 3.0, 1.0):
         batch = (*_batch(), temperature)
@@ -224,6 +250,8 @@ EXERCISES: tuple[Exercise, ...] = (
             (weights_swapped, "has the weight beta"),
             (even_mixture, "and not a half each"),
             (to_the_mixture_from_it, "ends with the mixture"),
+            (in_bits, "the natural one"),
+            (zero_counts_as_one, "0 times the logarithm of 0"),
         ),
         "It is finite for any two distributions, since the mixture is 0 nowhere where one of them is not: at "
         "most the entropy of a coin with the weights beta and 1 - beta.",
@@ -239,6 +267,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (no_temperature, "do not leave it out"),
             (every_place, "padding of the shorter reply"),
             (always_two, "the temperature that it is given"),
+            (times_its_square, "the plain mean"),
         ),
         "A divergence of a model from itself is 0, at any temperature: the first thing to test of a "
         "distillation loss.",

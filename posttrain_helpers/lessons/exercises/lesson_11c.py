@@ -6,16 +6,20 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from operator import eq
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
+    DRAWS,
     Exercise,
     NotYet,
     call,
     change_exercise,
     check_draws,
     choices_by_key,
+    is_far,
     name_mistake,
+    yes_or_no,
 )
 from posttrain_helpers.statistics.paired_tests import paired_binary
 
@@ -91,18 +95,14 @@ def grade_judge(answer: Any) -> None:
         (turned_round, "The left reply does better as A than the right one, and yet it loses."),
         (votes_of_both, "A strong opinion in one order outweighs a weak one in the other; votes lose it."),
     )
-    value = call(answer, list(_LEFT_AS_A), list(_RIGHT_AS_A))
-    try:
-        found = [bool(one) for one in value]
-    except (TypeError, ValueError, RuntimeError):
-        raise NotYet("Return a list with True where the left reply is preferred.") from None
     expected = both_orders(_LEFT_AS_A, _RIGHT_AS_A)
+    found = yes_or_no(call(answer, list(_LEFT_AS_A), list(_RIGHT_AS_A)), len(expected))
     if found != expected:
-        name_mistake(hints, found, _LEFT_AS_A, _RIGHT_AS_A, same=lambda a, b: a == b)
+        name_mistake(hints, found, _LEFT_AS_A, _RIGHT_AS_A, same=eq)
         raise NotYet(f"Your function returns {found}; {expected} is right.")
     for lean in (-5.0, 5.0):
         leaning = [[value + lean for value in values] for values in (_LEFT_AS_A, _RIGHT_AS_A)]
-        if [bool(one) for one in call(answer, *leaning)] != expected:
+        if yes_or_no(call(answer, *leaning), len(expected)) != expected:
             raise NotYet("With a judge that leans more to the first place, the labels become other ones.")
 
 
@@ -111,9 +111,6 @@ def grade_judge(answer: Any) -> None:
 Labels = list[bool]
 _TRUTH = [True, True, False, True, False, False, True, False]
 _LABELS = [True, False, False, True, True, False, False, False]  # three are wrong
-_DRAWS = 600
-# Standard deviations by which a frequency may be off: chance alone goes so far once in millions.
-_FAR = 5
 
 
 def wrong_by_lot(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
@@ -143,13 +140,7 @@ def the_same_ones(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
 
 def _turned(answer: Any, truth: Labels, labels: Labels, seed: int) -> frozenset[int]:
     """Return the places at which the function's labels are wrong; there must be as many as in `labels`."""
-    value = call(answer, list(truth), list(labels), random.Random(seed))
-    try:
-        found = [bool(label) for label in value]
-    except (TypeError, ValueError, RuntimeError):
-        raise NotYet("Return a list of labels, True or False.") from None
-    if len(found) != len(truth):
-        raise NotYet("Each pair keeps a label: return as many as there are pairs.")
+    found = yes_or_no(call(answer, truth, labels, random.Random(seed)), len(truth))
     turned = frozenset(place for place, label in enumerate(found) if label != truth[place])
     wrong = sum(a != b for a, b in zip(truth, labels, strict=True))
     if len(turned) != wrong:
@@ -162,21 +153,19 @@ def _turned(answer: Any, truth: Labels, labels: Labels, seed: int) -> frozenset[
 
 def grade_lot(answer: Any) -> None:
     """Call a function of the truth, a labeller's labels and a generator many times."""
-    draws = [_turned(answer, _TRUTH, _LABELS, seed) for seed in range(_DRAWS)]
+    draws = [_turned(answer, _TRUTH, _LABELS, seed) for seed in range(DRAWS)]
     check_draws(lambda seed: _turned(answer, _TRUTH, _LABELS, seed))
     wrong = len(draws[0])
     if len(set(draws)) == 1:
         raise NotYet("The same labels are wrong in every draw; draw by lot which ones are.")
     for size, share in ((1, wrong / 8), (2, wrong * (wrong - 1) / 56)):
         counts = Counter(group for draw in draws for group in combinations(sorted(draw), size))
-        far = _FAR * (_DRAWS * share * (1 - share)) ** 0.5
-        groups = combinations(range(8), size)
-        if any(abs(counts[group] - _DRAWS * share) > far for group in groups):
+        if any(is_far(counts[group], share) for group in combinations(range(8), size)):
             raise NotYet(
                 "Each label must be as likely as any other to be a wrong one, whatever it says and whether "
                 "or not the labeller had it wrong."
             )
-    for truth, labels in ((_TRUTH, _TRUTH), ([True, False], [False, True]), ([], [])):
+    for truth, labels in ((_TRUTH, _TRUTH), ([True, False], [False, True])):
         _turned(answer, truth, labels, 0)
 
 

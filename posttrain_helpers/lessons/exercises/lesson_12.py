@@ -36,6 +36,8 @@ def _flips(answer: Any) -> None:
         )
     if found == 4:
         raise NotYet("Four coins all fall to one given side once in 16 throws: that is more often than 5 %.")
+    if 6 < found <= 20:
+        raise NotYet("So many are enough. Would one fewer be enough, too?")
     if found > 20:
         raise NotYet("The prompts that did not flip say nothing, so their number does not come in.")
     raise NotYet("Throw n coins: how probable is it that all fall to the same side, heads or tails?")
@@ -68,6 +70,12 @@ def _only_signs(differences):
     return sign_flip_p(np.sign(differences).tolist())
 
 
+def _of_ranks(differences):
+    from scipy.stats import rankdata
+
+    return sign_flip_p((np.sign(differences) * rankdata(np.abs(differences))).tolist())
+
+
 def _without_flips(differences):
     return 1.0
 
@@ -85,6 +93,7 @@ _SIGN_HINTS = (
         _only_signs,
         "That is McNemar's test on the signs: here a large difference counts more than a small one.",
     ),
+    (_of_ranks, "That is Wilcoxon's test, on the ranks; sum the differences themselves."),
     (
         _without_flips,
         "Every pattern seems to count. Does your sum change when a sign is flipped? Another order of the "
@@ -92,7 +101,12 @@ _SIGN_HINTS = (
     ),
 )
 # Fractions that binary numbers hold exactly, so that sums that are equal compare as equal.
-_DIFFERENCES = ((0.5, 1.0, 0.25, 2.0, -0.25), (-1.0, -0.5, -2.0, -0.25, 0.5, -1.5), (1.0,) * 6)
+_DIFFERENCES = (
+    (0.5, 1.0, 0.25, 2.0, -0.25),
+    (-1.0, -0.5, -2.0, -0.25, 0.5, -1.5),
+    (1.0,) * 6,
+    (4.0, -0.5, -1.0, 0.25, 0.75),  # its ranks have another p-value
+)
 
 
 def _grade_sign_flips(answer: Any) -> None:
@@ -137,6 +151,12 @@ def _first_sample(scores):
     return _around(scores[:, 0], len(scores))
 
 
+def _divided_by_n(scores):
+    means = scores.mean(axis=1)
+    half = 1.96 * means.std() / len(means) ** 0.5
+    return means.mean() - half, means.mean() + half
+
+
 _INTERVAL_HINTS = (
     (_as_shipped, "Every reply still counts as if it had a prompt of its own."),
     (_over_prompts, "You average over the prompts. What varies by chance from one evaluation to the next?"),
@@ -145,6 +165,11 @@ _INTERVAL_HINTS = (
         "You average the replies of a prompt, and then count all of them: how many means are left?",
     ),
     (_first_sample, "With one reply for each prompt the rest of the data is thrown away."),
+    (
+        _divided_by_n,
+        "The prompts are counted right. Their standard deviation is a sample's: keep `ddof=1`, so that its "
+        "squares are divided by n - 1.",
+    ),
 )
 _SAMPLED = (
     (1.0, 3.0, 2.0, 2.5),
@@ -182,6 +207,7 @@ EXERCISES: tuple[Exercise, ...] = (
         mistakes=(
             (5, "in the other direction"),
             (4, "more often than 5 %"),
+            (7, "one fewer"),
             (50, "did not flip"),
             (3, "Throw n coins"),
         ),
@@ -197,6 +223,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_over_prompts, "average over the prompts"),
             (_divided_by_all, "how many means are left"),
             (_first_sample, "thrown away"),
+            (_divided_by_n, "ddof=1"),
             (lambda scores: (0.0, 1.0), "independent of each other"),
         ),
         why="The prompt is the unit: its replies are averaged first, and copies of a reply add nothing.",
@@ -210,6 +237,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_one_sided, "one side only"),
             (_strictly, "observed is one of the possible ones"),
             (_only_signs, "McNemar's test on the signs"),
+            (_of_ranks, "on the ranks"),
             (_without_flips, "Every pattern seems to count"),
             (lambda differences: sign_flip_p(differences) + 0.01, "go through all of them"),
             (lambda differences: 0.5, "by hand"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import eq
 from typing import Any
 
@@ -11,6 +12,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
+    compared,
     is_close,
     name_mistake,
     number,
@@ -18,7 +20,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     plain,
     yes_or_no,
 )
-from posttrain_helpers.statistics import paired_numeric
+from posttrain_helpers.statistics import PairedResult, paired_numeric
 
 KEPT = {0, 1}
 # What a row that is wrongly kept, or wrongly dropped, should make a student look at.
@@ -34,9 +36,11 @@ _ROW_HINTS = {
 
 def _grade_rows(answer: Any) -> None:
     values = plain(answer)
-    values = sorted(values) if isinstance(values, (set, frozenset)) else values
+    values = list(values) if isinstance(values, (set, frozenset, range)) else values
     if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= len(_ROW_HINTS):
         raise NotYet("Give a list of row numbers, such as [3, 5].")
+    if any(isinstance(plain(value), bool) for value in values):
+        raise NotYet("Give the numbers of the rows that are left, and no True or False for each row.")
     rows = set(numbers(values, len(values)))
     if not rows <= _ROW_HINTS.keys():
         raise NotYet("The rows are numbered from 0 to 5.")
@@ -165,7 +169,7 @@ _CONVERSATIONS = (
     [
         *_turn("user", "2", "+", "2", "?"),
         *_turn("assistant", "4"),
-        *_turn("user", "assistant", "?"),
+        *_turn("user", "assistant", "\n", "?"),
         *_turn("assistant", "An", "assistant", "\n", "."),
     ],
     [*_turn("user", "Hi", "."), *_turn("assistant", "Hello", "!")],
@@ -194,8 +198,37 @@ def _no_mask(tokens: Sequence[str]) -> list[int]:
     return [0] * len(tokens)
 
 
-_LOWER_LOSS = paired_numeric([5.0, 5.5, 6.0] * 20, [4.5, 5.25, 5.0] * 20, higher_is_better=False)
-_SETTING = "args.learning_rate=1e-3"
+def _without_start(tokens: Sequence[str]) -> list[int]:
+    mask: list[int] = []
+    for place in range(len(tokens)):
+        goes_on = mask[-1:] == [1] and tokens[place - 1] != END
+        mask.append(int(goes_on or list(tokens[:place][-2:]) == ["assistant", "\n"]))
+    return mask
+
+
+_SETTINGS = ("args.learning_rate", "args.max_steps", "args.max_length")
+
+
+def _grade_change(answer: Any) -> None:
+    result = answer.get("result") if isinstance(answer, dict) else None
+    # Before the verdict, which is read the other way round.
+    if isinstance(result, PairedResult) and result.higher_is_better and result.difference:
+        raise NotYet("These are losses: give `paired` the argument `higher_is_better=False`.")
+    compared(answer, _SETTINGS)
+
+
+_BEFORE, _AFTER = [5.0, 5.5, 6.0] * 20, [4.5, 5.25, 5.0] * 20
+_LOWER_LOSS = paired_numeric(_BEFORE, _AFTER, higher_is_better=False)
+_CHANGE = change_exercise(
+    "14.4",
+    allowed=_SETTINGS,
+    changed="args.learning_rate=1e-3",
+    result=_LOWER_LOSS,
+    why="One change, the same replies, an interval, and a verdict that it supports. Compare it with what "
+    "the training loss did: on few rows the two soon part.",
+)
+_TWO_CHANGES = {**_CHANGE.solution, "changed": "args.max_steps=48 args.learning_rate=1e-3"}
+_HIGHER_IS_BETTER = {**_CHANGE.solution, "result": paired_numeric(_BEFORE, _AFTER)}
 
 EXERCISES: tuple[Exercise, ...] = (
     Exercise(
@@ -210,6 +243,7 @@ EXERCISES: tuple[Exercise, ...] = (
             ([0, 1, 5], "the rows before it"),
             ([1, 7], "from 0 to 5"),
             (2, "list of row numbers"),
+            ([True, True, False, False, False, False], "no True or False"),
         ),
         why="Two rows are left. Row 2 has equal replies, row 3 is a tie, row 4 lacks a reply, and row 5 "
         "repeats row 0 with other ratings. A pair has to say which of two different replies is better, once.",
@@ -226,6 +260,7 @@ EXERCISES: tuple[Exercise, ...] = (
             (_after_the_first, "second question"),
             (_the_last_alone, "several replies"),
             (_no_mask, "that the assistant says"),
+            (_without_start, "says"),
         ),
         why="The end token belongs to the reply: it is how the assistant says that it has finished. Without "
         "it in the loss the model talks on, often as the user. The header is written by the template.",
@@ -245,18 +280,13 @@ EXERCISES: tuple[Exercise, ...] = (
         why="This is how the Llama 2 report measures contamination: by the share of an item's tokens that "
         "were seen in training, so that a shared phrase weighs less than a copied problem.",
     ),
-    change_exercise(
-        "14.4",
-        allowed=("args.learning_rate", "args.max_steps", "args.max_length"),
-        changed=_SETTING,
-        result=_LOWER_LOSS,
-        why="One change, the same replies, an interval, and a verdict that it supports. Compare it with what "
-        "the training loss did: on few rows the two soon part.",
-        more=(
-            (
-                {"changed": f"args.max_steps=48 {_SETTING}", "result": _LOWER_LOSS, "verdict": "improved"},
-                "Change one setting",
-            ),
+    replace(
+        _CHANGE,
+        grade=_grade_change,
+        mistakes=(
+            *_CHANGE.mistakes,
+            (_TWO_CHANGES, "Change one setting"),
+            (_HIGHER_IS_BETTER, "higher_is_better=False"),
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
     call,
+    check_draws,
     choice,
     compared,
     number,
@@ -159,6 +161,26 @@ def test_a_students_function_cannot_change_what_it_is_graded_by() -> None:
     values = torch.ones(3)
     call(lambda tensor: tensor.zero_(), values)
     assert values.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_a_function_yields_is_a_list_and_its_error_is_told() -> None:
+    def yielding(values: list[float]) -> Any:
+        for value in values:
+            yield 1 / value
+
+    assert call(yielding, [1, 2]) == [1.0, 0.5]
+    with pytest.raises(NotYet, match="ZeroDivisionError"):
+        call(yielding, [1, 0])
+
+
+def test_a_refused_control_leaves_pythons_generator_as_it_was() -> None:
+    def refused(seed: int) -> None:
+        raise NotYet("no")
+
+    before = random.getstate()
+    with pytest.raises(NotYet, match="no"):
+        check_draws(refused)
+    assert random.getstate() == before
 
 
 @pytest.mark.parametrize("answer", [[1, 0], (True, False), np.array([1, 0]), torch.tensor([True, False])])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
 from posttrain_helpers.lessons.exercises import lesson_11a as lesson
 from posttrain_helpers.lessons.exercises.exercise import NotYet
@@ -15,6 +17,16 @@ from posttrain_helpers.lessons.exercises.lesson_11a import Chosen, Shingles
 def of_any_length(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
     """Draw among all replies to a prompt."""
     return [(prompt, rng.choice(group)) for prompt, group in enumerate(replies)]
+
+
+def up_to_two_words(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
+    """Allow a word too many."""
+    rows = []
+    for prompt, group in enumerate(replies):
+        words = len(group[chosen[prompt]].split())
+        near = [reply for reply in group if abs(len(reply.split()) - words) <= 2]
+        rows.append((prompt, rng.choice(near)))
+    return rows
 
 
 def mostly_the_first(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
@@ -49,7 +61,14 @@ def pairs_share_a_draw(replies: list[list[str]], chosen: list[int], rng: random.
 
 @pytest.mark.parametrize(
     "control",
-    [of_any_length, mostly_the_first, two_draws, without_the_chosen_length, pairs_share_a_draw],
+    [
+        of_any_length,
+        up_to_two_words,
+        mostly_the_first,
+        two_draws,
+        without_the_chosen_length,
+        pairs_share_a_draw,
+    ],
     ids=lambda function: function.__name__,
 )
 def test_a_control_that_is_none_is_refused(control: Callable) -> None:
@@ -79,6 +98,19 @@ def last_of_each_group(sets: Shingles, threshold: float) -> list[int]:
 def test_other_groups_are_refused(groups: Callable) -> None:
     with pytest.raises(NotYet):
         lesson.grade_groups(groups)
+
+
+def test_groups_may_be_numbered_by_another_library() -> None:
+    def components(sets: Shingles, threshold: float) -> np.ndarray:
+        alike = [[len(one & other) / len(one | other) >= threshold for other in sets] for one in sets]
+        return connected_components(np.array(alike))[1]
+
+    lesson.grade_groups(components)
+
+
+def test_numbers_of_groups_are_whole() -> None:
+    with pytest.raises(NotYet, match="number them from 0"):
+        lesson.grade_groups(lambda *given: [group + 0.5 for group in lesson.groups_of(*given)])
 
 
 def test_a_right_control_may_draw_in_other_ways() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 
 from posttrain_helpers.lessons.exercises import lesson_11c as lesson
@@ -84,6 +86,30 @@ def test_a_lot_may_be_drawn_in_other_ways() -> None:
         return found
 
     lesson.grade_lot(by_shuffling)
+
+    def with_arrays(truth: Labels, labels: Labels, rng: random.Random) -> np.ndarray:
+        found = np.array(truth)
+        places = rng.sample(range(len(truth)), int((found != labels).sum()))
+        found[places] = ~found[places]
+        return found
+
+    lesson.grade_lot(with_arrays)
+
+
+def test_labels_are_true_or_false() -> None:
+    def halves(*given: Any) -> list[float]:
+        return [0.5 * label for label in lesson.wrong_by_lot(*given)]
+
+    with pytest.raises(NotYet, match="8 times True or False"):
+        lesson.grade_lot(halves)
+    with pytest.raises(NotYet, match="8 times True or False"):
+        lesson.grade_judge(lambda one, two: [a - b for a, b in zip(one, two, strict=True)])
+
+
+def test_labels_that_come_once_only_are_refused() -> None:
+    answers = iter([lesson.both_orders(lesson._LEFT_AS_A, lesson._RIGHT_AS_A), 3])
+    with pytest.raises(NotYet, match="3 was found"):
+        lesson.grade_judge(lambda one, two: next(answers))
 
 
 def without_a_fixed_lean(left_as_a: Asked, right_as_a: Asked) -> Labels:

@@ -113,6 +113,7 @@ def packed_with_its_first_label(rows: Any) -> dict[str, list[int]]:
         ("07.1", pd.Series(["SimPO", "ORPO"])),
         ("12.1", 6.0),
         ("13.1", np.array([0.82, 0.0])),
+        ("14.1", range(2)),
     ],
 )
 def test_a_right_answer_is_right_in_another_type_or_case(number: str, answer: object) -> None:
@@ -161,6 +162,10 @@ def test_no_answer_stops_the_grading(exercise: Exercise) -> None:
         if exercise.kind == "change":
             for key in exercise.solution:
                 assert not check(exercise.id, {**exercise.solution, key: value}).correct, value
+
+
+def test_rows_may_be_a_set_of_anything() -> None:
+    assert "A number is expected" in check("14.1", {0, "one"}).message
 
 
 def test_labels_of_another_shape_are_not_called_padding() -> None:
