@@ -87,7 +87,7 @@ def generate(
             padding token, a prompt that leaves no room for `max_new_tokens`, or settings that contradict each
             other.
     """
-    check_settings(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    check_sampling(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if not model.can_generate():
         raise CourseError(
             f"a {type(model).__name__} has a score head and cannot write text; pass a language model, or "
@@ -212,7 +212,7 @@ def _check_messages(prompt: Any, index: int) -> None:
         )
 
 
-def check_settings(temperature: float, num_return_sequences: int, **counts: int) -> None:
+def check_sampling(temperature: float, num_return_sequences: int, **counts: int) -> None:
     """Check that all numbers of a sampling are at least 1 and that the temperature is one.
 
     Raises:
@@ -230,6 +230,11 @@ def check_settings(temperature: float, num_return_sequences: int, **counts: int)
         )
 
 
+def positions(model: PreTrainedModel) -> float:
+    """Return how many tokens a model can read, infinity where its config sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
 def check_fits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]], max_new_tokens: int
 ) -> None:
@@ -243,9 +248,9 @@ def check_fits(
             "The tokenizer has no padding token, so prompts cannot share a batch; load the model with "
             "load_model_and_tokenizer, which picks one, or set tokenizer.pad_token."
         )
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(model)
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
-    if limit is not None and len(encoded[longest]) + max_new_tokens > limit:
+    if len(encoded[longest]) + max_new_tokens > limit:
         prompt = f"Prompt {longest}" if len(encoded) > 1 else "The prompt"
         raise CourseError(
             f"{prompt} has {len(encoded[longest])} tokens and {max_new_tokens} new ones are asked "
@@ -389,7 +394,7 @@ class StreamedReply:
         max_new_tokens: int,
         temperature: float,
     ) -> None:
-        check_settings(temperature, 1, max_new_tokens=max_new_tokens)
+        check_sampling(temperature, 1, max_new_tokens=max_new_tokens)
         encoded = encode_prompts(tokenizer, [messages])
         check_fits(model, tokenizer, encoded, max_new_tokens)
         self.text, self.error = "", None

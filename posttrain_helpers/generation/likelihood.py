@@ -17,6 +17,7 @@ from posttrain_helpers.generation.decoding import (
     encode_prompts,
     evaluation_mode,
     generate,
+    positions,
     right_padded,
 )
 from posttrain_helpers.losses.kl import token_kl
@@ -90,10 +91,10 @@ def mean_log_probs(
 
     encoded = encode_completions(tokenizer, prompts, completions)
     lengths = encoded["attention_mask"].sum(1)
-    if (longest := int(lengths.max())) > _positions(model):
+    if (longest := int(lengths.max())) > positions(model):
         raise CourseError(
             f"Prompt {int(lengths.argmax())} and its completion have {longest} tokens, but the model can "
-            f"read {_positions(model)}; drop or shorten them."
+            f"read {positions(model)}; drop or shorten them."
         )
     batch_size = _rows_that_fit(batch_size, longest, model, MOST_LOGITS)
     result = np.empty(len(lengths))
@@ -285,11 +286,6 @@ def _rows_that_fit(batch_size: int, longest: int, model: PreTrainedModel, most_l
     return max(1, min(batch_size, most_logits // (longest * _vocabulary(model))))
 
 
-def _positions(model: PreTrainedModel) -> float:
-    """Return how many tokens a model can read, infinity where its config sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-
-
 def _vocabulary(model: PreTrainedModel) -> int:
     return model.get_output_embeddings().weight.shape[0]
 
@@ -334,7 +330,7 @@ def text_losses(
             "The tokenizer has no padding token. Load it with load_model_and_tokenizer, which adds one."
         )
     ids = tokenizer(texts)["input_ids"]
-    limit = _positions(model)
+    limit = positions(model)
     for text, tokens in zip(texts, ids, strict=True):
         if not 2 <= len(tokens) <= limit:
             raise CourseError(

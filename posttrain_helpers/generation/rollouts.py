@@ -18,7 +18,7 @@ from posttrain_helpers.generation.decoding import (
     Generation,
     Prompt,
     check_fits,
-    check_settings,
+    check_sampling,
     encode_prompts,
     evaluation_mode,
     left_padded,
@@ -198,7 +198,7 @@ def sample_groups(
     """
     import torch
 
-    check_settings(temperature, 1, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    check_sampling(temperature, 1, samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
     encoded = encode_prompts(tokenizer, prompts)
     check_fits(model, tokenizer, encoded, max_new_tokens)
     stop_ids = stop_token_ids(model, tokenizer)

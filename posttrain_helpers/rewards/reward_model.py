@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.generation.decoding import evaluation_mode, right_padded
+from posttrain_helpers.generation.decoding import evaluation_mode, positions, right_padded
 from posttrain_helpers.models.loading import has_score_head
 
 if TYPE_CHECKING:
@@ -166,9 +166,9 @@ def _check_encoded(model: PreTrainedModel, encoded: list[list[int]], pad: int) -
                 f"text {index} ends with the padding token (id {pad}), so the model would score an earlier "
                 "one; give the tokenizer a padding token that no conversation ends with."
             )
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(model)
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
-    if limit is not None and len(encoded[longest]) > limit:
+    if len(encoded[longest]) > limit:
         raise CourseError(
             f"text {longest} has {len(encoded[longest])} tokens, but the model has {limit} positions; "
             "shorten the prompt or the reply."

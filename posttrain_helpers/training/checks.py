@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.generation.decoding import positions
 from posttrain_helpers.models.chat_markers import changes_replies, check_markers
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ def check_positions(model: PreTrainedModel, args: Any) -> None:
     """
     from torch.nn import Embedding
 
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(model)
     # OPT's table has two rows more than positions.
     tables = [
         module
         for module in model.modules()
         if isinstance(module, Embedding) and module is not model.get_input_embeddings()
     ]
-    if limit is None or not any(limit <= table.num_embeddings <= limit + 2 for table in tables):
+    if not any(limit <= table.num_embeddings <= limit + 2 for table in tables):
         return
     for name in ("max_length", "max_completion_length"):
         length = getattr(args, name, None)

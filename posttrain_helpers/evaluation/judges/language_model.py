@@ -16,7 +16,7 @@ from posttrain_helpers.evaluation.judges.base import (
     check_pairs,
     prompt_messages,
 )
-from posttrain_helpers.generation.decoding import evaluation_mode, left_padded
+from posttrain_helpers.generation.decoding import evaluation_mode, left_padded, positions
 
 if TYPE_CHECKING:
     import numpy
@@ -175,10 +175,10 @@ class LanguageModelJudge:
         return first[:shared], first[shared:], second[shared:]
 
     def _check_fits(self, items: Sequence[Item], encoded: list[tuple[list[int], ...]]) -> None:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = positions(self.model)
         lengths = [len(prompt) + max(len(first), len(second)) for prompt, first, second in encoded]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        if limit is not None and lengths[longest] > limit:
+        if lengths[longest] > limit:
             raise CourseError(
                 f"the comparison of item {items[longest].get('id')!r} has {lengths[longest]} tokens, but the "
                 f"judge has {limit} positions; shorten the template, or leave out the longest replies."

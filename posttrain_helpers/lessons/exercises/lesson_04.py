@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -177,7 +177,7 @@ def grade_kl_term(answer: Any) -> None:
         value, right = number(call(answer, *batch)), number(kl_term(*batch))
         if is_close(value, right, 1e-4):
             continue
-        name_mistake(hints, value, *batch, same=lambda a, b: is_close(a, number(b), 1e-4))
+        name_mistake(hints, value, *batch, same=partial(is_close, tolerance=1e-4))
         raise NotYet(
             f"Your function returns {value:.4f} for a batch whose term is {right:.4f}. Take the mean over "
             "the positions that predict a trained token, and over no others."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -207,7 +207,7 @@ def grade_token_loss(answer: Any) -> None:
         value, expected = number(call(answer, *batch)), number(token_loss(*batch))
         if is_close(value, expected, 1e-4):
             continue
-        name_mistake(hints, value, *batch, same=lambda a, b: is_close(a, number(b), 1e-4))
+        name_mistake(hints, value, *batch, same=partial(is_close, tolerance=1e-4))
         raise NotYet(
             f"At temperature {temperature:g} your function returns {value:.4f} for a batch whose loss is "
             f"{expected:.4f}: both distributions at the temperature that it is given, the reverse KL, and "

@@ -11,7 +11,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.generation.decoding import encode_prompts, evaluation_mode, stop_token_ids
+from posttrain_helpers.generation.decoding import (
+    encode_prompts,
+    evaluation_mode,
+    positions,
+    stop_token_ids,
+)
 from posttrain_helpers.generation.rollouts import TokenBatch, sample_completions, token_batch
 from posttrain_helpers.losses.advantages import (
     explained_variance,
@@ -232,9 +237,9 @@ class RolloutSampler:
         return torch.tensor(weights)
 
     def _check_room(self) -> None:
-        limit = getattr(self.policy.config.get_text_config(), "max_position_embeddings", None)
+        limit = positions(self.policy)
         longest, room = max(map(len, self.prompt_ids)), self.args.max_completion_length
-        if limit is not None and longest + room > limit:
+        if longest + room > limit:
             raise CourseError(
                 f"the longest prompt has {longest} tokens and max_completion_length is {room}, but the model "
                 f"has {limit} positions; shorten one of them."
