@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from operator import eq
 from typing import Any, Literal
 
 from posttrain_helpers.statistics.paired_tests import (
@@ -154,35 +155,16 @@ def is_close(value: float, expected: float, tolerance: float = 5e-3) -> bool:
     return abs(value - expected) <= tolerance * max(1.0, abs(expected))
 
 
-def _equal_numbers(value: float, expected: float) -> bool:
-    return is_close(value, expected, 1e-6)
-
-
-def name_mistake(
-    hints: Iterable[tuple[Callable[..., Any], str]],
-    found: Any,
-    *inputs: Any,
-    same: Callable[[Any, Any], bool] = _equal_numbers,
-) -> None:
-    """Give the hint of the first typical mistake whose result a student's function has.
-
-    Args:
-        hints: functions that are wrong in a typical way, each with its hint.
-        found: what the student's function returns for the inputs.
-        *inputs: what it was called with.
-        same: says whether two results are the same.
-
-    Raises:
-        NotYet: one of the mistakes gives the same result.
-    """
-    for mistake, hint in hints:
-        if same(found, mistake(*inputs)):
-            raise NotYet(hint)
-
-
 def all_close(values: Iterable[float], expected: Iterable[float], tolerance: float = 5e-3) -> bool:
     """Say whether numbers are the expected ones, one by one, up to rounding."""
     return all(is_close(a, b, tolerance) for a, b in zip(values, expected, strict=True))
+
+
+def like(found: Any, expected: Any, tolerance: float = 1e-4) -> bool:
+    """Say whether a number, or numbers, are the expected ones, up to rounding."""
+    if not isinstance(found, list):
+        return bool(is_close(found, expected, tolerance))
+    return len(found) == len(expected) and bool(all_close(found, expected, tolerance))
 
 
 def numbers(answer: Any, count: int) -> list[float]:
@@ -292,12 +274,12 @@ def selection(answer: Any, choices: Sequence[str]) -> list[str]:
     return [choice(value, choices) for value in values]
 
 
-def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
+def compared(answer: Any, allowed: Sequence[str]) -> PairedResult:
     """Return the comparison of "change a setting and compare", if one setting changed and it is read right.
 
     Args:
         answer: {"changed": "args.beta=0.5", "result": a `PairedResult`, "verdict": what it shows}.
-        allowed: the settings that the exercise is about, such as "args.beta"; empty allows any.
+        allowed: the settings that the exercise is about, such as "args.beta".
 
     Raises:
         NotYet: something is missing, more than one setting differs, or the verdict is not the result's.
@@ -313,7 +295,7 @@ def compared(answer: Any, allowed: Sequence[str] = ()) -> PairedResult:
     setting, value = (part.strip() for part in changed.split("="))
     if value in ("", "..."):
         raise NotYet(f"Say which value {setting!r} got, such as {setting + '=2'!r}.")
-    if allowed and setting not in allowed:
+    if setting not in allowed:
         raise NotYet(f"This exercise is about {' or '.join(allowed)}; {setting!r} was changed.")
     result = answer["result"]
     if not isinstance(result, PairedResult):
@@ -353,13 +335,175 @@ def check_begins_trained(result: PairedResult, rival: str) -> None:
         )
 
 
+def parts_exercise(
+    number: str,
+    right: dict[str, Any] | list[Any],
+    values: Sequence[Any],
+    hints: dict[Any, str | dict[Any, str]],
+    why: str,
+    read: Callable[[Any], Any] | None = None,
+) -> Exercise:
+    """Return an exercise "predict" that asks for several things; the first wrong one gets its hint.
+
+    Args:
+        number: the exercise's id, such as "06.1".
+        right: what is right, by key or in order.
+        values: what may be said of each part.
+        hints: a hint for each part, or one for each wrong value of it, in the order of looking.
+        why: as in `Exercise`.
+        read: makes parts of an answer; a dictionary of choices is expected otherwise.
+    """
+    read = read or partial(choices_by_key, keys=right, choices=values)
+
+    def grade(answer: Any) -> None:
+        said = read(answer)
+        for part, hint in hints.items():
+            if said[part] != right[part]:
+                raise NotYet(hint if isinstance(hint, str) else hint[said[part]])
+
+    def with_wrong(part: Any, value: Any) -> Any:
+        answer = deepcopy(right)
+        answer[part] = value
+        return answer
+
+    mistakes = []
+    for part, hint in hints.items():
+        if isinstance(hint, str):
+            hint = {next(value for value in values if value != right[part]): hint}
+        mistakes += [(with_wrong(part, value), words) for value, words in hint.items()]
+    return Exercise(number, "predict", grade, right, tuple(mistakes), why)
+
+
+def members_exercise(
+    number: str,
+    right: list[Any],
+    hints: dict[Any, str],
+    why: str,
+    read: Callable[[Any], Collection[Any]] | None = None,
+) -> Exercise:
+    """Return an exercise "predict" that asks which ones of some things belong together.
+
+    Args:
+        number: the exercise's id, such as "01.1".
+        right: the ones that belong.
+        hints: what is said of each thing that is wrongly in the answer or missing, in the order of looking.
+        why: as in `Exercise`.
+        read: makes things of an answer; a selection of words is expected otherwise.
+    """
+
+    def grade(answer: Any) -> None:
+        named = read(answer) if read else selection(answer, list(hints))
+        for member, hint in hints.items():
+            if (member in named) != (member in right):
+                raise NotYet(hint)
+
+    mistakes = {
+        hint: [one for one in hints if (one in right) != (one == member)] for member, hint in hints.items()
+    }
+    return Exercise(
+        number, "predict", grade, right, tuple((one, hint) for hint, one in mistakes.items()), why
+    )
+
+
+def value_exercise(
+    number: str,
+    right: Any,
+    mistakes: tuple[tuple[Any, str], ...],
+    otherwise: Callable[[Any], str],
+    why: str,
+    read: Callable[[Any], Any],
+    same: Callable[[Any, Any], bool] = eq,
+) -> Exercise:
+    """Return an exercise "predict" with one right value.
+
+    Args:
+        number: the exercise's id, such as "05.3".
+        right: the value.
+        mistakes: values that are wrong in a typical way, each with its hint.
+        otherwise: the hint for another value.
+        why: as in `Exercise`.
+        read: makes a value of an answer.
+        same: says whether two values are the same.
+    """
+
+    def grade(answer: Any) -> None:
+        found = read(answer)
+        if not same(found, right):
+            known = (hint for wrong, hint in mistakes if same(found, wrong))
+            raise NotYet(next(known, None) or otherwise(found))
+
+    return Exercise(number, "predict", grade, right, mistakes, why)
+
+
+def function_exercise(
+    number: str,
+    kind: Kind,
+    right: Callable[..., Any],
+    inputs: Iterable[tuple[Any, ...]],
+    mistakes: tuple[tuple[Callable[..., Any], str], ...],
+    otherwise: Callable[..., str],
+    why: str,
+    *,
+    read: Callable[[Any, Any], Any] | None = None,
+    same: Callable[[Any, Any], bool] = like,
+    before: Callable[..., str] | None = None,
+    also: Callable[[Any], None] | None = None,
+) -> Exercise:
+    """Return an exercise whose answer is a function, tried on inputs one after the other.
+
+    Args:
+        number: the exercise's id, such as "06.2".
+        kind: "function" or "bug".
+        right: the solution.
+        inputs: what the functions are called with.
+        mistakes: functions that are wrong in a typical way, each with its hint; a student's function gets the
+            hint of the first that has given the same results up to the first wrong one.
+        otherwise: the hint for another function, made of the wrong result and its inputs.
+        why: as in `Exercise`.
+        read: makes a result that can be compared of what a function returned and the right result; as many
+            numbers, or truth values, as in the right result are expected otherwise.
+        same: says whether two results are the same.
+        before: made of the wrong result and its inputs, stands before any hint.
+        also: raises `NotYet` for a function that gives the right results, and yet is wrong.
+    """
+    read = read or _in_the_form_of
+
+    def grade(answer: Any) -> None:
+        alike = mistakes
+        for given in inputs:
+            expected = right(*given)
+            found = read(call(answer, *given), expected)
+            alike = [(mistake, hint) for mistake, hint in alike if same(found, mistake(*given))]
+            if not same(found, expected):
+                shown = before(found, *given) if before else ""
+                raise NotYet(shown + (alike[0][1] if alike else otherwise(found, *given)))
+        if also:
+            also(answer)
+
+    return Exercise(number, kind, grade, right, mistakes, why)
+
+
+def _in_the_form_of(answer: Any, expected: Any) -> Any:
+    wanted = plain(expected)
+    if not isinstance(wanted, (list, tuple)):
+        return number(answer)
+    read = yes_or_no if all(isinstance(value, bool) for value in wanted) else numbers
+    return read(answer, len(wanted))
+
+
+# The comparison in the solution of an exercise "change a setting and compare" that needs no other one.
+LOST = paired_binary([True] * 90 + [False] * 10, [True] * 70 + [False] * 30)
+
+
 def change_exercise(
     number: str,
     allowed: Sequence[str],
     changed: str,
-    result: PairedResult,
-    why: str,
-    more: tuple[tuple[Any, str], ...] = (),
+    mistakes: tuple[tuple[dict[str, Any], str], ...] = (),
+    why: str = "One change, the same questions, an interval, and a verdict that follows from it.",
+    *,
+    result: PairedResult = LOST,
+    also: Callable[[dict[str, Any], PairedResult], None] | None = None,
 ) -> Exercise:
     """Return an exercise "change a setting and compare", with the mistakes that all of them share.
 
@@ -367,17 +511,28 @@ def change_exercise(
         number: the exercise's id, such as "06.4".
         allowed: the settings that it is about.
         changed: one of them with its value, as in the solution.
-        result: what the comparison of the solution gives.
+        mistakes: beside the shared ones: what differs from the solution, and words that the feedback has.
         why: as in `Exercise`.
-        more: mistakes beside the shared ones.
+        result: what the comparison of the solution gives.
+        also: raises `NotYet` for an answer that is wrong in a way of this exercise alone; called with the
+            answer and its comparison.
     """
     right = {"changed": changed, "result": result, "verdict": verdict(result)}
-    other = next(reading for reading in READINGS if reading != right["verdict"])
+
+    def grade(answer: Any) -> None:
+        found = compared(answer, allowed)
+        if also:
+            also(answer, found)
+
     unchanged = paired_binary([True] * FEWEST_ITEMS, [True] * FEWEST_ITEMS)
-    mistakes = (
-        ({**right, "verdict": other}, "does it leave 0 out"),
-        ({**right, "changed": "another.setting=1"}, "This exercise is about"),
-        ({**right, "result": result.difference}, "paired comparison"),
-        ({**right, "result": unchanged}, "compared with itself"),
+    shared = (
+        (
+            {"verdict": next(reading for reading in READINGS if reading != verdict(result))},
+            "does it leave 0 out",
+        ),
+        ({"changed": "another.setting=1"}, "This exercise is about"),
+        ({"result": result.difference}, "paired comparison"),
+        ({"result": unchanged}, "compared with itself"),
     )
-    return Exercise(number, "change", partial(compared, allowed=allowed), right, mistakes + more, why)
+    wrong = tuple(({**right, **other}, words) for other, words in shared + mistakes)
+    return Exercise(number, "change", grade, right, wrong, why)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
+    all_close,
     call,
-    compared,
+    change_exercise,
     is_close,
     numbers,
     plain,
 )
 from posttrain_helpers.statistics.paired_tests import PairedResult, paired_binary
-
-if TYPE_CHECKING:
-    import torch
 
 # 00.1: how many tokens does top-p keep?
 
@@ -57,36 +57,15 @@ MIN_P_CASES = (
 
 def keep_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
     """Keep the tokens that have at least the share `min_p` of the most likely one's probability."""
-    kept = probabilities * (probabilities >= min_p * probabilities.max())
-    return kept / kept.sum()
+    return _scaled(probabilities * (probabilities >= min_p * probabilities.max()))
 
 
-def keep_min_p_without_scaling(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
-    """Forget that what is left must be a distribution."""
-    return probabilities * (probabilities >= min_p * probabilities.max())
-
-
-def keep_absolute_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
-    """Take `min_p` for a probability."""
-    kept = probabilities * (probabilities >= min_p)
-    return kept / kept.sum()
-
-
-def keep_above_min_p(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
-    """Leave out a token that is exactly at the threshold."""
-    kept = probabilities * (probabilities > min_p * probabilities.max())
-    return kept / kept.sum()
-
-
-def keep_min_p_sorted(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
-    """Sort the tokens, as top-p does, and leave them so."""
-    return keep_min_p(probabilities.sort(descending=True).values, min_p)
+def _scaled(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities / probabilities.sum()
 
 
 def grade_min_p(answer: Any) -> None:
     """Compare with the reference on distributions in several orders."""
-    import torch
-
     for values, min_p in MIN_P_CASES:
         probabilities = torch.tensor(values)
         result = call(answer, probabilities, min_p)
@@ -111,7 +90,7 @@ def grade_min_p(answer: Any) -> None:
             raise NotYet(
                 f"{case} you keep the right tokens, but what you return adds up to {sum(found):.3f}."
             )
-        if not all(is_close(one, other) for one, other in zip(found, expected, strict=True)):
+        if not all_close(found, expected):
             raise NotYet(f"{case} you keep the right tokens, but their ratios to each other have changed.")
 
 
@@ -124,55 +103,16 @@ SAMPLER_CASES = (((2.0, 1.0, 0.0), 0.25), ((2.0, 1.0, 0.0), 4.0), ((-1.0, 0.5, 3
 
 def draw(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
     """Return how often each token is drawn at a temperature."""
-    import torch
+    return _shares_of_draws((logits / temperature).softmax(-1), draws)
 
-    weights = (logits / temperature).softmax(-1)
+
+def _shares_of_draws(weights: torch.Tensor, draws: int) -> torch.Tensor:
     tokens = torch.multinomial(weights, draws, replacement=True)
-    return tokens.bincount(minlength=len(logits)) / draws
-
-
-def draw_as_shipped(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
-    """Return the shares of the notebook's version."""
-    import torch
-
-    weights = logits.softmax(-1) / temperature
-    tokens = torch.multinomial(weights, draws, replacement=True)
-    return tokens.bincount(minlength=len(logits)) / draws
-
-
-def draw_upside_down(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
-    """Multiply where a division belongs."""
-    return draw(logits, 1 / temperature, draws)
-
-
-def draw_from_log_probabilities(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
-    """Hand logarithms to a sampler that wants probabilities."""
-    import torch
-
-    weights = (logits / temperature).log_softmax(-1)
-    tokens = torch.multinomial(weights, draws, replacement=True)
-    return tokens.bincount(minlength=len(logits)) / draws
-
-
-def draw_nothing(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
-    """Return the probabilities themselves."""
-    return (logits / temperature).softmax(-1)
-
-
-def draw_a_fixed_number(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
-    """Leave the number of draws out."""
-    return draw(logits, temperature)
-
-
-def count_draws(logits: torch.Tensor, temperature: float, draws: int = 1000) -> torch.Tensor:
-    """Return counts where shares are asked for."""
-    return draw(logits, temperature, draws) * draws
+    return tokens.bincount(minlength=len(weights)) / draws
 
 
 def grade_sampler(answer: Any) -> None:
     """Draw often and compare the shares with the softmax; then draw once."""
-    import torch
-
     found = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -215,16 +155,18 @@ def grade_sampler(answer: Any) -> None:
 IN_THE_TABLE = (0, 1, 2, 4, 8)
 
 
-def _comparison(up: int, down: int, relations: int | None = 20) -> PairedResult:
+def _comparison(up: int, down: int) -> PairedResult:
     before = [False] * up + [True] * (100 - up)
     after = [True] * up + [False] * down + [True] * (100 - up - down)
-    clusters = None if relations is None else [place % relations for place in range(100)]
-    return paired_binary(before, after, clusters=clusters)
+    return paired_binary(before, after, clusters=[place % 20 for place in range(100)])
 
 
-def grade_shots(answer: Any) -> None:
+_UNCLEAR, _BETTER = _comparison(8, 5), _comparison(30, 2)
+_BETTER_BUT_ALONE = paired_binary([False] * 60 + [True] * 40, [True] * 100)
+
+
+def check_shots(answer: dict[str, Any], result: PairedResult) -> None:
     """Accept a number of examples that the notebook has not tried, compared relation by relation."""
-    result = compared(answer, ("shots",))
     shots = answer["changed"].partition("=")[2].strip()
     if not shots.isdecimal() or int(shots) in IN_THE_TABLE:
         raise NotYet(f"Choose a whole number of examples that is not in the table; {shots} was found.")
@@ -248,10 +190,10 @@ EXERCISES: tuple[Exercise, ...] = (
         grade_min_p,
         keep_min_p,
         (
-            (keep_min_p_without_scaling, "adds up to"),
-            (keep_absolute_min_p, "share of the largest probability"),
-            (keep_above_min_p, "no token is left"),
-            (keep_min_p_sorted, "its place in the tensor"),
+            (lambda p, min_p: p * (p >= min_p * p.max()), "adds up to"),
+            (lambda p, min_p: _scaled(p * (p >= min_p)), "share of the largest probability"),
+            (lambda p, min_p: _scaled(p * (p > min_p * p.max())), "no token is left"),
+            (lambda p, min_p: keep_min_p(p.sort().values, min_p), "its place in the tensor"),
         ),
         "The threshold moves with the largest probability, so a flat distribution keeps more tokens than a "
         "sharp one; and at min_p=1 sampling becomes greedy.",
@@ -262,35 +204,31 @@ EXERCISES: tuple[Exercise, ...] = (
         grade_sampler,
         draw,
         (
-            (draw_as_shipped, "no effect"),
-            (draw_upside_down, "does the opposite"),
-            (draw_from_log_probabilities, "stops with RuntimeError"),
-            (draw_nothing, "you return [0.982"),
-            (draw_a_fixed_number, "a single token is drawn"),
-            (count_draws, "add up to 20000"),
+            (lambda logits, t, draws: _shares_of_draws(logits.softmax(-1) / t, draws), "no effect"),
+            (lambda logits, t, draws: draw(logits, 1 / t, draws), "does the opposite"),
+            (
+                lambda logits, t, draws: _shares_of_draws((logits / t).log_softmax(-1), draws),
+                "stops with RuntimeError",
+            ),
+            (lambda logits, t, draws: (logits / t).softmax(-1), "you return [0.982"),
+            (lambda logits, t, draws: draw(logits, t), "a single token is drawn"),
+            (lambda logits, t, draws: draw(logits, t, draws) * draws, "add up to 20000"),
         ),
         "The temperature divides the logits. Divided after the softmax, all probabilities shrink alike, and "
         "torch.multinomial scales them back without a word: the code runs, and the temperature does nothing.",
     ),
-    Exercise(
+    change_exercise(
         "00.4",
-        "change",
-        grade_shots,
-        {"changed": "shots=16", "result": _comparison(8, 5), "verdict": "no_difference_shown"},
+        ("shots",),
+        "shots=16",
         (
-            (
-                {"changed": "shots=6", "result": _comparison(30, 2), "verdict": "no_difference_shown"},
-                "leave 0 out",
-            ),
-            ({"changed": "shots=2", "result": _comparison(30, 2), "verdict": "improved"}, "not in the table"),
-            (
-                {"changed": "shots=6", "result": _comparison(30, 2, None), "verdict": "improved"},
-                "clusters=relations",
-            ),
-            ({"changed": "seed=1", "result": _comparison(30, 2), "verdict": "improved"}, "about shots"),
-            ({"changed": "shots=6", "result": 0.9, "verdict": "improved"}, "paired comparison"),
+            ({"changed": "shots=2"}, "not in the table"),
+            ({"result": _BETTER}, "leave 0 out, and"),
+            ({"result": _BETTER_BUT_ALONE, "verdict": "improved"}, "clusters=relations"),
         ),
         "The same questions stand behind both numbers, so only those whose answer changed between right and "
         "wrong count, and the interval says which differences are compatible with what you saw.",
+        result=_UNCLEAR,
+        also=check_shots,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -10,36 +11,15 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    is_close,
-    number,
+    function_exercise,
+    like,
+    members_exercise,
     plain,
-    selection,
     whole_numbers,
 )
-from posttrain_helpers.statistics.paired_tests import paired_binary
 
 Batch = dict[str, list[list[int]]]
 Rows = list[dict[str, list[int]]]
-
-# --- 01.1: which pieces of a conversation count?
-
-PIECES = ("question", "header", "reply", "end token")
-
-
-def grade_pieces(answer: Any) -> None:
-    """Take the list of the pieces that count in the loss."""
-    pieces = selection(answer, PIECES)
-    if "question" in pieces:
-        raise NotYet("Who writes the question when the model is used? It need not learn to write that.")
-    if "header" in pieces:
-        raise NotYet("The chat template writes the header before the model writes its first token.")
-    if "reply" not in pieces:
-        raise NotYet("What is the model to learn at all, if the answer itself does not count?")
-    if "end token" not in pieces:
-        raise NotYet(
-            "When the answer is complete, somebody has to say so. Which token says it, and who writes it?"
-        )
-
 
 # --- 01.2: the loss of one optimizer step
 
@@ -57,34 +37,9 @@ def step_loss(batches: list[list[float]]) -> float:
     return sum(losses) / len(losses)
 
 
-def mean_of_means(batches: list[list[float]]) -> float:
-    """Return the mean of the batches' means: the typical mistake."""
+def _mean_of_means(batches: list[list[float]]) -> float:
     means = [sum(batch) / len(batch) for batch in batches if batch]
     return sum(means) / len(means)
-
-
-def sum_of_all(batches: list[list[float]]) -> float:
-    """Return the sum instead of the mean."""
-    return sum(map(sum, batches))
-
-
-def last_batch(batches: list[list[float]]) -> float:
-    """Return the loss of the last batch alone."""
-    return sum(batches[-1]) / len(batches[-1])
-
-
-def grade_step_loss(answer: Any) -> None:
-    """Call a function of the losses per supervised token, batch by batch."""
-    for batches in STEPS:
-        value = number(call(answer, batches))
-        if is_close(value, step_loss(batches)):
-            continue
-        found = f"For {batches} your function returns {value:.3f}."
-        if is_close(value, mean_of_means(batches)):
-            raise NotYet(f"{found} A token in a short batch must not weigh more than one in a long batch.")
-        if is_close(value, sum_of_all(batches)):
-            raise NotYet(f"{found} That grows with the number of tokens; a mean does not.")
-        raise NotYet(f"{found} Every supervised token of every batch has to count, and all alike.")
 
 
 # --- 01.3: a batch with padding
@@ -131,16 +86,6 @@ def mask_after_the_last_end(rows: Rows, pad_id: int) -> Batch:
     return batch
 
 
-def train_on_padding(rows: Rows, pad_id: int) -> Batch:
-    """Pad the labels like the ids, and mask nothing."""
-    return _padded(rows, pad_id, pad_id)
-
-
-def labels_alone(rows: Rows, pad_id: int) -> list[list[int]]:
-    """Return no batch."""
-    return pad_rows(rows, pad_id)["labels"]
-
-
 def grade_padding(answer: Any) -> None:
     """Call a function of rows and the id of padding, which may be the end token's."""
     for pad_id in (0, END):
@@ -174,42 +119,36 @@ def _rows(values: Any) -> list[list[int]]:
     return [whole_numbers(row, len(row)) if isinstance(row, (list, tuple)) else [] for row in rows]
 
 
-# --- 01.4: one changed setting
-
-SETTINGS = (
-    "args.learning_rate",
-    "args.max_steps",
-    "args.per_device_train_batch_size",
-    "args.lr_scheduler_type",
-)
-_LOST = paired_binary([True] * 90 + [False] * 10, [True] * 60 + [False] * 40)
-
 EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
+    members_exercise(
         "01.1",
-        "predict",
-        grade_pieces,
         ["reply", "end token"],
-        (
-            (["reply"], "Which token says it"),
-            (["reply", "end token", "header"], "writes the header"),
-            (list(PIECES), "Who writes the question"),
-            (["answer"], "is expected here"),
-        ),
+        {
+            "question": "Who writes the question when the model is used? It need not learn to write that.",
+            "header": "The chat template writes the header before the model writes its first token.",
+            "reply": "What is the model to learn at all, if the answer itself does not count?",
+            "end token": "When the answer is complete, somebody has to say so. Which token says it, and who "
+            "writes it?",
+        },
         "The model writes the reply and the token that ends it. The question and the header are given to it.",
     ),
-    Exercise(
+    function_exercise(
         "01.2",
         "function",
-        grade_step_loss,
         step_loss,
+        [(batches,) for batches in STEPS],
         (
-            (mean_of_means, "must not weigh more"),
-            (sum_of_all, "grows with the number of tokens"),
-            (last_batch, "has to count"),
+            (_mean_of_means, "A token in a short batch must not weigh more than one in a long batch."),
+            (
+                lambda batches: sum(map(sum, batches)),
+                "That grows with the number of tokens; a mean does not.",
+            ),
         ),
+        lambda *_: "Every supervised token of every batch has to count, and all alike.",
         "Until 2024 common trainers took the mean of means, so gradient accumulation changed the result. "
         "Today they divide by the supervised tokens of the whole step.",
+        same=partial(like, tolerance=5e-3),
+        before=lambda found, batches: f"For {batches} your function returns {found:.3f}. ",
     ),
     Exercise(
         "01.3",
@@ -219,17 +158,20 @@ EXERCISES: tuple[Exercise, ...] = (
         (
             (mask_every_pad_id, "Something was lost"),
             (mask_after_the_last_end, "behind a short row are [2, -100]"),
-            (train_on_padding, "padding counts"),
-            (labels_alone, "Return a dictionary"),
+            (lambda rows, pad_id: _padded(rows, pad_id, pad_id), "padding counts"),
+            (lambda rows, pad_id: pad_rows(rows, pad_id)["labels"], "Return a dictionary"),
         ),
         "Padding has to be masked by its place and not by its id: where the end token serves as padding, a "
         "mask by id takes every end token out of the loss, and the model no longer learns to stop.",
     ),
     change_exercise(
         "01.4",
-        SETTINGS,
+        (
+            "args.learning_rate",
+            "args.max_steps",
+            "args.per_device_train_batch_size",
+            "args.lr_scheduler_type",
+        ),
         "args.learning_rate=1e-5",
-        _LOST,
-        "One change, the same questions, an interval, and a verdict that follows from it.",
     ),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from operator import eq
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -10,36 +11,13 @@ from posttrain_helpers.lessons.exercises.exercise import (
     NotYet,
     call,
     change_exercise,
-    name_mistake,
+    function_exercise,
+    parts_exercise,
     plain,
     whole_numbers,
 )
-from posttrain_helpers.statistics.paired_tests import paired_binary
 
 Rows = list[dict[str, list[int]]]
-
-# --- 02.1: a space that moves from the reply to the prompt
-
-
-def grade_space(answer: Any) -> None:
-    """Take how many tokens more training sees, how many more are trained, and how many more a prompt has."""
-    seen, trained, asked = whole_numbers(answer, 3)
-    if seen != 0:
-        raise NotYet(
-            "Training sees one text. Write prompt and completion one after the other, before and after the "
-            "move: which character is new, or gone?"
-        )
-    if trained != 0:
-        raise NotYet(
-            "The first word of the reply and the space before it are one token of the whole text. Does the "
-            "prompt, tokenized alone, hold this token, so that it could be masked with the prompt?"
-        )
-    if asked != 1:
-        raise NotYet(
-            "In use, the prompt stands alone when it is tokenized. No word follows the space that it could "
-            "be joined with."
-        )
-
 
 # --- 02.2: the labels of a prompt and its completion
 
@@ -64,67 +42,17 @@ def completion_labels(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
     return [-100] * common + all_ids[common:]
 
 
-def labels_by_length(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
-    """Mask as many tokens as the prompt has alone: wrong where a token belongs to both."""
-    return [-100] * len(prompt_ids) + all_ids[len(prompt_ids) :]
-
-
-def labels_of_everything(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
-    """Train the prompt, too."""
-    return list(all_ids)
-
-
-def labels_without_end(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
-    """Mask the end token."""
-    return [*completion_labels(prompt_ids, all_ids)[:-1], -100]
-
-
-def labels_by_value(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
-    """Mask every token that occurs in the prompt, wherever it stands."""
-    return [-100 if token in prompt_ids else token for token in all_ids]
-
-
-def labels_by_place(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
-    """Go on behind the first difference, where places no longer stand for the same characters."""
+def _labels_by_place(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
     pairs = zip(prompt_ids, all_ids, strict=False)
     start = [-100 if alone == token else token for alone, token in pairs]
     return start + all_ids[len(prompt_ids) :]
 
 
-def labels_cut(prompt_ids: list[int], all_ids: list[int]) -> list[int]:
-    """Return the trained tokens only."""
-    return all_ids[len(prompt_ids) :]
-
-
-LABEL_HINTS: tuple[tuple[Callable[..., list[int]], str], ...] = (
-    (labels_of_everything, "nothing is masked: the model would learn to write questions, too"),
-    (labels_without_end, "the end token does not count, so the model never learns to stop"),
-    (
-        labels_by_place,
-        "behind the first difference a place in the prompt is no longer the same place in the text",
-    ),
-    (labels_by_value, "a token of the reply is masked because the same token stands in the prompt, too"),
-    (
-        labels_by_length,
-        "the prompt's last token and the reply's first one became one token, and it is masked",
-    ),
-)
-
-
-def grade_labels(answer: Any) -> None:
-    """Call a function of the prompt's ids and the ids of prompt and completion as one text."""
-    for prompt, whole in CASES:
-        expected = completion_labels(prompt, whole)
-        found = plain(call(answer, prompt, whole))
-        if not isinstance(found, (list, tuple)) or len(found) != len(whole):
-            raise NotYet(f"There must be one label for each of the {len(whole)} tokens of the whole text.")
-        labels = whole_numbers(found, len(whole))
-        if labels == expected:
-            continue
-        shown = f"For the prompt {prompt} and the text {whole} your labels are {labels}: "
-        hints = [(mistake, shown + hint + ".") for mistake, hint in LABEL_HINTS]
-        name_mistake(hints, labels, prompt, whole, same=lambda a, b: a == b)
-        raise NotYet(f"{shown}-100 belongs to what both have in common at their start, and nowhere else.")
+def _labels_of_text(answer: Any, expected: list[int]) -> list[int]:
+    found = plain(answer)
+    if not isinstance(found, (list, tuple)) or len(found) != len(expected):
+        raise NotYet(f"There must be one label for each of the {len(expected)} tokens of the whole text.")
+    return whole_numbers(found, len(expected))
 
 
 # --- 02.3: rows in one packed row
@@ -136,14 +64,10 @@ PACKED_ROWS: Rows = [
 ]
 
 
-def _packed(rows: Rows, positions: list[int], boundary: int | None = -100) -> dict[str, list[int]]:
-    labels: list[int] = []
-    for row in rows:
-        first = row["labels"][0] if boundary is None else boundary
-        labels += [first, *row["labels"][1:]]
+def _packed(rows: Rows, positions: list[int]) -> dict[str, list[int]]:
     return {
         "input_ids": [token for row in rows for token in row["input_ids"]],
-        "labels": labels,
+        "labels": [label for row in rows for label in (-100, *row["labels"][1:])],
         "position_ids": positions,
     }
 
@@ -156,27 +80,6 @@ def pack(rows: Rows) -> dict[str, list[int]]:
 def pack_in_one_line(rows: Rows) -> dict[str, list[int]]:
     """Let positions go on over the rows: the mistake that the notebook shows."""
     return _packed(rows, list(range(sum(len(row["input_ids"]) for row in rows))))
-
-
-def pack_from_one(rows: Rows) -> dict[str, list[int]]:
-    """Count positions from 1."""
-    return _packed(rows, [place + 1 for row in rows for place in range(len(row["input_ids"]))])
-
-
-def pack_across(rows: Rows) -> dict[str, list[int]]:
-    """Let the end of a row predict the first token of the next one."""
-    return _packed(rows, pack(rows)["position_ids"], boundary=None)
-
-
-def pack_with_mask(rows: Rows) -> dict[str, list[int]]:
-    """Add the mask that hides from the model where a row begins."""
-    packed = pack(rows)
-    return {**packed, "attention_mask": [1] * len(packed["input_ids"])}
-
-
-def packed_positions(rows: Rows) -> list[int]:
-    """Return no packed row."""
-    return pack(rows)["position_ids"]
 
 
 def grade_packing(answer: Any) -> None:
@@ -217,40 +120,58 @@ def _whole_numbers(values: Any, key: str, count: int) -> list[int]:
     return whole_numbers(found, count)
 
 
-# --- 02.4: one changed setting
-
-SETTINGS = ("args.learning_rate", "args.max_steps", "args.per_device_train_batch_size", "data.formats")
-_UNCLEAR = paired_binary([True] * 40 + [False] * 42, [True] * 38 + [False] * 4 + [True] * 2 + [False] * 38)
-
 EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
+    parts_exercise(
         "02.1",
-        "predict",
-        grade_space,
         [0, 0, 1],
-        (
-            ([1, 0, 1], "Write prompt and completion"),
-            ([0, -1, 1], "are one token of the whole text"),
-            ([0, 0, 0], "stands alone"),
-            ([0, 1], "3 numbers are expected"),
-        ),
+        (0, 1),
+        {
+            0: "Training sees one text. Write prompt and completion one after the other, before and after "
+            "the move: which character is new, or gone?",
+            1: "The first word of the reply and the space before it are one token of the whole text. Does "
+            "the prompt, tokenized alone, hold this token, so that it could be masked with the prompt?",
+            2: "In use, the prompt stands alone when it is tokenized. No word follows the space that it "
+            "could be joined with.",
+        },
         "Nothing changes in training, and in use the prompt ends with a token that training never showed in "
         "this place. So a space belongs to the beginning of the reply.",
+        # How many tokens more training sees, how many more are trained, and how many more a prompt has.
+        read=lambda answer: whole_numbers(answer, 3),
     ),
-    Exercise(
+    function_exercise(
         "02.2",
         "function",
-        grade_labels,
         completion_labels,
+        CASES,
         (
-            (labels_of_everything, "nothing is masked"),
-            (labels_without_end, "never learns to stop"),
-            (labels_by_value, "stands in the prompt, too"),
-            (labels_by_length, "became one token"),
-            (labels_by_place, "behind the first difference"),
-            (labels_cut, "one label for each"),
+            (
+                lambda prompt, whole: list(whole),
+                "nothing is masked: the model would learn to write questions, too.",
+            ),
+            (
+                lambda prompt, whole: [*completion_labels(prompt, whole)[:-1], -100],
+                "the end token does not count, so the model never learns to stop.",
+            ),
+            (
+                _labels_by_place,
+                "behind the first difference a place in the prompt is no longer the same place in the text.",
+            ),
+            (
+                lambda prompt, whole: [-100 if token in prompt else token for token in whole],
+                "a token of the reply is masked because the same token stands in the prompt, too.",
+            ),
+            (
+                lambda prompt, whole: [-100] * len(prompt) + whole[len(prompt) :],
+                "the prompt's last token and the reply's first one became one token, and it is masked.",
+            ),
         ),
+        lambda *_: "-100 belongs to what both have in common at their start, and nowhere else.",
         "TRL does the same, and warns where the prompt is no prefix of the whole text.",
+        read=_labels_of_text,
+        same=eq,
+        before=lambda found, prompt, whole: (
+            f"For the prompt {prompt} and the text {whole} your labels are {found}: "
+        ),
     ),
     Exercise(
         "02.3",
@@ -259,10 +180,19 @@ EXERCISES: tuple[Exercise, ...] = (
         pack,
         (
             (pack_in_one_line, "how is the model to see"),
-            (pack_from_one, "Which position has the first token"),
-            (pack_across, "Look at the first token of each row"),
-            (pack_with_mask, "attention mask"),
-            (packed_positions, "Return a dictionary"),
+            (
+                lambda rows: _packed(rows, [place + 1 for place in pack(rows)["position_ids"]]),
+                "Which position has the first token",
+            ),
+            (
+                lambda rows: {**pack(rows), "labels": [label for row in rows for label in row["labels"]]},
+                "Look at the first token of each row",
+            ),
+            (
+                lambda rows: {**pack(rows), "attention_mask": [1] * len(pack(rows)["input_ids"])},
+                "attention mask",
+            ),
+            (lambda rows: pack(rows)["position_ids"], "Return a dictionary"),
         ),
         "A position of 0 is the only mark of a new conversation in a packed row. If positions go on, every "
         "conversation reads those before it, and the loss does not complain. And the first token of a "
@@ -271,10 +201,9 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     change_exercise(
         "02.4",
-        SETTINGS,
+        ("args.learning_rate", "args.max_steps", "args.per_device_train_batch_size", "data.formats"),
         "args.learning_rate=1e-3",
-        _UNCLEAR,
-        "One change, the same questions, an interval, and a verdict that follows from it. One run is one "
+        why="One change, the same questions, an interval, and a verdict that follows from it. One run is one "
         "seed.",
     ),
 )

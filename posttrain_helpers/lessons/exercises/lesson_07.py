@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,39 +13,20 @@ from torch.nn.functional import logsigmoid
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
-    all_close,
     call,
     change_exercise,
-    compared,
-    is_close,
-    name_mistake,
+    function_exercise,
+    like,
+    members_exercise,
     number,
-    numbers,
-    selection,
 )
 from posttrain_helpers.losses import dpo_loss
-from posttrain_helpers.statistics.paired_tests import paired_numeric
+from posttrain_helpers.statistics.paired_tests import PairedResult
 
 Tensor = torch.Tensor
 
-LOSSES = ("DPO", "IPO", "KTO", "ORPO", "SimPO")
 # Log-probabilities of two pairs: chosen and rejected under the policy, then under the reference.
 PAIRS = tuple(torch.tensor(column) for column in ([-8.0, -5.0], [-22.0, -3.0], [-10.0, -6.0], [-14.0, -9.0]))
-
-
-def grade_lengths(answer: Any) -> None:
-    """Which losses change when a reply of a model that equals its reference gets longer?"""
-    named = set(selection(answer, LOSSES))
-    if "IPO" in named:
-        raise NotYet(
-            "IPO does divide by the length. But what does it divide, where policy and reference agree?"
-        )
-    if named & {"DPO", "KTO"}:
-        raise NotYet("Look at the arguments of the losses of DPO and KTO: does the length enter anywhere?")
-    if named != {"ORPO", "SimPO"}:
-        raise NotYet(
-            "At least one is missing: which losses take the mean log-probability of the policy alone?"
-        )
 
 
 def conservative_dpo(
@@ -61,42 +42,10 @@ def conservative_dpo(
     return -(1 - flipped) * logsigmoid(margin) - flipped * logsigmoid(-margin)
 
 
-def flipped_margin(*arguments: Any) -> Tensor:
-    """The mistake of averaging margins in place of losses."""
+def _flipped_margin(*arguments: Any) -> Tensor:
     *columns, beta, flipped = arguments
     margin = columns[0] - columns[2] - (columns[1] - columns[3])
     return -logsigmoid(beta * (1 - 2 * flipped) * margin)
-
-
-def exchanged_shares(*arguments: Any) -> Tensor:
-    """The mistake of giving the share of wrong labels to the pair as it is labelled."""
-    return conservative_dpo(*arguments[:5], 1 - arguments[5])
-
-
-def certain_labels(*arguments: Any) -> Tensor:
-    """The mistake of leaving `flipped` out: DPO's own loss."""
-    return dpo_loss(*arguments[:5])
-
-
-_CONSERVATIVE_HINTS = (
-    (exchanged_shares, "Most labels are right. Which of the two losses should get the larger weight?"),
-    (flipped_margin, "You have averaged the margins. It is the two losses that are to be averaged."),
-    (certain_labels, "That is DPO's own loss: where does `flipped` come in?"),
-)
-
-
-def grade_conservative(answer: Any) -> None:
-    """The expected loss over right and wrong labels, on two pairs."""
-    for beta, flipped in ((0.3, 0.1), (0.15, 0.25), (0.3, 0.0)):
-        arguments = (*PAIRS, beta, flipped)
-        values = numbers(call(answer, *arguments), 2)
-        if all_close(values, conservative_dpo(*arguments)):
-            continue
-        name_mistake(_CONSERVATIVE_HINTS, values, *arguments, same=all_close)
-        raise NotYet(
-            f"With beta {beta} and flipped {flipped} another loss is expected. Write down DPO's loss of a "
-            "pair, and again with chosen and rejected exchanged; then weight the two."
-        )
 
 
 def scorer(table: dict[tuple[str, str], float]) -> Callable[..., Tensor]:
@@ -163,16 +112,16 @@ def grade_kto_batch(answer: Any) -> None:
         value = number(call(answer, *arguments))
         # Each reply may move to the prompt of the next row or of the row before.
         moves = (arguments, backwards)
-        if any(is_close(value, kto_batch(*rows).item(), 1e-4) for rows in moves):
+        if any(like(value, kto_batch(*rows)) for rows in moves):
             continue
-        if is_close(value, rolled_kto_batch(*arguments).item(), 1e-4):
+        if like(value, rolled_kto_batch(*arguments)):
             raise NotYet(
                 "The loss is the same as before. Compute the reference point by hand for three log ratios: "
                 "what does the mean make of their new order? And which replies should it be about?"
             )
-        if any(is_close(value, kto_batch(*rows, both=False).item(), 1e-4) for rows in moves):
+        if any(like(value, kto_batch(*rows, both=False)) for rows in moves):
             raise NotYet("The policy scores the moved replies. What does the reference score?")
-        if any(is_close(value, kto_batch(*rows, clamp=False).item(), 1e-4) for rows in moves):
+        if any(like(value, kto_batch(*rows, clamp=False)) for rows in moves):
             raise NotYet("Where misplaced replies became less likely, your reference point is below 0.")
         raise NotYet(
             "Another loss is expected. The reference point needs two more forward passes: score each reply "
@@ -207,9 +156,8 @@ def _has_gradient(function: Callable[..., Any]) -> bool:
     return bool(gradient.abs() > 0)
 
 
-def grade_weight(answer: Any) -> None:
-    """Another weight of the good replies, compared on the same questions."""
-    compared(answer, ["args.desirable_weight"])
+def check_weight(answer: dict[str, Any], _: PairedResult) -> None:
+    """Take a finite weight above 0."""
     value = answer["changed"].partition("=")[2].strip()
     try:
         weight = float(value)
@@ -219,36 +167,50 @@ def grade_weight(answer: Any) -> None:
         raise NotYet(f"A weight is a number above 0, but {value!r} was found.")
 
 
-_UNCLEAR = paired_numeric([0.5] * 60, [0.0, 0.5, 1.0] * 20)
+_WITH_LENGTH = "Look at the arguments of the losses of DPO and KTO: does the length enter anywhere?"
+_MISSING = "At least one is missing: which losses take the mean log-probability of the policy alone?"
 
 EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
+    members_exercise(
         "07.1",
-        "predict",
-        grade_lengths,
         ["ORPO", "SimPO"],
-        (
-            (["IPO", "ORPO", "SimPO"], "what does it divide"),
-            (["DPO", "ORPO", "SimPO"], "does the length enter"),
-            (["SimPO"], "one is missing"),
-            ("all", "is expected here"),
-        ),
+        {
+            "IPO": "IPO does divide by the length. But what does it divide, where policy and reference "
+            "agree?",
+            "DPO": _WITH_LENGTH,
+            "KTO": _WITH_LENGTH,
+            "ORPO": _MISSING,
+            "SimPO": _MISSING,
+        },
         "Where policy and reference agree, every log ratio is 0, and 0 divided by any length is 0. ORPO and "
         "SimPO look at the policy's mean alone, and there the long reply is likely, token by token.",
     ),
-    Exercise(
+    function_exercise(
         "07.2",
         "function",
-        grade_conservative,
         conservative_dpo,
+        [(*PAIRS, 0.3, 0.1), (*PAIRS, 0.15, 0.25), (*PAIRS, 0.3, 0.0)],
         (
-            (certain_labels, "where does `flipped` come in"),
-            (exchanged_shares, "the larger weight"),
-            (flipped_margin, "averaged the margins"),
-            (lambda *arguments: 2 * conservative_dpo(*arguments), "another loss is expected"),
+            (
+                lambda *arguments: conservative_dpo(*arguments[:5], 1 - arguments[5]),
+                "Most labels are right. Which of the two losses should get the larger weight?",
+            ),
+            (
+                _flipped_margin,
+                "You have averaged the margins. It is the two losses that are to be averaged.",
+            ),
+            (
+                lambda *arguments: dpo_loss(*arguments[:5]),
+                "That is DPO's own loss: where does `flipped` come in?",
+            ),
+        ),
+        lambda found, *arguments: (
+            f"With beta {arguments[4]} and flipped {arguments[5]} another loss is expected. Write down DPO's "
+            "loss of a pair, and again with chosen and rejected exchanged; then weight the two."
         ),
         "This loss is smallest at the margin log((1 - flipped) / flipped) / beta. Like IPO's it has a "
         "target, and beyond that it pushes back.",
+        same=partial(like, tolerance=5e-3),
     ),
     Exercise(
         "07.3",
@@ -257,34 +219,21 @@ EXERCISES: tuple[Exercise, ...] = (
         kto_batch,
         (
             (rolled_kto_batch, "what does the mean make"),
-            (lambda *arguments: kto_batch(*arguments, both=False), "What does the reference score"),
-            (lambda *arguments: kto_batch(*arguments, clamp=False), "below 0"),
-            (lambda *arguments: kto_batch(*arguments, detach=False), "a gradient flows"),
-            (lambda *arguments: 2 * kto_batch(*arguments), "Another loss is expected"),
+            (partial(kto_batch, both=False), "What does the reference score"),
+            (partial(kto_batch, clamp=False), "below 0"),
+            (partial(kto_batch, detach=False), "a gradient flows"),
         ),
         "A mean has no order, so to roll the log ratios changes nothing: the reference point was that of the "
         "matched replies. The replies must move, and be scored again under their new prompts.",
     ),
-    replace(
-        change_exercise(
-            "07.4",
-            ["args.desirable_weight"],
-            "args.desirable_weight=1",
-            _UNCLEAR,
-            "One run on one seed, whatever it shows: read the interval, not the point. The balance matters "
-            "more the fewer replies of one kind there are; one good reply in a hundred would be a harder "
-            "test.",
-            (
-                (
-                    {
-                        "changed": "args.desirable_weight=0",
-                        "result": _UNCLEAR,
-                        "verdict": "no_difference_shown",
-                    },
-                    "a number above 0",
-                ),
-            ),
-        ),
-        grade=grade_weight,
+    change_exercise(
+        "07.4",
+        ("args.desirable_weight",),
+        "args.desirable_weight=1",
+        (({"changed": "args.desirable_weight=0"}, "a number above 0"),),
+        "One run on one seed, whatever it shows: read the interval, not the point. The balance matters "
+        "more the fewer replies of one kind there are; one good reply in a hundred would be a harder "
+        "test.",
+        also=check_weight,
     ),
 )

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
-from operator import eq
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -16,33 +15,10 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     check_draws,
-    choices_by_key,
+    function_exercise,
     is_far,
-    name_mistake,
-    numbers,
+    parts_exercise,
 )
-from posttrain_helpers.statistics.paired_tests import paired_numeric
-
-# --- 11a.1: which selector sees which fault?
-
-SELECTORS = ("rules", "perplexity", "reward model")
-_SEEN = {"wrong": "perplexity", "rude": "reward model"}
-
-
-def grade_seen(answer: Any) -> None:
-    """Take a selector for each of two faults."""
-    said = choices_by_key(answer, _SEEN, SELECTORS)
-    if said["wrong"] != _SEEN["wrong"]:
-        raise NotYet(
-            "Which of the three has read what is true? Remember what lesson 05 found that the reward model "
-            "does not see."
-        )
-    if said["rude"] != _SEEN["rude"]:
-        raise NotYet(
-            "A rude reply is well formed, and a model that has read many rude texts is not surprised by it. "
-            "Which of the three knows people's verdicts?"
-        )
-
 
 # --- 11a.2: groups of what is nearly the same
 
@@ -83,7 +59,7 @@ def groups_of(sets: Shingles, threshold: float) -> list[int]:
     return _groups(sets, lambda one, other: _jaccard(one, other) >= threshold)
 
 
-def by_the_first(sets: Shingles, threshold: float) -> list[int]:
+def _by_the_first(sets: Shingles, threshold: float) -> list[int]:
     """Compare with the first of each group only."""
     first: list[int] = []
     groups = []
@@ -95,7 +71,7 @@ def by_the_first(sets: Shingles, threshold: float) -> list[int]:
     return groups
 
 
-def never_joined(sets: Shingles, threshold: float) -> list[int]:
+def _never_joined(sets: Shingles, threshold: float) -> list[int]:
     """Go into the group of the first similar set, and never join two groups."""
     groups: list[int] = []
     for number, one in enumerate(sets):
@@ -104,7 +80,7 @@ def never_joined(sets: Shingles, threshold: float) -> list[int]:
     return groups
 
 
-def with_the_last(sets: Shingles, threshold: float) -> list[int]:
+def _with_the_last(sets: Shingles, threshold: float) -> list[int]:
     """Compare with the set just before only."""
     groups: list[int] = []
     for number, one in enumerate(sets):
@@ -113,42 +89,18 @@ def with_the_last(sets: Shingles, threshold: float) -> list[int]:
     return groups
 
 
-def only_above(sets: Shingles, threshold: float) -> list[int]:
-    """Connect above the threshold only."""
-    return _groups(sets, lambda one, other: _jaccard(one, other) > threshold)
+def _of_sizes(size: Callable[[set[str], set[str]], int]) -> Callable[[Shingles, float], list[int]]:
+    """Divide what two sets share by another size than that of their union."""
+    return lambda sets, threshold: _groups(sets, lambda a, b: len(a & b) / max(1, size(a, b)) >= threshold)
 
 
-def by_smaller(sets: Shingles, threshold: float) -> list[int]:
-    """Divide by the size of the smaller set."""
-    return _groups(sets, lambda a, b: len(a & b) / max(1, min(len(a), len(b))) >= threshold)
-
-
-def by_larger(sets: Shingles, threshold: float) -> list[int]:
-    """Divide by the size of the larger set."""
-    return _groups(sets, lambda a, b: len(a & b) / max(1, len(a), len(b)) >= threshold)
-
-
-def grade_groups(answer: Any) -> None:
-    """Call a function of sets and a threshold."""
-    hints = (
-        (never_joined, "A text may connect two groups that were apart until then: they become one."),
-        (by_the_first, "A chain may lead through any text of a group, not only through its first."),
-        (with_the_last, "Compare with all texts; those of one group may stand far apart."),
-        (only_above, "A similarity equal to the threshold counts, too."),
-        (by_larger, "Jaccard similarity divides by the size of the union, not of the larger set."),
-        (by_smaller, "Jaccard similarity divides by the size of the union, not of the smaller set."),
-    )
-    for sets, threshold in _SETS:
-        value = numbers(call(answer, sets, threshold), len(sets))
-        right = groups_of(sets, threshold)
-        if value == right:
-            continue
-        name_mistake(hints, value, sets, threshold, same=eq)
-        if _renumbered(value) == right:
-            raise NotYet("The groups are right; number them from 0 in the order in which they first appear.")
-        shown = [sorted(one) for one in sets]
-        found = ", ".join(f"{group:g}" for group in value)
-        raise NotYet(f"For {shown} and {threshold} your function returns [{found}]; {right} is right.")
+def _other_groups(found: list[float], sets: Shingles, threshold: float) -> str:
+    right = groups_of(sets, threshold)
+    if _renumbered(found) == right:
+        return "The groups are right; number them from 0 in the order in which they first appear."
+    returned = ", ".join(f"{group:g}" for group in found)
+    shown = [sorted(one) for one in sets]
+    return f"For {shown} and {threshold} your function returns [{returned}]; {right} is right."
 
 
 # --- 11a.3: a control of the same length, for which all prompts have the length of the first
@@ -173,12 +125,7 @@ def as_long_as_the_chosen(replies: list[list[str]], chosen: list[int], rng: rand
     return [(prompt, rng.choice(_near(replies, chosen, prompt))) for prompt in range(len(replies))]
 
 
-def as_long_as_the_first(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
-    """Take the first prompt's number for all: the mistake that the notebook shows."""
-    return as_long_as_the_chosen(replies, [chosen[0]] * len(replies), rng)
-
-
-def none_of_the_chosen(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
+def _none_of_the_chosen(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
     """Leave the chosen reply out."""
     near = [_near(replies, chosen, prompt) for prompt in range(len(replies))]
     for prompt, group in enumerate(near):
@@ -186,29 +133,14 @@ def none_of_the_chosen(replies: list[list[str]], chosen: list[int], rng: random.
     return [(prompt, rng.choice(group)) for prompt, group in enumerate(near)]
 
 
-def one_draw_for_all(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
+def _one_draw_for_all(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
     """Draw once, and use it for every prompt."""
     place = rng.random()
     near = [_near(replies, chosen, prompt) for prompt in range(len(replies))]
     return [(prompt, group[int(place * len(group))]) for prompt, group in enumerate(near)]
 
 
-def another_generator(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
-    """Draw with Python's own generator."""
-    return [(prompt, random.choice(_near(replies, chosen, prompt))) for prompt in range(len(replies))]
-
-
-def always_the_first(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
-    """Draw nothing."""
-    return [(prompt, _near(replies, chosen, prompt)[0]) for prompt in range(len(replies))]
-
-
-def numbers_of_replies(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Any:
-    """Return which reply was drawn in place of the reply."""
-    return [(prompt, replies[prompt].index(r)) for prompt, r in as_long_as_the_chosen(replies, chosen, rng)]
-
-
-def in_another_order(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
+def _in_another_order(replies: list[list[str]], chosen: list[int], rng: random.Random) -> Chosen:
     """Shuffle the prompts."""
     rows = as_long_as_the_chosen(replies, chosen, rng)
     rng.shuffle(rows)
@@ -259,45 +191,44 @@ def grade_control(answer: Any) -> None:
             raise NotYet("Draw anew for each prompt; here one draw decides for several of them.")
 
 
-# --- 11a.4: one changed setting
-
-SETTINGS = (
-    "data.samples",
-    "data.sampling_temperature",
-    "data.n_prompts",
-    "data.largest",
-    "args.learning_rate",
-)
-_GAINED = paired_numeric([1.0, 1.5, 2.0, 2.5] * 30, [1.5, 2.0, 2.4, 3.0] * 30)
-
 EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
+    parts_exercise(
         "11a.1",
-        "predict",
-        grade_seen,
-        _SEEN,
-        (
-            ({**_SEEN, "wrong": "reward model"}, "has read what is true"),
-            ({**_SEEN, "rude": "perplexity"}, "is not surprised"),
-            ({"wrong": "rules"}, "the keys"),
-        ),
+        {"wrong": "perplexity", "rude": "reward model"},
+        ("rules", "perplexity", "reward model"),
+        {
+            "wrong": "Which of the three has read what is true? Remember what lesson 05 found that the "
+            "reward model does not see.",
+            "rude": "A rude reply is well formed, and a model that has read many rude texts is not surprised "
+            "by it. Which of the three knows people's verdicts?",
+        },
         "The base model has read these facts, so a false one surprises it; who knows nothing of a subject "
         "cannot filter for truth. And it has read rude replies, so they "
         "surprise it no more than good ones do on average.",
     ),
-    Exercise(
+    function_exercise(
         "11a.2",
         "function",
-        grade_groups,
         groups_of,
+        _SETS,
         (
-            (never_joined, "become one"),
-            (by_the_first, "through any text"),
-            (with_the_last, "may stand far apart"),
-            (only_above, "equal to the threshold"),
-            (by_smaller, "not of the smaller set"),
-            (by_larger, "not of the larger set"),
+            (_never_joined, "A text may connect two groups that were apart until then: they become one."),
+            (_by_the_first, "A chain may lead through any text of a group, not only through its first."),
+            (_with_the_last, "Compare with all texts; those of one group may stand far apart."),
+            (
+                lambda sets, threshold: _groups(sets, lambda a, b: _jaccard(a, b) > threshold),
+                "A similarity equal to the threshold counts, too.",
+            ),
+            (
+                _of_sizes(lambda a, b: max(len(a), len(b))),
+                "Jaccard similarity divides by the size of the union, not of the larger set.",
+            ),
+            (
+                _of_sizes(lambda a, b: min(len(a), len(b))),
+                "Jaccard similarity divides by the size of the union, not of the smaller set.",
+            ),
         ),
+        _other_groups,
         "These are the connected components of a graph. A chain may connect texts with little in common. "
         "The rule of the next cell compares with kept texts alone, so it cannot drop such a text.",
     ),
@@ -307,22 +238,35 @@ EXERCISES: tuple[Exercise, ...] = (
         grade_control,
         as_long_as_the_chosen,
         (
-            (as_long_as_the_first, "prompt by prompt"),
-            (none_of_the_chosen, "equally likely"),
-            (always_the_first, "Every draw gives the same"),
-            (numbers_of_replies, "the text of the reply"),
-            (one_draw_for_all, "Draw anew"),
-            (another_generator, "`rng` alone"),
-            (in_another_order, "in their order"),
+            (
+                lambda replies, chosen, rng: as_long_as_the_chosen(replies, [chosen[0]] * len(replies), rng),
+                "prompt by prompt",
+            ),
+            (_none_of_the_chosen, "equally likely"),
+            (
+                lambda replies, chosen, rng: as_long_as_the_chosen(replies, chosen, random.Random(0)),
+                "Every draw gives the same",
+            ),
+            (lambda replies, chosen, rng: list(enumerate(chosen)), "the text of the reply"),
+            (_one_draw_for_all, "Draw anew"),
+            (
+                lambda replies, chosen, rng: as_long_as_the_chosen(replies, chosen, random),
+                "`rng` alone",
+            ),
+            (_in_another_order, "in their order"),
         ),
         "The length was looked up once, for the first prompt's chosen number; where no reply was that long, "
         "`or group` hid it. A fallback that nobody sees turns one control into another.",
     ),
     change_exercise(
         "11a.4",
-        SETTINGS,
+        (
+            "data.samples",
+            "data.sampling_temperature",
+            "data.n_prompts",
+            "data.largest",
+            "args.learning_rate",
+        ),
         "data.samples=12",
-        _GAINED,
-        "One change, the same questions, an interval, and a verdict that follows from it.",
     ),
 )

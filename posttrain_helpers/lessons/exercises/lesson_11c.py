@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
-from operator import eq
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -16,40 +15,18 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     check_draws,
-    choices_by_key,
+    function_exercise,
     is_far,
-    name_mistake,
+    parts_exercise,
     yes_or_no,
 )
-from posttrain_helpers.statistics.paired_tests import paired_binary
-
-# --- 11c.1: which two models make the best labels?
-
-COUPLES = ("95 and 90", "60 and 20", "50 and 45")
-_ORDER = {"most often": "60 and 20", "least often": "50 and 45"}
-
-
-def grade_couples(answer: Any) -> None:
-    """Take a couple for each end of the order."""
-    said = choices_by_key(answer, _ORDER, COUPLES)
-    if said["most often"] == "95 and 90":
-        raise NotYet(
-            "Two good models rarely disagree on what is right. Of 1,000 problems, on how many is the strong "
-            "one right and the weak one wrong, and on how many is it the other way round?"
-        )
-    if said != _ORDER:
-        raise NotYet(
-            "For each couple, multiply: strong right and weak wrong; weak right and strong wrong. Which part "
-            "of their sum is the first?"
-        )
-
 
 # --- 11c.2: a judge that leans towards what it reads first
 
 # Log-odds of the letter A against B: with the left reply as A, and with the right reply as A.
 Asked = Sequence[float]
-_LEFT_AS_A = (3.0, 1.0, 2.5, -0.5, -2.0, 0.5, 4.0, -1.0)
-_RIGHT_AS_A = (1.0, 2.0, -1.0, 1.5, 0.5, -0.25, 3.5, -2.0)
+_LEFT_AS_A = [3.0, 1.0, 2.5, -0.5, -2.0, 0.5, 4.0, -1.0]
+_RIGHT_AS_A = [1.0, 2.0, -1.0, 1.5, 0.5, -0.25, 3.5, -2.0]
 
 
 def both_orders(left_as_a: Asked, right_as_a: Asked) -> Labels:
@@ -57,49 +34,9 @@ def both_orders(left_as_a: Asked, right_as_a: Asked) -> Labels:
     return [left > right for left, right in zip(left_as_a, right_as_a, strict=True)]
 
 
-def sum_of_both(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Add what the judge says of the letter A: the mistake that the notebook shows."""
-    return [(left + right) / 2 > 0 for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def one_order(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Ask once."""
-    return [left > 0 for left in left_as_a]
-
-
-def the_other_order(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Ask once, with the right reply first."""
-    return [right < 0 for right in right_as_a]
-
-
-def turned_round(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Prefer the reply that does worse."""
-    return [left < right for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def votes_of_both(left_as_a: Asked, right_as_a: Asked) -> Labels:
-    """Prefer the left reply only if it wins in both orders."""
-    return [left > 0 > right for left, right in zip(left_as_a, right_as_a, strict=True)]
-
-
-def grade_judge(answer: Any) -> None:
-    """Call a function of log-odds in both orders."""
-    hints = (
-        (
-            sum_of_both,
-            "Let the judge like the first place and nothing else: +2 in both orders. Whom does the label "
-            "prefer?",
-        ),
-        (one_order, "One order is read only; its lean towards the first place stays in."),
-        (the_other_order, "One order is read only; its lean towards the first place stays in."),
-        (turned_round, "The left reply does better as A than the right one, and yet it loses."),
-        (votes_of_both, "A strong opinion in one order outweighs a weak one in the other; votes lose it."),
-    )
+def check_lean(answer: Any) -> None:
+    """Refuse labels that change if the judge likes the first place more, or less."""
     expected = both_orders(_LEFT_AS_A, _RIGHT_AS_A)
-    found = yes_or_no(call(answer, list(_LEFT_AS_A), list(_RIGHT_AS_A)), len(expected))
-    if found != expected:
-        name_mistake(hints, found, _LEFT_AS_A, _RIGHT_AS_A, same=eq)
-        raise NotYet(f"Your function returns {found}; {expected} is right.")
     for lean in (-5.0, 5.0):
         leaning = [[value + lean for value in values] for values in (_LEFT_AS_A, _RIGHT_AS_A)]
         if yes_or_no(call(answer, *leaning), len(expected)) != expected:
@@ -120,22 +57,15 @@ def wrong_by_lot(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
     return [label != (place in turned) for place, label in enumerate(truth)]
 
 
-def at_that_rate(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
-    """Turn each label over with the rate of the wrong ones, so that their number varies."""
+def _at_that_rate(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
     rate = sum(a != b for a, b in zip(truth, labels, strict=True)) / max(1, len(truth))
     return [label != (rng.random() < rate) for label in truth]
 
 
-def among_the_right(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
-    """Turn over only labels that were right."""
+def _among_the_right(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
     right = [place for place, (a, b) in enumerate(zip(truth, labels, strict=True)) if a == b]
     turned = rng.sample(right, min(len(right), len(truth) - len(right)))
     return [label != (place in turned) for place, label in enumerate(truth)]
-
-
-def the_same_ones(truth: Labels, labels: Labels, rng: random.Random) -> Labels:
-    """Return the labels as they are."""
-    return list(labels)
 
 
 def _turned(answer: Any, truth: Labels, labels: Labels, seed: int) -> frozenset[int]:
@@ -169,43 +99,55 @@ def grade_lot(answer: Any) -> None:
         _turned(answer, truth, labels, 0)
 
 
-# --- 11c.4: one changed setting
-
-SETTINGS = (
-    "args.beta",
-    "args.learning_rate",
-    "args.num_train_epochs",
-    "args.per_device_train_batch_size",
+_PARTS = (
+    "For each couple, multiply: strong right and weak wrong; weak right and strong wrong. Which part of "
+    "their sum is the first?"
 )
-_WON = paired_binary([True] * 60 + [False] * 40, [True] * 78 + [False] * 22)
+_ONE_ORDER = "One order is read only; its lean towards the first place stays in."
 
 EXERCISES: tuple[Exercise, ...] = (
-    Exercise(
+    parts_exercise(
         "11c.1",
-        "predict",
-        grade_couples,
-        _ORDER,
-        (
-            ({**_ORDER, "most often": "95 and 90"}, "rarely disagree"),
-            ({**_ORDER, "least often": "95 and 90"}, "multiply"),
-            ({"most often": "60 and 20"}, "the keys"),
-        ),
+        {"most often": "60 and 20", "least often": "50 and 45"},
+        ("95 and 90", "60 and 20", "50 and 45"),
+        {
+            "most often": {
+                "95 and 90": "Two good models rarely disagree on what is right. Of 1,000 problems, on how "
+                "many is the strong one right and the weak one wrong, and on how many is it the other way "
+                "round?",
+                "50 and 45": _PARTS,
+            },
+            "least often": _PARTS,
+        },
         "What counts is the ratio of the odds of being right. Five points make a larger ratio at 95 and 90 "
         "than at 50 and 45, but two good models rarely differ in what they get right: few such pairs.",
     ),
-    Exercise(
+    function_exercise(
         "11c.2",
         "bug",
-        grade_judge,
         both_orders,
+        [(_LEFT_AS_A, _RIGHT_AS_A)],
         (
-            (sum_of_both, "+2 in both orders"),
-            (one_order, "One order is read"),
-            (turned_round, "yet it loses"),
-            (votes_of_both, "votes lose it"),
+            (
+                lambda left_as_a, right_as_a: [a + b > 0 for a, b in zip(left_as_a, right_as_a, strict=True)],
+                "Let the judge like the first place and nothing else: +2 in both orders. Whom does the label "
+                "prefer?",
+            ),
+            (lambda left_as_a, right_as_a: [left > 0 for left in left_as_a], _ONE_ORDER),
+            (lambda left_as_a, right_as_a: [right < 0 for right in right_as_a], _ONE_ORDER),
+            (
+                lambda left_as_a, right_as_a: both_orders(right_as_a, left_as_a),
+                "The left reply does better as A than the right one, and yet it loses.",
+            ),
+            (
+                lambda left_as_a, right_as_a: [a > 0 > b for a, b in zip(left_as_a, right_as_a, strict=True)],
+                "A strong opinion in one order outweighs a weak one in the other; votes lose it.",
+            ),
         ),
+        lambda found, *asked: f"Your function returns {found}; {both_orders(*asked)} is right.",
         "The lean to the first place is in both numbers with the same sign. In the difference it cancels; in "
         "the sum the replies cancel and the lean is left.",
+        also=check_lean,
     ),
     Exercise(
         "11c.3",
@@ -213,18 +155,22 @@ EXERCISES: tuple[Exercise, ...] = (
         grade_lot,
         wrong_by_lot,
         (
-            (at_that_rate, "in every draw"),
-            (the_same_ones, "by lot which ones"),
-            (among_the_right, "as likely as any other"),
+            (_at_that_rate, "in every draw"),
+            (lambda truth, labels, rng: list(labels), "by lot which ones"),
+            (_among_the_right, "as likely as any other"),
         ),
         "Pairs, order, steps and the number of errors are equal, so what differs between two trainings is "
         "due to which labels are wrong.",
     ),
     change_exercise(
         "11c.4",
-        SETTINGS,
+        (
+            "args.beta",
+            "args.learning_rate",
+            "args.num_train_epochs",
+            "args.per_device_train_batch_size",
+        ),
         "args.beta=0.05",
-        _WON,
-        "One change, the same items, an interval, and a verdict that follows from it.",
+        why="One change, the same items, an interval, and a verdict that follows from it.",
     ),
 )

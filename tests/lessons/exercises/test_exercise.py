@@ -26,7 +26,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     whole_numbers,
     yes_or_no,
 )
-from posttrain_helpers.statistics import paired_binary, paired_numeric
+from posttrain_helpers.statistics import PairedResult, paired_binary, paired_numeric
 
 
 def halves(answer: Any) -> None:
@@ -145,12 +145,22 @@ def test_a_wrong_reading_hears_which_way_is_better(higher_is_better: bool, said:
     fallen = paired_numeric([1.0, 0.9] * 30, [0.0] * 60, higher_is_better=higher_is_better)
     wrong = "improved" if higher_is_better else "worse"
     with pytest.raises(NotYet, match=f"{said} counts as better"):
-        compared({"changed": "args.beta=1", "result": fallen, "verdict": wrong})
+        compared({"changed": "args.beta=1", "result": fallen, "verdict": wrong}, ["args.beta"])
 
 
-def test_a_comparison_that_is_read_right_passes() -> None:
-    right = {"changed": "args.beta=1", "result": BETTER, "verdict": "improved"}
-    assert compared(right, ["args.beta"]) is BETTER
+NO_CHANGE = paired_numeric([0.5] * 60, [0.0, 0.5, 1.0] * 20)
+LESS_DISTANCE = paired_numeric([2.0, 1.5, 1.0] * 32, [0.5, 0.75, 0.25] * 32, higher_is_better=False)
+
+
+@pytest.mark.parametrize(
+    ("result", "reading"),
+    [(BETTER, "improved"), (NO_CHANGE, "no_difference_shown"), (LESS_DISTANCE, "improved")],
+)
+def test_a_comparison_that_is_read_right_passes(result: PairedResult, reading: str) -> None:
+    right = {"changed": "args.beta=1", "result": result, "verdict": reading}
+    assert compared(right, ["args.beta"]) is result
+    with pytest.raises(NotYet, match="does it leave 0 out, and on which side"):
+        compared({**right, "verdict": "worse"}, ["args.beta"])
 
 
 def test_a_verdict_may_be_written_in_any_case() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse.csgraph import connected_components
 
+from posttrain_helpers.lessons.exercises import check
 from posttrain_helpers.lessons.exercises import lesson_11a as lesson
 from posttrain_helpers.lessons.exercises.exercise import NotYet
 from posttrain_helpers.lessons.exercises.lesson_11a import Chosen, Shingles
@@ -96,8 +97,7 @@ def last_of_each_group(sets: Shingles, threshold: float) -> list[int]:
     "groups", [reversed_ties, last_of_each_group], ids=lambda function: function.__name__
 )
 def test_other_groups_are_refused(groups: Callable) -> None:
-    with pytest.raises(NotYet):
-        lesson.grade_groups(groups)
+    assert check("11a.2", groups).correct is False
 
 
 def test_groups_may_be_numbered_by_another_library() -> None:
@@ -105,12 +105,12 @@ def test_groups_may_be_numbered_by_another_library() -> None:
         alike = [[len(one & other) / len(one | other) >= threshold for other in sets] for one in sets]
         return connected_components(np.array(alike))[1]
 
-    lesson.grade_groups(components)
+    assert check("11a.2", components).correct
 
 
 def test_numbers_of_groups_are_whole() -> None:
-    with pytest.raises(NotYet, match="number them from 0"):
-        lesson.grade_groups(lambda *given: [group + 0.5 for group in lesson.groups_of(*given)])
+    halves = check("11a.2", lambda *given: [group + 0.5 for group in lesson.groups_of(*given)])
+    assert "number them from 0" in halves.message
 
 
 def test_a_right_control_may_draw_in_other_ways() -> None:

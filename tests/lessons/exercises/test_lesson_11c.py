@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from posttrain_helpers.lessons.exercises import check
 from posttrain_helpers.lessons.exercises import lesson_11c as lesson
 from posttrain_helpers.lessons.exercises.exercise import NotYet
 from posttrain_helpers.lessons.exercises.lesson_11c import Asked, Labels
@@ -102,14 +103,13 @@ def test_labels_are_true_or_false() -> None:
 
     with pytest.raises(NotYet, match="8 times True or False"):
         lesson.grade_lot(halves)
-    with pytest.raises(NotYet, match="8 times True or False"):
-        lesson.grade_judge(lambda one, two: [a - b for a, b in zip(one, two, strict=True)])
+    opinions = check("11c.2", lambda one, two: [a - b for a, b in zip(one, two, strict=True)])
+    assert "8 times True or False" in opinions.message
 
 
 def test_labels_that_come_once_only_are_refused() -> None:
     answers = iter([lesson.both_orders(lesson._LEFT_AS_A, lesson._RIGHT_AS_A), 3])
-    with pytest.raises(NotYet, match="3 was found"):
-        lesson.grade_judge(lambda one, two: next(answers))
+    assert "3 was found" in check("11c.2", lambda one, two: next(answers)).message
 
 
 def without_a_fixed_lean(left_as_a: Asked, right_as_a: Asked) -> Labels:
@@ -122,9 +122,8 @@ def without_a_fixed_lean(left_as_a: Asked, right_as_a: Asked) -> Labels:
 
 @pytest.mark.parametrize("labels", [without_a_fixed_lean], ids=lambda function: function.__name__)
 def test_labels_that_change_with_the_lean_are_refused(labels: Callable) -> None:
-    with pytest.raises(NotYet, match="other ones"):
-        lesson.grade_judge(labels)
+    assert "other ones" in check("11c.2", labels).message
 
 
 def test_a_judge_may_be_read_as_a_difference() -> None:
-    lesson.grade_judge(lambda one, two: [(a - b) / 2 > 0 for a, b in zip(one, two, strict=True)])
+    assert check("11c.2", lambda one, two: [(a - b) / 2 > 0 for a, b in zip(one, two, strict=True)]).correct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -21,15 +22,19 @@ from posttrain_helpers.lessons.exercises.lesson_06 import batch_metrics
 from posttrain_helpers.lessons.exercises.lesson_07 import kto_batch
 from posttrain_helpers.lessons.exercises.lesson_08 import explained_variance as variance_explained
 from posttrain_helpers.lessons.exercises.lesson_08 import leave_one_out
+from posttrain_helpers.lessons.exercises.lesson_09 import fit
+from posttrain_helpers.lessons.exercises.lesson_11b import jsd, token_loss
 from posttrain_helpers.lessons.exercises.lesson_12 import interval_of_mean, sign_flip_p
 from posttrain_helpers.lessons.exercises.lesson_13 import cohens_kappa, win_rate_of_left
 from posttrain_helpers.lessons.run import discover
 from posttrain_helpers.losses.advantages import explained_variance
+from posttrain_helpers.losses.preference import dpo_loss
 from posttrain_helpers.recipes.loading import load_recipe
 from posttrain_helpers.statistics.agreement import cohen_kappa
 from posttrain_helpers.statistics.paired_tests import sign_flip_p as packaged_sign_flip_p
 
 EXERCISES = all_exercises()
+SOLUTIONS = {exercise.id: exercise.solution for exercise in EXERCISES}
 FEWEST, FEWEST_MISTAKES = 4, 2
 
 
@@ -72,7 +77,88 @@ def test_a_typical_mistake_gets_its_own_hint(exercise: Exercise) -> None:
         assert feedback.correct is False, str(feedback)
         assert words in feedback.message, feedback.message
         hints.append(feedback.message)
-    assert len(set(hints)) == len(hints), "two mistakes, one hint: say what each did wrong"
+    own = {words for _, words in exercise.mistakes}
+    assert len(set(hints)) >= len(own), "two mistakes, one hint: say what each did wrong"
+
+
+def in_another_unit(exercise: str, factor: float) -> Any:
+    solution = SOLUTIONS[exercise]
+    return lambda *given: factor * torch.as_tensor(solution(*given))
+
+
+def always(value: object) -> Any:
+    return lambda *given: value
+
+
+def product_of_the_paper(n: int, c: int, k: int) -> float:
+    """Return the product form, which needs a case of its own where few samples are wrong."""
+    return 1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)) if n - c >= k else 0.0
+
+
+def kappa_without_ties(first: list[str], second: list[str]) -> float:
+    agreement = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+    chance = sum(first.count(v) * second.count(v) for v in ("left", "right")) / len(first) ** 2
+    return (agreement - chance) / (1 - chance)
+
+
+def replies_without_their_start(tokens: list[str]) -> list[int]:
+    mask: list[int] = []
+    for place in range(len(tokens)):
+        goes_on = mask[-1:] == [1] and tokens[place - 1] != "<|im_end|>"
+        mask.append(int(goes_on or tokens[:place][-2:] == ["assistant", "\n"]))
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("number", "answer", "words"),
+    [
+        ("01.1", ["answer"], "is expected here"),
+        ("01.2", lambda batches: sum(batches[-1]) / len(batches[-1]), "returns 4.000. Every supervised"),
+        ("02.1", [0, 1], "3 numbers are expected"),
+        ("02.2", lambda prompt, whole: whole[len(prompt) :], "one label for each"),
+        ("03.1", {"A": "zero"}, 'the keys "A", "B" and "both zero"'),
+        ("03.3", lambda weight, A, B, alpha: weight + 2 * B @ A, "a rank of 2 and alpha 5"),
+        ("05.1", lambda rewards: float(rewards.mean()), "all pairs of that list by hand"),
+        ("05.3", 0.5, "two groups"),
+        ("06.1", "falls", "two words"),
+        ("06.2", dpo_loss, "2 numbers are expected"),
+        ("06.3", always(9.0), "log-probability of one reply"),
+        ("07.1", "all", "is expected here"),
+        ("07.2", in_another_unit("07.2", 2), "another loss is expected"),
+        ("07.3", in_another_unit("07.3", 2), "Another loss is expected"),
+        ("08.1", [1, 1, 0, 0], "ratio * A and clip(ratio) * A"),
+        ("08.2", always(0.5), "which is not right"),
+        ("08.3", lambda rewards: rewards[0], "in the shape of the rewards"),
+        ("08.3", lambda rewards: rewards * 3 + 1, "Work out one of them by hand"),
+        ("09.1", ["rises", "rises"], "Give three answers"),
+        ("09.2", lambda kl, gain: (*fit(kl, gain)[:2], 1.0), "Alpha and beta are right"),
+        ("09.2", always((1.0, 1.0, 1.0)), "two columns for lstsq"),
+        ("09.3", always(0), "one by one"),
+        ("10.2", product_of_the_paper, "every choice of 3 holds a right one"),
+        ("10.2", always(0.1), "Count the choices"),
+        ("11b.2", in_another_unit("11b.2", 1 / math.log(2)), "the natural one"),
+        ("11b.2", lambda p, q, beta: jsd(p, q, beta) + p.count(0) + q.count(0), "0 times the logarithm of 0"),
+        ("11b.3", lambda *batch: token_loss(*batch[:3], 2.0), "the temperature that it is given"),
+        ("12.1", 7, "one fewer"),
+        ("12.1", 50, "did not flip"),
+        ("12.1", 3, "Throw n coins"),
+        ("12.2", always((0.0, 1.0)), "independent of each other"),
+        ("12.3", lambda differences: sign_flip_p(differences) + 0.01, "go through all of them"),
+        ("12.3", always(0.5), "by hand"),
+        ("13.2", kappa_without_ties, "left, right, tie"),
+        ("13.3", always(0.05), "by hand"),
+        ("14.1", [1, 7], "from 0 to 5"),
+        ("14.1", 2, "list of row numbers"),
+        ("14.1", [True, True, False, False, False, False], "no True or False"),
+        ("14.2", lambda tokens: [0] * len(tokens), "that the assistant says"),
+        ("14.2", replies_without_their_start, "[?][<|im_end|>]"),
+        ("14.3", always(0.5), "by hand"),
+    ],
+)
+def test_any_other_answer_hears_where_to_look(number: str, answer: object, words: str) -> None:
+    feedback = check(number, answer)
+    assert feedback.correct is False
+    assert words in feedback.message
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
@@ -176,7 +262,7 @@ def test_labels_of_another_shape_are_not_called_padding() -> None:
 
 
 def test_a_rate_of_a_table_is_no_new_value() -> None:
-    solution = next(exercise.solution for exercise in EXERCISES if exercise.id == "03.4")
+    solution = SOLUTIONS["03.4"]
     rate = load_recipe("lora").args["learning_rate"]
     for times, words in ((2, "A table above"), (4, "A table above"), (1, "own value"), (3, "Right")):
         changed = {**solution, "changed": f"args.learning_rate={times * rate}"}
@@ -190,7 +276,7 @@ def test_nothing_is_rounded_to_a_right_answer(exercise: str) -> None:
             return {key: shifted(values) for key, values in value.items()}
         return [shifted(one) for one in value] if isinstance(value, list) else value + 0.25
 
-    solution = next(known.solution for known in EXERCISES if known.id == exercise)
+    solution = SOLUTIONS[exercise]
     answer = (lambda *inputs: shifted(solution(*inputs))) if callable(solution) else shifted(solution)
     assert "whole numbers are expected" in check(exercise, answer).message
 
@@ -237,9 +323,8 @@ def test_a_reply_may_move_to_the_row_before_and_the_hints_still_fit() -> None:
 
 
 def test_a_weight_is_a_finite_number() -> None:
-    exercise = next(exercise for exercise in EXERCISES if exercise.id == "07.4")
     for value in ("nan", "inf", "-1", "0", "much"):
-        changed = {**exercise.solution, "changed": f"args.desirable_weight={value}"}
+        changed = {**SOLUTIONS["07.4"], "changed": f"args.desirable_weight={value}"}
         assert "above 0" in check("07.4", changed).message
 
 
