@@ -97,7 +97,7 @@ class Exercise:
         return Feedback(True, self.why)
 
 
-def call(function: Any, *arguments: Any, **named: Any) -> Any:
+def call(function: Any, *arguments: Any) -> Any:
     """Call a student's function with copies, so that it cannot change what it is graded by.
 
     What it yields one by one comes back as a list.
@@ -109,7 +109,7 @@ def call(function: Any, *arguments: Any, **named: Any) -> Any:
     if not callable(function):
         raise NotYet(f"A function is expected here, but {type(function).__name__} was found.")
     try:
-        value = function(*deepcopy(arguments), **deepcopy(named))
+        value = function(*deepcopy(arguments))
         value = list(value) if isinstance(value, Iterator) else value
     except NotImplementedError:
         raise Unanswered from None
@@ -150,21 +150,18 @@ def number(answer: Any) -> float:
     return value
 
 
-def is_close(value: float, expected: float, tolerance: float = 5e-3) -> bool:
-    """Say whether a number is the expected one, up to rounding."""
-    return abs(value - expected) <= tolerance * max(1.0, abs(expected))
+def is_close(found: Any, expected: Any, tolerance: float = 5e-3) -> bool:
+    """Say whether a number, or a list of numbers, is the expected one, up to rounding."""
+    if isinstance(found, list):
+        return len(found) == len(expected) and all(
+            is_close(one, other, tolerance) for one, other in zip(found, expected, strict=True)
+        )
+    return bool(abs(found - expected) <= tolerance * max(1.0, abs(expected)))
 
 
-def all_close(values: Iterable[float], expected: Iterable[float], tolerance: float = 5e-3) -> bool:
-    """Say whether numbers are the expected ones, one by one, up to rounding."""
-    return all(is_close(a, b, tolerance) for a, b in zip(values, expected, strict=True))
-
-
-def like(found: Any, expected: Any, tolerance: float = 1e-4) -> bool:
-    """Say whether a number, or numbers, are the expected ones, up to rounding."""
-    if not isinstance(found, list):
-        return bool(is_close(found, expected, tolerance))
-    return len(found) == len(expected) and bool(all_close(found, expected, tolerance))
+def like(found: Any, expected: Any) -> bool:
+    """Say whether results are the same, up to the rounding of float32."""
+    return is_close(found, expected, 1e-4)
 
 
 def numbers(answer: Any, count: int) -> list[float]:

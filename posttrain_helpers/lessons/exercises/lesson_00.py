@@ -9,7 +9,6 @@ import torch
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
-    all_close,
     call,
     change_exercise,
     is_close,
@@ -90,7 +89,7 @@ def grade_min_p(answer: Any) -> None:
             raise NotYet(
                 f"{case} you keep the right tokens, but what you return adds up to {sum(found):.3f}."
             )
-        if not all_close(found, expected):
+        if not is_close(found, expected):
             raise NotYet(f"{case} you keep the right tokens, but their ratios to each other have changed.")
 
 

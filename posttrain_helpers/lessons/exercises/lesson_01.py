@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -12,7 +11,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     function_exercise,
-    like,
+    is_close,
     members_exercise,
     plain,
     whole_numbers,
@@ -147,7 +146,7 @@ EXERCISES: tuple[Exercise, ...] = (
         lambda *_: "Every supervised token of every batch has to count, and all alike.",
         "Until 2024 common trainers took the mean of means, so gradient accumulation changed the result. "
         "Today they divide by the supervised tokens of the whole step.",
-        same=partial(like, tolerance=5e-3),
+        same=is_close,
         before=lambda found, batches: f"For {batches} your function returns {found:.3f}. ",
     ),
     Exercise(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     change_exercise,
     function_exercise,
-    like,
+    is_close,
     parts_exercise,
 )
 
@@ -106,7 +104,7 @@ EXERCISES: tuple[Exercise, ...] = (
             f"For {texts} and n={n} your function returns {found:.3f}; {distinct_n(texts, n):.3f} is right."
         ),
         "Longer or more texts have a lower share by themselves: compare only sets of the same size.",
-        same=partial(like, tolerance=5e-3),
+        same=is_close,
     ),
     function_exercise(
         "04.3",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,30 +38,24 @@ def ranking_loss(rewards: torch.Tensor) -> torch.Tensor:
 # --- 05.2: the rewards of a padded batch
 
 
-Wins = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def accuracy_of_batch(scores: torch.Tensor, mask: torch.Tensor, wins: Wins = torch.gt) -> float:
+def accuracy_of_batch(scores: torch.Tensor, mask: torch.Tensor) -> float:
     """Return the share of pairs whose chosen reply wins, each text scored at its last real token."""
-    return _accuracy(scores[torch.arange(len(scores)), mask.sum(1) - 1], wins)
+    return _accuracy(_at(scores, mask.sum(1) - 1))
 
 
-def _accuracy(rewards: torch.Tensor, wins: Wins = torch.gt) -> float:
-    return wins(*rewards.chunk(2)).float().mean().item()
+def _at(scores: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return the score of each text at its place."""
+    return scores[torch.arange(len(scores)), places]
+
+
+def _accuracy(rewards: torch.Tensor) -> float:
+    chosen, rejected = rewards.chunk(2)
+    return (chosen > rejected).float().mean().item()
 
 
 def _alternating(scores: torch.Tensor, mask: torch.Tensor) -> float:
-    rewards = scores[torch.arange(len(scores)), mask.sum(1) - 1]
+    rewards = _at(scores, mask.sum(1) - 1)
     return _accuracy(torch.cat([rewards[::2], rewards[1::2]]))
-
-
-def _one_before(scores: torch.Tensor, mask: torch.Tensor) -> float:
-    return _accuracy(scores[torch.arange(len(scores)), mask.sum(1) - 2])
-
-
-def _of_chosen_length(scores: torch.Tensor, mask: torch.Tensor) -> float:
-    last = mask.chunk(2)[0].sum(1) - 1
-    return _accuracy(scores[torch.arange(len(scores)), last.repeat(2)])
 
 
 def _batch(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,13 +78,17 @@ _WRONG_READINGS = (
         lambda scores, mask: _accuracy((scores * mask).sum(1) / mask.sum(1)),
         "Training looked at one token of each text, not at the mean of them all.",
     ),
-    (_one_before, "Take a text of three tokens: which index has its last one?"),
     (
-        _of_chosen_length,
+        lambda scores, mask: _accuracy(_at(scores, mask.sum(1) - 2)),
+        "Take a text of three tokens: which index has its last one?",
+    ),
+    (
+        lambda scores, mask: _accuracy(_at(scores, mask.chunk(2)[0].sum(1).repeat(2) - 1)),
         "A chosen and a rejected text may differ in length: each has a last token of its own.",
     ),
     (
-        lambda scores, mask: accuracy_of_batch(scores, mask, wins=torch.ge),
+        # A pair is won if it is not lost: the share of the rejected replies that win, from 1.
+        lambda scores, mask: 1 - _accuracy(_at(scores, mask.sum(1) - 1).roll(len(scores) // 2)),
         "Which reward is higher where both are equal? A tie is no win.",
     ),
 )
@@ -168,7 +165,7 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         "Ouyang et al. (2022) let annotators rank 4 to 9 replies and trained on all pairs of a ranking "
         "at once; as separate rows in random order the same pairs made their reward model overfit.",
-        same=partial(like, tolerance=5e-3),
+        same=is_close,
     ),
     Exercise(
         "05.2",

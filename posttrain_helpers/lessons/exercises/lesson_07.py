@@ -16,6 +16,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     call,
     change_exercise,
     function_exercise,
+    is_close,
     like,
     members_exercise,
     number,
@@ -210,7 +211,7 @@ EXERCISES: tuple[Exercise, ...] = (
         ),
         "This loss is smallest at the margin log((1 - flipped) / flipped) / beta. Like IPO's it has a "
         "target, and beyond that it pushes back.",
-        same=partial(like, tolerance=5e-3),
+        same=is_close,
     ),
     Exercise(
         "07.3",

@@ -10,10 +10,10 @@ import numpy as np
 from posttrain_helpers.lessons.exercises.exercise import (
     Exercise,
     NotYet,
-    all_close,
     call,
     change_exercise,
     function_exercise,
+    is_close,
     numbers,
     parts_exercise,
     selection,
@@ -91,15 +91,15 @@ _POINTS = (
 def _grade_fit(answer: Any) -> None:
     for kl, gain in _POINTS:
         found, right = numbers(call(answer, kl, gain), 3), fit(kl, gain)
-        if all_close(found, right):
+        if is_close(found, right):
             continue
         # Compare alpha and beta first, whatever peak was made of them.
         for wrong, hint in _FIT_HINTS:
-            if all_close(found[:2], wrong(kl, gain)[:2]):
+            if is_close(found[:2], wrong(kl, gain)[:2]):
                 raise NotYet(hint)
-        if all_close(found[:2], right[:2]):
+        if is_close(found[:2], right[:2]):
             for wrong, hint in _PEAK_HINTS:
-                if all_close(found, wrong(kl, gain)):
+                if is_close(found, wrong(kl, gain)):
                     raise NotYet(hint)
             raise NotYet("Alpha and beta are right. Set the derivative of d (alpha - beta ln d) to 0.")
         raise NotYet(

@@ -20,10 +20,10 @@ from posttrain_helpers.lessons.exercises.exercise import (
 from posttrain_helpers.statistics.selection import pass_at_k
 
 
-def can_teach(rewards: torch.Tensor, group_size: int, dim: int = 1) -> list[bool]:
+def can_teach(rewards: torch.Tensor, group_size: int) -> list[bool]:
     """Say for each problem whether its group can teach something."""
     groups = rewards.view(-1, group_size)
-    return (groups.max(dim=dim).values > groups.min(dim=dim).values).tolist()
+    return (groups.max(dim=1).values > groups.min(dim=1).values).tolist()
 
 
 def _not_all_right(rewards: torch.Tensor, group_size: int) -> list[bool]:
@@ -118,7 +118,10 @@ EXERCISES: tuple[Exercise, ...] = (
         _grade_teaching,
         can_teach,
         (
-            (lambda rewards, size: can_teach(rewards, size, dim=0), "three verdicts"),
+            (
+                lambda rewards, size: can_teach(rewards.view(-1, size).T.flatten(), len(rewards) // size),
+                "three verdicts",
+            ),
             (lambda rewards, size: (rewards.view(-1, size).mean(1) > 0).tolist(), "all right, or all wrong"),
             (_not_all_right, "need not be 0 or 1"),
             (lambda rewards, size: (rewards[::size] != rewards[1::size]).tolist(), "is missed"),

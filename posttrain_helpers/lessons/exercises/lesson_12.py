@@ -33,12 +33,7 @@ def _another_number_of_flips(found: float) -> str:
 
 def sign_flip_p(differences: list[float]) -> float:
     """Return the share of all sign patterns whose sum is at least as far from 0 as the observed one."""
-    observed = abs(sum(differences))
-    totals = [
-        sum(sign * value for sign, value in zip(signs, differences, strict=True))
-        for signs in product((1, -1), repeat=len(differences))
-    ]
-    return sum(abs(total) >= observed for total in totals) / len(totals)
+    return float((np.abs(_totals(differences)) >= abs(sum(differences))).mean())
 
 
 def _totals(differences: list[float]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from posttrain_helpers.lessons.exercises.exercise import (
@@ -40,10 +39,7 @@ def _share(letters: list[str], flipped: list[bool], won: Any) -> float:
 
 def cohens_kappa(first: list[str], second: list[str]) -> float:
     """Return the agreement beyond chance of two raters: a verdict each for the same items."""
-    n = len(first)
-    agreement = sum(a == b for a, b in zip(first, second, strict=True)) / n
-    shares = Counter(first), Counter(second)
-    chance = sum(shares[0][verdict] * shares[1][verdict] for verdict in shares[0]) / n**2
+    agreement, chance = _agreement(first, second), _by_chance(first, second)
     return (agreement - chance) / (1 - chance)
 
 
@@ -56,8 +52,8 @@ def _by_chance(first: list[str], second: list[str]) -> float:
 
 
 def _one_verdict(first: list[str], second: list[str]) -> float:
-    chance = first.count("left") * second.count("left") / len(first) ** 2
-    return (_agreement(first, second) - chance) / (1 - chance)
+    left_by_chance = first.count("left") * second.count("left") / len(first) ** 2
+    return (_agreement(first, second) - left_by_chance) / (1 - left_by_chance)
 
 
 def _two_raters(counts: dict[tuple[str, str], int]) -> tuple[list[str], list[str]]:

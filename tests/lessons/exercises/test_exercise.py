@@ -20,6 +20,7 @@ from posttrain_helpers.lessons.exercises.exercise import (
     check_draws,
     choice,
     compared,
+    function_exercise,
     number,
     numbers,
     selection,
@@ -64,6 +65,22 @@ def test_a_function_without_return_is_not_taken_for_an_empty_one() -> None:
         assert str(HALF.check(empty)) == NOT_ANSWERED
     assert "returns nothing" in str(HALF.check(without_return))
     assert HALF.check(without_return).correct is False
+
+
+def test_a_hint_fits_all_results_up_to_the_first_wrong_one() -> None:
+    double = function_exercise(
+        "99.3",
+        "function",
+        lambda n: 2 * n,
+        [(1,), (3,)],
+        ((lambda n: n * n, "Do you square?"),),
+        lambda found, n: f"{n} gives {found:g}.",
+        "Twice 3 is 6.",
+        before=lambda found, n: "Look: ",
+    )
+    assert double.check(double.solution).correct
+    assert double.check(lambda n: n * n).message == "Look: Do you square?"
+    assert double.check(lambda n: 2 if n == 1 else n * n).message == "Look: 3 gives 9."
 
 
 def test_an_error_of_the_grading_itself_is_not_hidden() -> None:
