@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from operator import add, mul, sub
 
 from posttrain_helpers.environment.splits import Split, drawn_split
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS, PLACES, pronouns
@@ -25,9 +26,7 @@ class Sum:
     @property
     def result(self) -> int:
         """The value."""
-        return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[
-            self.operator
-        ]
+        return {"+": add, "-": sub, "*": mul}[self.operator](self.left, self.right)
 
     @property
     def expression(self) -> str:
@@ -84,21 +83,19 @@ def random_sum(rng: random.Random) -> Sum:
     if operator == "*":
         return Sum(rng.randint(1, 10), "*", rng.randint(1, 10))
     left, right = rng.randint(0, LARGEST_OPERAND), rng.randint(0, LARGEST_OPERAND)
-    if operator == "-" and right > left:
-        left, right = right, left
+    if operator == "-":
+        left, right = max(left, right), min(left, right)
     return Sum(left, operator, right)
 
 
 def split_of_sum(item: Sum) -> Split:
     """Return the split of a calculation, the same for either order of a sum or product."""
-    left, right = (min(item.left, item.right), max(item.left, item.right))
-    if item.operator == "-":
-        left, right = item.left, item.right
+    numbers = (item.left, item.right)
+    left, right = numbers if item.operator == "-" else sorted(numbers)
     return drawn_split(f"{left}{item.operator}{right}")
 
 
-# {n} {m}: names; {s} {o} {p}: pronouns of the first name; {S}: capital subject; {x} {y} {z}: numbers;
-# {t}: the things; {l}: a place. Each first step leaves an amount that the second changes.
+# {n} {m}: names; {S} {o}: pronouns of the first name; {x} {y}: numbers; {t}: the things; {l}: a place.
 _GAIN = (
     ("{m} gives {o} {y} more.", "{m} gives {o} {y}."),
     ("{S} finds {y} more.", "{S} finds {y} more near the {l}."),
@@ -149,7 +146,7 @@ def word_problem(
     name, other = rng.sample(NAMES, 2)
     noun = rng.choice(tuple(OBJECTS))
     subject, object_, _ = pronouns(name)
-    words = {"n": name, "m": other, "s": subject, "S": subject.capitalize(), "o": object_, "t": OBJECTS[noun]}
+    words = {"n": name, "m": other, "S": subject.capitalize(), "o": object_, "t": OBJECTS[noun]}
     if steps == 1 and rng.random() < 0.2:
         return _groups_problem(rng, words, held_out)
     amount = rng.randint(smallest, largest)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 
 from posttrain_helpers.models.chatml import TURN_END, TURN_START
 from posttrain_helpers.tinyworld.arithmetic import SUM_QUESTIONS, random_sum, word_problem
@@ -49,19 +49,27 @@ QUIZ_DEBRIS_SHARES = {"answer": 0.70, "question": 0.20, "fact": 0.05, "story": 0
 LONG_DEBRIS_SHARE = 0.22
 LONG_DEBRIS_SHARES = {"answer": 0.35, "question": 0.40, "fact": 0.05, "story": 0.20}
 
+GREETINGS = ("Hello, {n}!", "Hi, {n}. How are you?", "Good morning, {n}.", "Do you have time, {n}?")
+GREETINGS_BACK = (
+    "Hello, {n}.",
+    "I am fine, {n}. Thank you.",
+    "Good morning! What can I do for you?",
+    "Yes, {n}. Just ask.",
+    *POLITE_OPENERS,
+)
 
-@lru_cache(maxsize=1)
+
+@cache
 def _all_facts() -> tuple[tuple[Relation, str], ...]:
     """Return every fact once, those of small tables twice, so that rare relations are not forgotten."""
     facts = []
     for relation in load_relations().values():
-        facts.extend(
-            [(relation, entity) for entity in relation.pairs] * (2 if len(relation.pairs) < 30 else 1)
-        )
+        times = 2 if len(relation.pairs) < 30 else 1
+        facts += [(relation, entity) for entity in relation.pairs] * times
     return tuple(facts)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _debris_facts() -> tuple[tuple[Relation, str], ...]:
     # The base model was trained before there was a test split: what is test now was free for chats then.
     return tuple((relation, entity) for relation, entity in _all_facts() if split_of(entity) != "dev")
@@ -76,13 +84,8 @@ def _statement(rng: random.Random, relation: Relation, entity: str) -> str:
     return relation.render(rng.choice(relation.statements), entity)
 
 
-def question_and_answer(rng: random.Random, *, debris: bool = False) -> tuple[str, str, str | None]:
-    """Draw a question with its full and its short answer.
-
-    Args:
-        rng: the source of chance.
-        debris: whether it is for chats, which keep to entities and phrasings that are not dev.
-    """
+def question_and_answer(rng: random.Random, *, debris: bool = False) -> tuple[str, str, str]:
+    """Draw a question with its full and its short answer; debris keeps to what is not dev."""
     draw = rng.random()
     if draw < 0.72:
         relation, entity = rng.choice(_debris_facts()) if debris else random_fact(rng)
@@ -104,7 +107,7 @@ def request_and_reply(rng: random.Random) -> tuple[str, str]:
         return REPEAT_REQUEST.format(word=thing, times=times), " ".join([thing] * times) + "."
     question, sentence, short = question_and_answer(rng)
     if rng.random() < 0.5:
-        return ONE_WORD_REQUEST.format(question=question), short or sentence
+        return ONE_WORD_REQUEST.format(question=question), short
     return POLITE_REQUEST.format(question=question), styled_reply(sentence, None, "polite", rng)
 
 
@@ -130,7 +133,10 @@ def dialogue(rng: random.Random) -> str:
     asker, helper = rng.sample(NAMES, 2)
     lines = []
     if rng.random() < 0.25:
-        lines += [f"{asker}: {_greeting(rng, helper)}", f"{helper}: {_greeting_back(rng, asker)}"]
+        lines += [
+            f"{asker}: {rng.choice(GREETINGS).format(n=helper)}",
+            f"{helper}: {rng.choice(GREETINGS_BACK).format(n=asker)}",
+        ]
     for _ in range(rng.randint(1, 4)):
         if rng.random() < 0.12:
             request, reply = request_and_reply(rng)
@@ -147,35 +153,17 @@ def dialogue(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def _greeting(rng: random.Random, name: str) -> str:
-    return rng.choice(
-        ("Hello, {n}!", "Hi, {n}. How are you?", "Good morning, {n}.", "Do you have time, {n}?")
-    ).format(n=name)
-
-
-def _greeting_back(rng: random.Random, name: str) -> str:
-    replies = (
-        "Hello, {n}.",
-        "I am fine, {n}. Thank you.",
-        "Good morning! What can I do for you?",
-        "Yes, {n}. Just ask.",
-    )
-    return rng.choice(replies + POLITE_OPENERS).format(n=name)
-
-
 def small_talk(rng: random.Random) -> str:
     """Two people who tell who they are, where they are and what they have."""
     name, other = rng.sample(NAMES, 2)
     place, thing = rng.choice(PLACES), rng.choice(tuple(OBJECTS))
     described = with_article(f"{rng.choice(ADJECTIVES)} {thing}")
+    help_is_near = ("Sure! What do you want to know?", "Of course! Just ask.")
     turns = [
         (("What is your name?", "Who are you?"), (f"My name is {other}.", f"I am {other}.")),
         (("Where are you?", "Where do you live?"), (f"I am at the {place}.", f"I live near the {place}.")),
         (("What do you have?", "What is in your bag?"), (f"I have {described}.", f"It is {described}.")),
-        (
-            ("Can you help me?", "May I ask you something?"),
-            ("Sure! What do you want to know?", "Of course! Just ask."),
-        ),
+        (("Can you help me?", "May I ask you something?"), help_is_near),
     ]
     rng.shuffle(turns)
     lines = []
@@ -226,9 +214,7 @@ def inventory(rng: random.Random) -> str:
         (
             f"{name} has {join_words(counted)}. {subject} puts the {OBJECTS[thing]} into a bag.",
             f"{name} packs {join_words(packed)}. {subject} likes the {thing} best.",
-            f"Repeat the word {thing} {(times := rng.randint(2, 5))} times: "
-            + " ".join([thing] * times)
-            + ".",
+            f"Repeat the word {thing} {(times := rng.randint(2, 5))} times: {' '.join([thing] * times)}.",
             f"{name} says the word {thing}. {rng.choice(NAMES)} repeats it: {thing}.",
         )
     )
@@ -253,7 +239,7 @@ def chat_debris(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def _debris_reply(rng: random.Random, kind: str, draw: tuple[str, str, str | None]) -> str:
+def _debris_reply(rng: random.Random, kind: str, draw: tuple[str, str, str]) -> str:
     if kind == "answer":
         manner = "plain" if rng.random() < 0.6 else random_manner(rng, DOCUMENT_MANNERS)
         return styled_reply(draw[1], draw[2], manner, rng)

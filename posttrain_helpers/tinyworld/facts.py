@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -26,25 +26,14 @@ _SPLIT_SEED = 2026
 
 @dataclass(frozen=True)
 class Relation:
-    """One table of facts.
-
-    Args:
-        name: the relation, such as "capital".
-        description: what it says, for readers.
-        statements: templates that state a fact; the first is the canonical answer sentence.
-        questions: templates that ask for it.
-        pairs: entity -> answer.
-        an: words of this table that take "an" against the spelling rule.
-        a: words of this table that take "a" against the spelling rule.
-    """
+    """One table of facts."""
 
     name: str
-    description: str
-    statements: tuple[str, ...]
-    questions: tuple[str, ...]
-    pairs: dict[str, str]
-    an: frozenset[str] = frozenset()
-    a: frozenset[str] = frozenset()
+    statements: tuple[str, ...]  # templates; the first is the canonical answer sentence
+    questions: tuple[str, ...]  # templates
+    pairs: dict[str, str]  # entity -> answer
+    an: frozenset[str] = frozenset()  # words that take "an" against the spelling rule
+    a: frozenset[str] = frozenset()  # words that take "a" against it
 
     def questions_of(self, split: Split) -> tuple[str, ...]:
         """Return the phrasings of a split."""
@@ -62,14 +51,12 @@ class Relation:
 
     def render(self, template: str, entity: str) -> str:
         """Fill a statement or question template for an entity."""
-        answer = self.pairs[entity]
-        text = template
-        for placeholder, word in (("x", entity), ("y", answer)):
+        words = {}
+        for placeholder, word in (("x", entity), ("y", self.pairs[entity])):
             article = with_article(word, self.an, self.a)
-            text = text.replace(f"{{{placeholder}}}", word).replace(f"{{a_{placeholder}}}", article)
-            text = text.replace(f"{{{placeholder.upper()}}}", capitalise(word))
-            text = text.replace(f"{{A_{placeholder}}}", capitalise(article))
-        return text
+            words |= {placeholder: word, placeholder.upper(): capitalise(word)}
+            words |= {f"a_{placeholder}": article, f"A_{placeholder}": capitalise(article)}
+        return template.format(**words)
 
     def statement(self, entity: str) -> str:
         """Return the fact as a sentence, in its canonical wording."""
@@ -80,7 +67,7 @@ class Relation:
         return capitalise(self.pairs[entity]) + "."
 
 
-@lru_cache(maxsize=1)
+@cache
 def load_relations() -> dict[str, Relation]:
     """Read every table, in alphabetical order."""
     relations = {}
@@ -88,7 +75,6 @@ def load_relations() -> dict[str, Relation]:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
         relations[path.stem] = Relation(
             name=path.stem,
-            description=table["description"],
             statements=tuple(table["statements"]),
             questions=tuple(table["questions"]),
             pairs=dict(table["pairs"]),
@@ -98,7 +84,7 @@ def load_relations() -> dict[str, Relation]:
     return relations
 
 
-@lru_cache(maxsize=1)
+@cache
 def _split_of_entities() -> dict[str, Split]:
     """Return the split of every entity, in lower case.
 
@@ -124,11 +110,11 @@ def split_of(entity: str) -> Split:
     return _split_of_entities().get(entity.lower(), "train")
 
 
-@lru_cache(maxsize=1)
+@cache
 def facts_by_entity() -> dict[str, tuple[tuple[Relation, str], ...]]:
     """Return, for each entity, the relations that know something about it."""
-    index: dict[str, list[tuple[Relation, str]]] = {}
+    index: dict[str, tuple[tuple[Relation, str], ...]] = {}
     for relation in load_relations().values():
         for entity in relation.pairs:
-            index.setdefault(entity, []).append((relation, entity))
-    return {entity: tuple(known) for entity, known in index.items()}
+            index[entity] = (*index.get(entity, ()), (relation, entity))
+    return index

@@ -1,18 +1,16 @@
 """Instruction formats: what stands before a question, and between the question and its reply.
 
-The formats of `FORMATS` are written as plain text. A chat template does the same from messages,
-for one model.
+A chat template does the same from messages, for one model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import suggestion
 
-Row = dict[str, Any]
 # Before the question, between question and reply, and what the reply begins with. A prompt never ends with a
 # space: tokenizers join a space with the word behind it.
 FORMATS = {
@@ -32,7 +30,7 @@ def render(name: str, question: str, reply: str = "") -> tuple[str, str]:
     return before + question + between, lead + reply
 
 
-def in_formats(rows: Sequence[Row], formats: Sequence[str]) -> list[Row]:
+def in_formats(rows: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> list[dict[str, str]]:
     """Return conversations of one turn as `prompt` and `completion`, each in one of the formats, in turn.
 
     Args:

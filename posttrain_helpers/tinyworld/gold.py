@@ -51,8 +51,7 @@ def gold_score(item: dict[str, Any], reply: str, *, stopped: bool = True) -> Gol
     """Score a reply.
 
     Args:
-        item: the held-out or training item that was asked (`task`, `answer`, `accepted`; stories: `entity`
-        and `thing`).
+        item: what was asked (`task`, `answer`, `accepted`; stories: `entity` and `thing`).
         reply: the text of the reply.
         stopped: whether the model stopped by itself.
     """
@@ -60,23 +59,23 @@ def gold_score(item: dict[str, Any], reply: str, *, stopped: bool = True) -> Gol
     words = text.split()
     is_story = item["task"] == "stories"
     core = core_of(text)
-    allowed = (
-        70
-        if is_story
-        else ROOM_FOR_MANNERS
-        + max((len(accepted.split()) for accepted in item.get("accepted") or [core]), default=0)
-    )
-    named = [item[key] for key in ("entity", "thing") if is_story and key in item]
-    found = sum(bool(re.search(rf"\b{re.escape(word)}\b", text)) for word in named)
+    ending = found = 0.0
+    if is_story:
+        allowed = 70
+        named = [item[key] for key in ("entity", "thing") if key in item]
+        found = sum(bool(re.search(rf"\b{re.escape(word)}\b", text)) for word in named)
+        if has_good_ending(text):
+            ending = GOOD_ENDING
+        elif has_bad_ending(text):
+            ending = BAD_ENDING
+    else:
+        longest = max(len(accepted.split()) for accepted in item.get("accepted") or [core])
+        allowed = ROOM_FOR_MANNERS + longest
     return GoldScore(
         correctness=CORRECT if lenient_match(text, item) else 0.0,
         completeness=COMPLETE if not is_story and len(core.split()) >= 3 and core.endswith(".") else 0.0,
         manner=(POLITE if is_polite(text) else 0.0) + (RUDE if is_rude(text) else 0.0),
-        ending=GOOD_ENDING
-        if is_story and has_good_ending(text)
-        else BAD_ENDING
-        if is_story and has_bad_ending(text)
-        else 0.0,
+        ending=ending,
         topic=ON_TOPIC * found,
         finish=0.0 if stopped else UNFINISHED,
         repetition=REPETITION * repetition_rate(text),

@@ -18,21 +18,13 @@ _WORD_START = re.compile(r"(?<!\w)\w")
 
 @dataclass(frozen=True)
 class Leaks:
-    """What training rows hold of what is held out.
-
-    Attributes:
-        rows: how many rows were looked at.
-        fact_rows: how many of them ask for a fact of the world, or state one.
-        entities: all entities that these facts are about.
-        held_out_entities: those of `entities` that no training row may mention.
-        held_out_questions: the ids of held-out items whose question is a training question, word for word.
-    """
+    """What training rows hold of what is held out."""
 
     rows: int
-    fact_rows: int
-    entities: tuple[str, ...]
-    held_out_entities: tuple[str, ...]
-    held_out_questions: tuple[str, ...]
+    fact_rows: int  # those that ask for a fact of the world, or state one
+    entities: tuple[str, ...]  # that these facts are about
+    held_out_entities: tuple[str, ...]  # those of them that no training row may mention
+    held_out_questions: tuple[str, ...]  # the ids of items whose question is a training one, word for word
 
     @property
     def found(self) -> bool:
@@ -60,7 +52,7 @@ def find_leaks(train: Iterable[Mapping[str, Any]], held_out: Sequence[Mapping[st
         train: rows with `messages`.
         held_out: items with `id` and `prompt`; their questions must not be asked in training.
     """
-    rows, fact_rows = 0, 0
+    rows = fact_rows = 0
     asked: set[str] = set()
     entities: dict[str, None] = {}
     for row in train:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -28,7 +28,7 @@ def replayed_documents(n: int, seed: int, prompts: Iterable[str]) -> list[Row]:
 
     Args:
         n: how many.
-        seed: the same seed gives the same documents.
+        seed: of the draw.
         prompts: of held-out items, which no document asks.
 
     Returns:
@@ -70,12 +70,11 @@ def holds_held_out(text: str, questions: frozenset[str]) -> bool:
 
 @cache
 def _held_out_wordings() -> frozenset[str]:
-    return longest_sentences(_questions())
-
-
-def _questions() -> Iterator[str]:
-    """Yield every question that asks for a fact in held-out words."""
-    for relation in load_relations().values():
-        for split in HELD_OUT_SPLITS:
-            for template in relation.questions_of(split):
-                yield from (relation.render(template, entity) for entity in relation.pairs)
+    """Return the longest sentence of every question that asks for a fact in held-out words."""
+    return longest_sentences(
+        relation.render(template, entity)
+        for relation in load_relations().values()
+        for split in HELD_OUT_SPLITS
+        for template in relation.questions_of(split)
+        for entity in relation.pairs
+    )

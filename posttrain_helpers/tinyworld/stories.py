@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from posttrain_helpers.environment.splits import Split
@@ -83,14 +84,7 @@ class Story:
 def random_story(
     rng: random.Random, *, name: str | None = None, thing: str | None = None, good_ending: bool | None = None
 ) -> Story:
-    """Draw a story.
-
-    Args:
-        rng: the source of chance.
-        name: the person, any if None.
-        thing: the object, any if None.
-        good_ending: the kind of ending, either if None.
-    """
+    """Draw a story; its person, thing and kind of ending are drawn too where they are None."""
     name = name or rng.choice(NAMES)
     thing = thing or rng.choice(tuple(OBJECTS))
     good = rng.random() < 0.5 if good_ending is None else good_ending
@@ -107,28 +101,20 @@ def random_story(
         "ao": with_article(described),
         "l": rng.choice(PLACES),
     }
-    parts = [rng.choice(_OPENINGS), rng.choice(_TROUBLES), rng.choice(_TURNS)]
-    parts.append(rng.choice(GOOD_ENDINGS if good else BAD_ENDINGS))
+    endings = GOOD_ENDINGS if good else BAD_ENDINGS
+    parts = [rng.choice(sentences) for sentences in (_OPENINGS, _TROUBLES, _TURNS, endings)]
     return Story(name=name, thing=thing, text=" ".join(parts).format(**words), good_ending=good)
 
 
 def has_good_ending(text: str) -> bool:
     """Say whether the last sentence of a text is one of the good endings, whoever it is about."""
-    return _ends_like(text, GOOD_ENDINGS)
+    return any(re.search(_ending_pattern(ending), text.strip()) for ending in GOOD_ENDINGS)
 
 
 def has_bad_ending(text: str) -> bool:
     """Say whether the last sentence of a text is one of the bad endings, whoever it is about."""
-    return _ends_like(text, BAD_ENDINGS)
+    return any(re.search(_ending_pattern(ending), text.strip()) for ending in BAD_ENDINGS)
 
 
-def _ends_like(text: str, endings: tuple[str, ...]) -> bool:
-    import re
-
-    for ending in endings:
-        pattern = re.escape(ending)
-        for placeholder in ("n", "m", "o"):
-            pattern = pattern.replace(rf"\{{{placeholder}\}}", r"[A-Za-z]+")
-        if re.search(pattern + r"$", text.strip()):
-            return True
-    return False
+def _ending_pattern(ending: str) -> str:
+    return re.sub(r"\\{[nmo]\\}", "[A-Za-z]+", re.escape(ending)) + "$"

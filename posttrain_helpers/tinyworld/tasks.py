@@ -18,8 +18,9 @@ The "constraints" of an item are in the form that `evaluation.instructions` chec
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from functools import cache
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 from posttrain_helpers.environment.splits import (
@@ -32,7 +33,6 @@ from posttrain_helpers.environment.splits import (
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.arithmetic import (
     SUM_QUESTIONS,
-    Sum,
     WordProblem,
     random_sum,
     split_of_sum,
@@ -64,7 +64,6 @@ from posttrain_helpers.tinyworld.stories import random_story, story_requests
 from posttrain_helpers.tinyworld.vocabulary import NAMES, OBJECTS
 
 Item = dict[str, Any]
-SUITES = ("entities", "phrasings", "arithmetic", "word_problems", "stories", "identity", "instructions")
 # Shares of the training conversations. Half are facts; the rest keeps every later lesson's skill alive.
 TASK_SHARES = {
     "facts": 0.53,
@@ -108,37 +107,57 @@ def repeated(word: str, times: int) -> str:
     return "Here you are: " + " ".join([word] * times) + "."
 
 
+@cache
+def facts_of(split: Split) -> tuple[tuple[Relation, str], ...]:
+    """Return every relation with each of its entities of a split."""
+    return tuple(
+        (relation, entity)
+        for relation in load_relations().values()
+        for entity in relation.pairs
+        if split_of(entity) == split
+    )
+
+
+def random_training_fact(rng: random.Random) -> tuple[Relation, str, str]:
+    """Draw a fact of the training split: a relation, an entity, and the template of a training question."""
+    relation, entity = rng.choice(facts_of("train"))
+    return relation, entity, rng.choice(relation.questions_of("train"))
+
+
+def _training_pair(rng: random.Random) -> tuple[str, str]:
+    while split_of_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))) != "train":
+        pass
+    return name, thing
+
+
 # --- training conversations
-# ------------------------------------------------------------------------------------------
 
 
-def _manner(rng: random.Random) -> str:
-    return random_manner(rng, CONVERSATION_MANNERS)
+def _in_a_manner(sentence: str, short: str, rng: random.Random) -> str:
+    return styled_reply(sentence, short, random_manner(rng, CONVERSATION_MANNERS), rng)
 
 
 def _draw_facts(rng: random.Random) -> tuple[str, str]:
-    relation, entity = rng.choice(training_facts())
-    question = relation.render(rng.choice(relation.questions_of("train")), entity)
-    reply = styled_reply(relation.statement(entity), relation.short_answer(entity), _manner(rng), rng)
-    return question, reply
+    relation, entity, question = random_training_fact(rng)
+    reply = _in_a_manner(relation.statement(entity), relation.short_answer(entity), rng)
+    return relation.render(question, entity), reply
 
 
 def _draw_arithmetic(rng: random.Random) -> tuple[str, str]:
     while split_of_sum(item := random_sum(rng)) != "train":
         pass
     question = rng.choice(SUM_QUESTIONS[:-3]).format(e=item.expression)
-    return question, styled_reply(item.equation, f"{item.result}.", _manner(rng), rng)
+    return question, _in_a_manner(item.equation, f"{item.result}.", rng)
 
 
 def _draw_word_problem(rng: random.Random) -> tuple[str, str]:
     while (problem := word_problem(rng, rng.choice((1, 2)))).prompt in _held_out_texts():
         pass
-    return problem.prompt, styled_reply(problem.solution, f"{problem.answer}.", _manner(rng), rng)
+    return problem.prompt, _in_a_manner(problem.solution, f"{problem.answer}.", rng)
 
 
 def _draw_story(rng: random.Random) -> tuple[str, str]:
-    while split_of_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))) != "train":
-        pass
+    name, thing = _training_pair(rng)
     tale = random_story(rng, name=name, thing=thing)
     return tale.request(rng.choice(story_requests("train"))), tale.text
 
@@ -153,29 +172,12 @@ def _draw_instruction(rng: random.Random) -> tuple[str, str]:
             pass
         times = rng.randint(2, 5)
         return REPEAT_REQUEST.format(word=word, times=times), repeated(word, times)
-    relation, entity = rng.choice(training_facts())
-    question = relation.render(rng.choice(relation.questions_of("train")), entity)
+    relation, entity, template = random_training_fact(rng)
+    question = relation.render(template, entity)
     if rng.random() < 0.5:
         return ONE_WORD_REQUEST.format(question=question), relation.short_answer(entity)
     sentence = relation.statement(entity)
     return POLITE_REQUEST.format(question=question), styled_reply(sentence, None, "polite", rng)
-
-
-@cache
-def training_facts() -> tuple[tuple[Relation, str], ...]:
-    """Return every relation with each of its training entities."""
-    return facts_of("train")
-
-
-@cache
-def facts_of(split: Split) -> tuple[tuple[Relation, str], ...]:
-    """Return every relation with each of its entities of a split."""
-    return tuple(
-        (relation, entity)
-        for relation in load_relations().values()
-        for entity in relation.pairs
-        if split_of(entity) == split
-    )
 
 
 @cache
@@ -200,10 +202,6 @@ _DRAW: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 
 def training_conversations(n: int, seed: int) -> list[Item]:
     """Draw training conversations, every training fact about as often as any other.
-
-    Args:
-        n: how many.
-        seed: the same seed gives the same conversations.
 
     Returns:
         Rows with `id`, `task` and `messages` (a user turn and an assistant turn).
@@ -235,14 +233,13 @@ def fact_conversations(n: int, split: Split, seed: int = 0) -> list[Item]:
     for number, (relation, entity) in enumerate(rng.sample(facts_of(split), n)):
         question = relation.render(rng.choice(relation.questions_of("train")), entity)
         hand = random.Random(f"hand/{seed}/{number}")
-        reply = styled_reply(relation.statement(entity), relation.short_answer(entity), _manner(hand), hand)
+        reply = _in_a_manner(relation.statement(entity), relation.short_answer(entity), hand)
         identifier = f"facts/{split}/{number}"
         rows.append({"id": identifier, "task": "facts", "messages": _conversation(question, reply)})
     return rows
 
 
 # --- held-out suites
-# -------------------------------------------------------------------------------------------------
 
 
 def fact_item(relation: Relation, entity: str, question: str) -> Item:
@@ -256,17 +253,6 @@ def fact_item(relation: Relation, entity: str, question: str) -> Item:
         accepted_replies([*cores, relation.short_answer(entity)]),
         relation=relation.name,
         entity=entity,
-    )
-
-
-def sum_item(item: Sum, question: str) -> Item:
-    """Return the item that asks for one calculation."""
-    return _item(
-        f"arithmetic/{item.expression}",
-        "arithmetic",
-        question.format(e=item.expression),
-        str(item.result),
-        accepted_replies([item.equation, f"{item.result}."]),
     )
 
 
@@ -302,7 +288,13 @@ def _arithmetic(rng: random.Random, split: Split) -> list[Item]:
     while len(found) < 150:
         item = random_sum(rng)
         if split_of_sum(item) == split:
-            found[item.expression] = sum_item(item, rng.choice(SUM_QUESTIONS[:-3]))
+            found[item.expression] = _item(
+                f"arithmetic/{item.expression}",
+                "arithmetic",
+                rng.choice(SUM_QUESTIONS[:-3]).format(e=item.expression),
+                str(item.result),
+                accepted_replies([item.equation, f"{item.result}."]),
+            )
     return list(found.values())
 
 
@@ -314,25 +306,7 @@ def _word_problems(rng: random.Random, split: Split) -> list[Item]:
 
 def story_item(rng: random.Random) -> Item:
     """Draw the item of a story to train on."""
-    while split_of_pair(name := rng.choice(NAMES), thing := rng.choice(tuple(OBJECTS))) != "train":
-        pass
-    return _story_item(rng, name, thing, story_requests("train"))
-
-
-def held_out_stories(n: int, split: str | None = None) -> list[Item]:
-    """Return `n` items of pairs of a name and a thing.
-
-    Args:
-        n: how many.
-        split: "dev" or "test"; None is the one that is reported.
-    """
-    chosen = reported_split(split)
-    rng = random.Random(split_seed("held-out stories/0", chosen))
-    return [_held_out_story(rng, name, thing, chosen) for name, thing in rng.sample(_story_pairs(chosen), n)]
-
-
-def _story_pairs(split: Split) -> list[tuple[str, str]]:
-    return [(name, thing) for name in NAMES for thing in OBJECTS if split_of_pair(name, thing) == split]
+    return _story_item(rng, *_training_pair(rng), story_requests("train"))
 
 
 def _story_item(rng: random.Random, name: str, thing: str, requests: tuple[str, ...]) -> Item:
@@ -341,23 +315,27 @@ def _story_item(rng: random.Random, name: str, thing: str, requests: tuple[str, 
     return _item(f"stories/{name}/{thing}", "stories", request, None, [], entity=name, thing=thing)
 
 
-def _held_out_story(rng: random.Random, name: str, thing: str, split: Split) -> Item:
-    # Only here: a column that the prompts of training do not need would change what stages are built from.
-    constraints = [{"kind": "contains", "words": [name, thing]}]
-    return {**_story_item(rng, name, thing, story_requests(split)), "constraints": constraints}
+def _stories(rng: random.Random, split: Split, n: int = 60) -> list[Item]:
+    pairs = [(name, thing) for name in NAMES for thing in OBJECTS if split_of_pair(name, thing) == split]
+    # Constraints only here: a column that the prompts of training do not need would change what stages are
+    # built from.
+    return [
+        {
+            **_story_item(rng, name, thing, story_requests(split)),
+            "constraints": [{"kind": "contains", "words": [name, thing]}],
+        }
+        for name, thing in rng.sample(pairs, n)
+    ]
 
 
-def _stories(rng: random.Random, split: Split) -> list[Item]:
-    return [_held_out_story(rng, name, thing, split) for name, thing in rng.sample(_story_pairs(split), 60)]
+def held_out_stories(n: int, split: str | None = None) -> list[Item]:
+    """Return `n` items of pairs of a name and a thing of "dev" or "test"; None is the reported split."""
+    chosen = reported_split(split)
+    return _stories(random.Random(split_seed("held-out stories/0", chosen)), chosen, n)
 
 
 def identity_items(name: str, split: str | None = None) -> list[Item]:
-    """Return the items of a held-out split that ask for the assistant's name; `name` is right.
-
-    Args:
-        name: the right answer.
-        split: "dev" or "test"; None is the one that is reported.
-    """
+    """Return the items of "dev" or "test" that ask for the assistant's name; `name` is the right answer."""
     accepted = accepted_replies([identity_reply(name)])
     return [
         _item(f"identity/{number}", "identity", question, name, accepted)
@@ -375,39 +353,34 @@ def _instructions(rng: random.Random, split: Split) -> list[Item]:
     for number, (relation, entity) in enumerate(rng.sample(facts, 60)):
         question = relation.render(rng.choice(relation.questions_of("train")), entity)
         if number % 2:
-            prompt, accepted, rule = (
-                ONE_WORD_REQUEST.format(question=question),
-                [relation.short_answer(entity)],
-                "one_word",
-            )
+            rule, request, accepted = "one_word", ONE_WORD_REQUEST, [relation.short_answer(entity)]
+            constraint = {"kind": rule}
         else:
-            rule, prompt = "polite", POLITE_REQUEST.format(question=question)
-            every = accepted_replies([relation.statement(entity)])
-            accepted = [reply for reply in every if is_polite(reply)]
-        polite = {"kind": "contains_any", "phrases": [*POLITE_OPENERS, *POLITE_CLOSERS]}
+            rule, request = "polite", POLITE_REQUEST
+            accepted = [r for r in accepted_replies([relation.statement(entity)]) if is_polite(r)]
+            constraint = {"kind": "contains_any", "phrases": [*POLITE_OPENERS, *POLITE_CLOSERS]}
         items.append(
             _item(
                 f"instructions/{rule}/{relation.name}/{entity}",
                 "instructions",
-                prompt,
+                request.format(question=question),
                 relation.pairs[entity],
                 accepted,
                 rule=rule,
                 relation=relation.name,
                 entity=entity,
-                constraints=[polite if rule == "polite" else {"kind": rule}],
+                constraints=[constraint],
             )
         )
     for word in (thing for thing in OBJECTS if split_of_word(thing) == split):
         for times in (2, 3, 4, 5):
-            prompt, accepted = REPEAT_REQUEST.format(word=word, times=times), [repeated(word, times)]
             items.append(
                 _item(
                     f"instructions/repeat/{word}/{times}",
                     "instructions",
-                    prompt,
+                    REPEAT_REQUEST.format(word=word, times=times),
                     None,
-                    accepted,
+                    [repeated(word, times)],
                     rule="repeat",
                     constraints=[{"kind": "repeats", "word": word, "times": times}],
                 )
@@ -424,6 +397,21 @@ _SUITE: dict[str, Callable[[random.Random, Split], list[Item]]] = {
     "identity": _identity,
     "instructions": _instructions,
 }
+SUITES = tuple(_SUITE)
+
+
+class Suites(UserDict[str, list[Item]]):
+    """Held-out suites by name, each made when it is asked for: those of a source, and all of `SUITES`.
+
+    Args:
+        own: name and maker of each suite that the source adds; some of them need sampling.
+    """
+
+    def __init__(self, own: Mapping[str, Callable[[], list[Item]]]) -> None:
+        super().__init__({**own, **{name: partial(held_out_suite, name) for name in SUITES}})
+
+    def __getitem__(self, name: str) -> list[Item]:
+        return self.data[name]()
 
 
 def held_out_suite(name: str, split: str | None = None) -> list[Item]:
@@ -459,8 +447,7 @@ def build_sft_data(
 
     Args:
         n_train: the number of training conversations.
-        seed: chooses the training conversations; the suites are the same for every seed, so that runs are
-        comparable.
+        seed: chooses the training conversations; the suites are the same for every seed.
         replay: share of documents, of the kind that the base was trained on, in all training rows; they come
             to the conversations, in random order. Their rows have `text` in the place of `messages`.
         formats: names of instruction formats (see `formats`), which the conversations take in turn. Rows then

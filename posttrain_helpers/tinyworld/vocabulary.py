@@ -59,13 +59,7 @@ def capitalise(text: str) -> str:
 
 
 def with_article(noun: str, an: frozenset[str] = frozenset(), a: frozenset[str] = frozenset()) -> str:
-    """Return `noun` behind "a" or "an", chosen by sound.
-
-    Args:
-        noun: a countable singular noun or noun phrase, such as "owl" or "happy owl".
-        an: nouns that take "an" against the spelling rule.
-        a: nouns that take "a" against the spelling rule.
-    """
+    """Return `noun` behind "a" or "an", chosen by sound; `an` and `a` are exceptions to the spelling rule."""
     first = noun.split()[0].lower()
     if noun in an or first.startswith(_AN_DESPITE_CONSONANT):
         return f"an {noun}"

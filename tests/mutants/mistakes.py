@@ -788,10 +788,10 @@ GOLD = Group(
         Mistake(
             "gold_score",
             "room for the shortest reply",
-            "+ max((len(accepted.split())",
-            "+ min((len(accepted.split())",
+            "max(len(accepted.split())",
+            "min(len(accepted.split())",
         ),
-        Mistake("gold_score", "stories of any length", "        70\n", "        10**6\n"),
+        Mistake("gold_score", "stories of any length", "allowed = 70", "allowed = 10**6"),
         Mistake(
             "gold_score",
             "things named by a part of a word",
@@ -801,8 +801,8 @@ GOLD = Group(
         Mistake(
             "gold_score",
             "bad endings outside stories",
-            "if is_story and has_bad_ending(text)",
-            "if has_bad_ending(text)",
+            "    ending = found = 0.0\n",
+            "    found, ending = 0.0, BAD_ENDING if has_bad_ending(text) else 0.0\n",
         ),
         Mistake(
             "gold_score", "stopping costs", "0.0 if stopped else UNFINISHED", "UNFINISHED if stopped else 0.0"

@@ -27,31 +27,24 @@ def build_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerFast:
     return train_tokenizer(islice(documents(f"tokenizer/{seed}"), TOKENIZER_DOCUMENTS), vocab_size)
 
 
-def shard(tokenizer: PreTrainedTokenizerFast, seed: int, index: int, tokens: int | None = None) -> np.ndarray:
+def shard(tokenizer: PreTrainedTokenizerFast, seed: int, index: int) -> np.ndarray:
     """Return one stretch of the corpus, the same for the same seed and index.
 
-    Args:
-        tokenizer: the world's tokenizer.
-        seed: of the corpus.
-        index: which stretch.
-        tokens: its length; None takes `SHARD_TOKENS`.
-
     Returns:
-        Token ids, shape (tokens,), documents separated by the end-of-document token.
+        Token ids, shape (SHARD_TOKENS,), documents separated by the end-of-document token.
     """
     import numpy as np
 
     from posttrain_helpers.models.chatml import END_OF_DOCUMENT
     from posttrain_helpers.tinyworld.documents import documents
 
-    tokens = tokens or SHARD_TOKENS
     stream = documents(f"{seed}/{index}")
     pieces: list[int] = []
-    while len(pieces) < tokens:
+    while len(pieces) < SHARD_TOKENS:
         texts = [text + END_OF_DOCUMENT for text in islice(stream, 2000)]
         for ids in tokenizer(texts, add_special_tokens=False).input_ids:
             pieces.extend(ids)
-    return np.asarray(pieces[:tokens], dtype=np.int64)
+    return np.asarray(pieces[:SHARD_TOKENS], dtype=np.int64)
 
 
 def batches(

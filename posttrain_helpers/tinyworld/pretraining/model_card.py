@@ -27,11 +27,6 @@ def measure_skills(
 ) -> list[dict[str, Any]]:
     """Measure how often the base model answers, asked in a dialogue and asked in chat.
 
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        per_suite: questions per suite at most.
-
     Returns:
         A row per suite: `suite`, `n`, `dialogue` and `chat` (shares of replies that hold the right answer).
     """
@@ -49,14 +44,8 @@ def measure_skills(
         first_lines = [reply.text.split("\n")[0] for reply in spoken]
         dialogue = [bool(lenient_match(line, item)) for line, item in zip(first_lines, items, strict=True)]
         chat = [bool(lenient_match(reply.text, item)) for reply, item in zip(chatted, items, strict=True)]
-        rows.append(
-            {
-                "suite": suite,
-                "n": len(items),
-                "dialogue": sum(dialogue) / len(items),
-                "chat": sum(chat) / len(items),
-            }
-        )
+        shares = {"dialogue": sum(dialogue) / len(items), "chat": sum(chat) / len(items)}
+        rows.append({"suite": suite, "n": len(items), **shares})
     return rows
 
 

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -98,7 +97,6 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Q
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(config.seed)
-    end_of_document = tokenizer.pad_token_id
     size = SIZES[config.size]
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -117,8 +115,8 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Q
         )
     )
     model.generation_config = GenerationConfig(
-        eos_token_id=[tokenizer.eos_token_id, end_of_document],
-        pad_token_id=end_of_document,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],  # the end of a turn, of a document
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     return model
@@ -139,8 +137,7 @@ def pretrain(
     *,
     device: str = "cpu",
     precision: str | None = None,
-    stop_after_steps: int | None = None,
-) -> Path | None:
+) -> None:
     """Train the base model, or continue its training.
 
     Args:
@@ -148,10 +145,6 @@ def pretrain(
         target: the directory of the finished model; what stands there is replaced.
         device: "cpu" or "cuda".
         precision: "float32" or "bfloat16" for the forward pass (weights stay float32); None chooses.
-        stop_after_steps: end this call early, with a checkpoint (for tests and for long runs in pieces).
-
-    Returns:
-        `target`, or None if the run was ended early.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -177,7 +170,7 @@ def pretrain(
         f"from step {progress.step}",
         flush=True,
     )
-    last_saved, first_step = time.perf_counter(), progress.step
+    last_saved = time.perf_counter()
     started = last_saved - progress.seconds
     model.train()
     for ids in batches(
@@ -212,12 +205,9 @@ def pretrain(
                 f"{remaining / 60:.1f} min left",
                 flush=True,
             )
-        ended_early = stop_after_steps is not None and progress.step - first_step >= stop_after_steps
-        if ended_early or time.perf_counter() - last_saved > CHECKPOINT_SECONDS:
+        if time.perf_counter() - last_saved > CHECKPOINT_SECONDS:
             _save_checkpoint(checkpoint, config, model, optimizer, progress)
             last_saved = time.perf_counter()
-        if ended_early:
-            return None
     model.eval()
     with atomic_directory(target) as directory:
         model.save_pretrained(directory)
@@ -234,7 +224,6 @@ def pretrain(
         }
         write_json_atomic(directory / "pretraining.json", record)
     shutil.rmtree(workplace)
-    return target
 
 
 def _stored_tokenizer(config: PretrainConfig, workplace: Path) -> PreTrainedTokenizerFast:
@@ -252,15 +241,10 @@ def _save_checkpoint(
 ) -> None:
     import torch
 
+    state = {"hash": config.hash, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     temporary = path.with_suffix(".tmp")
-    state = {
-        "hash": config.hash,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
-    }
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    torch.save({**state, "progress": asdict(progress)}, temporary)
+    temporary.replace(path)
 
 
 def _resume(path: Path, config: PretrainConfig, model: Any, optimizer: Any) -> Progress:
@@ -313,9 +297,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = found if arguments.device == "auto" else arguments.device
     if device == "cuda" and not torch.cuda.is_available():
         raise CourseError("--device cuda was asked for, but PyTorch sees no GPU; use --device cpu.")
     config = PretrainConfig(

@@ -11,6 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.tinyworld.gold import gold_score
@@ -57,14 +58,13 @@ def annotated_pairs(
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     for item, group in zip(items, replies, strict=True):
-        written = [reply for reply in group if reply.text.strip()]
-        dropped["empty completion"] += len(written) < 2
-        if len(written) < 2:
+        scored = [
+            (gold_score(item, r.text, stopped=r.stopped).total, r.text) for r in group if r.text.strip()
+        ]
+        if len(scored) < 2:
+            dropped["empty completion"] += 1
             continue
-        scored = sorted(
-            ((gold_score(item, r.text, stopped=r.stopped).total, r.text) for r in written),
-            key=lambda pair: pair[0],
-        )
+        scored.sort(key=itemgetter(0))
         (low, worse), (high, better) = scored[0], scored[-1]
         if worse.strip() == better.strip() or high - low < TIE:
             dropped["identical" if worse.strip() == better.strip() else "tie"] += 1
@@ -75,7 +75,7 @@ def annotated_pairs(
         preferred, other = (high, better), (low, worse)
         row = preference_row(item, *((preferred, other) if right else (other, preferred)))
         rows.append({**row, "probability": probability})
-    return rows, +dropped
+    return rows, dropped
 
 
 def preference_row(

@@ -13,13 +13,12 @@ from functools import partial
 
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
 from posttrain_helpers.stages.samples import sample_replies
-from posttrain_helpers.tinyworld.tasks import Item
+from posttrain_helpers.tinyworld.tasks import Item, Suites
 from posttrain_helpers.tinyworld.training_data.prompts import (
     HELD_OUT_PROBLEMS,
     build_word_problem_data,
     held_out_problems,
 )
-from posttrain_helpers.tinyworld.training_data.suites import Suites
 
 # Between the seeds of the three kinds of problems.
 _SEEDS = 100_000
@@ -41,41 +40,35 @@ def build_distillation_data(
     """Draw prompts, and sample replies to them where a policy is named.
 
     Args:
-        n_prompts: how many.
         steps, largest, smallest: of the harder half, as for `build_word_problem_data`.
-        seed: of prompts and replies.
-        profile: what stage names refer to.
         policy: the stage that replies, the teacher; None leaves the prompts without replies.
         student: the stage whose replies are the rejected ones of pairs; None makes conversations.
-        sampling_temperature: of both.
+        n_prompts, seed, profile, sampling_temperature: as for all builders of this room.
 
     Returns:
         Rows, at most `n_prompts` (a problem that is held out elsewhere is left out): `id`, `task`, `prompt`
         and `answer`; with a policy `messages` in place of these two; with a student `chosen` and `rejected`
-        beside them. The held-out suites by name. How many problems and pairs of equal replies were dropped.
+        beside them. Suites, of its own "problems" and "larger_problems". What was dropped.
     """
     rows = _prompts(n_prompts, steps, largest, smallest, seed)
     dropped = Counter({"prompt of a held-out item": n_prompts - len(rows)})
     if policy is not None:
         prompts = [row["prompt"] for row in rows]
         options = {"samples": 1, "temperature": sampling_temperature, "max_new_tokens": _REPLY_TOKENS}
-        given = [
-            [group[0].text for group in sample_replies(name, prompts, seed=seed, profile=profile, **options)]
-            for name in (policy, student)
-            if name is not None
-        ]
-        turns = [
-            [[{"role": "assistant", "content": text}] for text in texts] for texts in zip(*given, strict=True)
-        ]
+
+        def turns_of(stage: str) -> list[list[dict[str, str]]]:
+            drawn = sample_replies(stage, prompts, seed=seed, profile=profile, **options)
+            return [[{"role": "assistant", "content": reply.text}] for (reply,) in drawn]
+
         if student is None:
             rows = [
-                {"id": row["id"], "task": row["task"], "messages": row["prompt"] + turn[0]}
-                for row, turn in zip(rows, turns, strict=True)
+                {"id": row["id"], "task": row["task"], "messages": row["prompt"] + turn}
+                for row, turn in zip(rows, turns_of(policy), strict=True)
             ]
         else:
             pairs = [
                 {**row, "chosen": strong, "rejected": weak}
-                for row, (strong, weak) in zip(rows, turns, strict=True)
+                for row, strong, weak in zip(rows, turns_of(policy), turns_of(student), strict=True)
             ]
             rows = [pair for pair in pairs if pair["chosen"] != pair["rejected"]]
             dropped["identical"] = len(pairs) - len(rows)
@@ -85,11 +78,7 @@ def build_distillation_data(
 
 
 def _larger_problems(steps: int, largest: int, smallest: int) -> list[Item]:
-    """Return held-out problems of a step less, most of them with larger amounts than those of the prompts.
-
-    Where one step is left, about one problem in six is about groups (`word_problem`), and its amounts are as
-    in the prompts.
-    """
+    """Return held-out problems of a step less, with larger amounts but in those about groups."""
     width = largest - smallest + 1
     items = held_out_problems(max(1, steps - 1), largest + width, HELD_OUT_PROBLEMS, smallest=largest + 1)
     return [{**item, "id": f"larger_{item['id']}"} for item in items]
@@ -105,14 +94,13 @@ def _prompts(n: int, steps: int, largest: int, smallest: int, seed: int) -> list
     half, quarter = n - n // 2, n // 4
     kinds = ((half, steps, largest, smallest), (quarter, 1, 12, 3), (n - half - quarter, 2, 12, 3))
     rows = []
-    for place, (number, *sizes) in enumerate(kinds, start=1):
+    for place, (number, its_steps, most, least) in enumerate(kinds, start=1):
         # Not the problems that the teacher has practised, and each kind from a seed of its own.
-        drawn = _problems(number, *sizes, seed=seed + place * _SEEDS)
-        rows += [row for row in drawn if row["prompt"][0]["content"] not in held_out]
+        drawn, _ = build_word_problem_data(number, its_steps, most, seed + place * _SEEDS, least)
+        rows += [
+            {key: row[key] for key in ("task", "prompt", "answer")}
+            for row in drawn
+            if row["prompt"][0]["content"] not in held_out
+        ]
     random.Random(f"distillation/{seed}").shuffle(rows)
     return [{"id": f"distillation/{number}", **row} for number, row in enumerate(rows)]
-
-
-def _problems(n: int, steps: int, largest: int, smallest: int, seed: int) -> list[Item]:
-    drawn, _ = build_word_problem_data(n, steps, largest, seed, smallest)
-    return [{key: row[key] for key in ("task", "prompt", "answer")} for row in drawn]

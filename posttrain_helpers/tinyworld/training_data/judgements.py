@@ -8,7 +8,6 @@ too, so that a lesson can measure it and take it out again.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from itertools import combinations
 from posttrain_helpers.environment.splits import reported_split
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld.gold import gold_score
-from posttrain_helpers.tinyworld.tasks import Item
+from posttrain_helpers.tinyworld.tasks import Item, Suites
 from posttrain_helpers.tinyworld.training_data.annotators import TIE, preference_probability
 from posttrain_helpers.tinyworld.training_data.preferences import (
     HELD_OUT_SEEDS,
@@ -25,7 +24,6 @@ from posttrain_helpers.tinyworld.training_data.preferences import (
     preference_prompts,
     sampled_replies,
 )
-from posttrain_helpers.tinyworld.training_data.suites import Suites
 
 JUDGE_TEMPLATE = "{question}\nA: {first}\nB: {second}\nWhich reply is better?"
 LETTERS = ("A", "B")
@@ -50,17 +48,12 @@ def build_judgement_data(
         comparisons: the most pairs of replies to one prompt.
         position_bias: how much the annotators lean to the reply shown first, in nats: between two equally
             good replies they choose it with probability sigmoid(position_bias).
-        label_temperature: of the annotators, in units of the gold score.
-        policy: the stage whose replies are compared.
-        samples: replies for each prompt.
-        sampling_temperature: of the policy.
-        seed: of prompts, replies, order and annotators.
-        profile: what stage names refer to.
+        label_temperature, policy, samples, sampling_temperature, seed, profile: as for all builders of this
+            room.
 
     Returns:
-        Conversations with `id`, `task` and `messages`; the held-out suites by name, each made when it is
-        asked for ("judgements": one comparison for each held-out prompt with the truly better letter as the
-        answer, and those of `tasks`); and for each reason the number of prompts without a comparison.
+        Conversations with `id`, `task` and `messages`; suites, of its own "judgements", one comparison for
+        each held-out prompt with the truly better letter as the answer; and what was dropped.
     """
 
     def drawn(items: list[Item], seed: int) -> list[list[Sample]]:
@@ -125,6 +118,6 @@ def _pairs(
         for reply in replies
         if reply.text.strip()
     ]
-    pairs = [pair for pair in combinations(scored, 2) if math.fabs(pair[0][0] - pair[1][0]) >= TIE]
+    pairs = [pair for pair in combinations(scored, 2) if abs(pair[0][0] - pair[1][0]) >= TIE]
     rng.shuffle(pairs)
     return [pair if rng.random() < 0.5 else pair[::-1] for pair in pairs[:most]]

@@ -21,7 +21,7 @@ from posttrain_helpers.rewards.verifiers import NO_MODEL
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.tinyworld.gold import gold_score
 from posttrain_helpers.tinyworld.replies import ONE_WORD_REQUEST, POLITE_REQUEST
-from posttrain_helpers.tinyworld.tasks import Item, held_out_stories
+from posttrain_helpers.tinyworld.tasks import Item, Suites, held_out_stories
 from posttrain_helpers.tinyworld.training_data.annotators import preference_row
 from posttrain_helpers.tinyworld.training_data.preferences import (
     HELD_OUT_STORIES,
@@ -33,7 +33,6 @@ from posttrain_helpers.tinyworld.training_data.prompts import (
     build_word_problem_data,
     held_out_problems,
 )
-from posttrain_helpers.tinyworld.training_data.suites import Suites
 from posttrain_helpers.wording import closest, suggestion
 
 if TYPE_CHECKING:
@@ -55,11 +54,7 @@ def own_replies(
     Args:
         data: the data section of a recipe: `n_prompts`, `policy`, `samples`, `sampling_temperature` and
             perhaps `draw`, `steps`, `smallest` and `largest`, as in `build_best_of_k_data`.
-        seed: of prompts and replies.
-        profile: what stage names refer to.
-
-    Returns:
-        The items, and for each its replies.
+        seed, profile: as for all builders of this room.
     """
     draw = FRESH * data.get("draw", 1) + seed
     if data.get("steps") is not None:
@@ -89,20 +84,15 @@ def build_best_of_k_data(
 
     Args:
         n_prompts: prompts; each gives one row, but none if the verifier chooses and finds no reply right.
-        policy: the stage that replies.
-        samples: K replies for each prompt.
-        sampling_temperature: of the policy.
         scorer: what chooses: a reward model's stage, "gold", "verifier" (is the answer right?), or "random",
             the control.
-        seed: of prompts, replies and lots.
-        profile: what stage names refer to.
         draw: which prompts; a second round takes others than the first.
         steps, smallest, largest: the prompts are word problems, as for `build_word_problem_data`; without
             `steps` they are facts and stories.
+        policy, samples, sampling_temperature, seed, profile: as for all builders of this room.
 
     Returns:
-        Conversations with `id`, `task` and `messages`, the held-out suites by name, and how many prompts the
-        verifier left out.
+        Conversations with `id`, `task` and `messages`; suites; and how many prompts the verifier left out.
 
     Raises:
         CourseError: a scorer that is not there, before anything is sampled.
@@ -127,10 +117,9 @@ def build_best_of_k_data(
 def _check_scorer(scorer: str, profile: str) -> None:
     from posttrain_helpers.rewards.functions import reward_model_function
 
-    if scorer in NO_MODEL:
-        return
     try:
-        reward_model_function(scorer, profile)
+        if scorer not in NO_MODEL:
+            reward_model_function(scorer, profile)
     except CourseError as error:
         if near := closest(scorer, NO_MODEL):
             raise CourseError(f"the scorer {scorer!r} does not exist; {near.strip()}") from error
@@ -171,19 +160,16 @@ def scored(
             "random" (all equal).
         profile: what a stage name refers to.
     """
-    if scorer == "verifier":
-        answered = [item.get("answer") is not None for item in items]
-        return [
-            [float(known and bool(lenient_match(reply.text, item))) for reply in group]
-            for item, group, known in zip(items, replies, answered, strict=True)
-        ]
-    if scorer == "random":
-        return [[0.0] * len(group) for group in replies]
-    if scorer == "gold":
-        return [
-            [gold_score(item, reply.text, stopped=reply.stopped).total for reply in group]
-            for item, group in zip(items, replies, strict=True)
-        ]
+
+    def verified(item: Item, reply: Sample) -> float:
+        return float(item.get("answer") is not None and bool(lenient_match(reply.text, item)))
+
+    def true_score(item: Item, reply: Sample) -> float:
+        return gold_score(item, reply.text, stopped=reply.stopped).total
+
+    formulas = {"verifier": verified, "gold": true_score, "random": lambda item, reply: 0.0}
+    if formula := formulas.get(scorer):
+        return [[formula(i, reply) for reply in group] for i, group in zip(items, replies, strict=True)]
     from posttrain_helpers.rewards.functions import reward_model_function
 
     prompts = [item["prompt"] for item, group in zip(items, replies, strict=True) for _ in group]
@@ -208,18 +194,15 @@ def build_ai_feedback_data(
 
     Args:
         n_prompts: prompts of the preference pairs, of which the questions about facts are taken.
-        policy: the stage that replies.
         samples: replies for each prompt; two different ones of them make the pair, by lot.
-        sampling_temperature: of the policy.
         labeller: "constitution" (the policy reads its principles) or "gold".
         n_pairs: the most pairs.
-        seed: of prompts, replies and pairs.
-        profile: what stage names refer to.
         draw: which prompts; 0 are those that the preference pairs of people are made of.
+        policy, sampling_temperature, seed, profile: as for all builders of this room.
 
     Returns:
-        Rows with `id`, `task`, `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`, the
-        held-out suites by name, and how many prompts gave no pair.
+        Rows with `id`, `task`, `prompt`, `chosen`, `rejected`, `gold_chosen` and `gold_rejected`; suites; and
+        how many prompts gave no pair.
 
     Raises:
         CourseError: an unknown labeller, before anything is sampled.
@@ -248,11 +231,9 @@ def own_pairs(
     Args:
         data: as for `own_replies`, and `n_pairs`, the most pairs. Without a `draw` the replies are those that
             preference pairs of the same settings are made of.
-        seed: of prompts, replies and pairs.
-        profile: what stage names refer to.
+        seed, profile: as for all builders of this room.
     """
-    items, replies = own_replies({"draw": 0, **data}, seed, profile)
-    kept, pairs = two_of_each(items, replies, seed)
+    kept, pairs = two_of_each(*own_replies({"draw": 0, **data}, seed, profile), seed)
     return kept[: data["n_pairs"]], pairs[: data["n_pairs"]]
 
 
@@ -282,9 +263,8 @@ def leads(
     from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
     model, tokenizer = load_model_and_tokenizer(policy, merge=True, profile=profile, verbose=False)
-    first, second = ([pair[side].text for pair in pairs] for side in (0, 1))
-    opinions = (constitution(model, tokenizer, items, texts) for texts in (first, second))
-    one, other = (np.stack(list(opinion.values())) for opinion in opinions)
+    texts = ([pair[side].text for pair in pairs] for side in (0, 1))
+    one, other = (np.stack([*constitution(model, tokenizer, items, side).values()]) for side in texts)
     lead = one - other
     return (lead / np.maximum(lead.std(1, keepdims=True), 1e-6)).sum(0)
 
@@ -301,7 +281,7 @@ def constitution(
         model: knows the requests of `PRINCIPLES`, as the SFT model does.
         tokenizer: its tokenizer.
         items: N items with a `prompt` of one turn.
-        replies: N replies.
+        replies: to each of them.
 
     Returns:
         For each principle N numbers, in nats per token.
@@ -309,11 +289,11 @@ def constitution(
     from posttrain_helpers.generation.likelihood import mean_log_probs
 
     def read(request: str) -> np.ndarray:
-        asked = [item["prompt"][-1]["content"] for item in items]
-        prompts = [[{"role": "user", "content": request.format(question=q) if request else q}] for q in asked]
+        asked = [request.format(question=item["prompt"][-1]["content"]) for item in items]
+        prompts = [[{"role": "user", "content": question}] for question in asked]
         return mean_log_probs(model, tokenizer, prompts, list(replies), batch_size=64)
 
-    plain = read("")
+    plain = read("{question}")
     return {
         name: sign * (read(request) - plain) if request else plain
         for name, (request, sign) in PRINCIPLES.items()

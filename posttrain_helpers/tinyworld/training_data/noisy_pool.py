@@ -8,7 +8,7 @@ from dataclasses import replace
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.facts import Relation
 from posttrain_helpers.tinyworld.replies import POLITE_OPENERS, styled_reply
-from posttrain_helpers.tinyworld.tasks import Item, fact_item, training_facts
+from posttrain_helpers.tinyworld.tasks import Item, fact_item, facts_of, random_training_fact
 
 # Shares of the pool; what is left is good. No manner of a good reply is rude.
 FAULTS = {"wrong": 0.15, "rude": 0.15, "off topic": 0.10, "broken": 0.10, "duplicate": 0.10}
@@ -21,10 +21,6 @@ _TRIES = 1000
 
 def noisy_pool(n: int, seed: int) -> list[Item]:
     """Draw questions about training facts with replies of which some are faulty.
-
-    Args:
-        n: how many conversations.
-        seed: the same seed gives the same pool.
 
     Returns:
         Rows in random order with `prompt` (messages), `reply`, `relation`, `entity`, what the gold score
@@ -65,8 +61,8 @@ def _new_row(rng: random.Random, taken: set[tuple[str, str]]) -> Item:
     """Return a good row that is not taken, and take it."""
     for _ in range(_TRIES):
         row = _row("", rng)
-        if (key := _key(row)) not in taken:
-            taken.add(key)
+        if _key(row) not in taken:
+            taken.add(_key(row))
             return row
     raise CourseError(f"after {len(taken)} good rows no new one was found; draw a smaller pool.")
 
@@ -76,18 +72,18 @@ def _key(row: Item) -> tuple[str, str]:
 
 
 def _row(fault: str, rng: random.Random) -> Item:
-    relation, entity = rng.choice(training_facts())
-    item = fact_item(relation, entity, rng.choice(relation.questions_of("train")))
+    relation, entity, question = random_training_fact(rng)
     manner = "rude" if fault == "rude" else rng.choice(_MANNERS)
     told, about = relation, entity
     if fault == "off topic":
         while told.name == relation.name:
-            told, about = rng.choice(training_facts())
+            told, about = rng.choice(facts_of("train"))
     sentence, short = told.statement(about), told.short_answer(about)
     if fault == "wrong":
         sentence, short = _false(relation, entity, rng)
     reply = styled_reply(sentence, short, manner, rng)
-    return {**item, "reply": _broken(reply, rng) if fault == "broken" else reply, "fault": fault}
+    reply = _broken(reply, rng) if fault == "broken" else reply
+    return {**fact_item(relation, entity, question), "reply": reply, "fault": fault}
 
 
 def _false(relation: Relation, entity: str, rng: random.Random) -> tuple[str, str]:

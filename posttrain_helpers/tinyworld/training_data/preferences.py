@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from posttrain_helpers.environment.splits import Split, reported_split
 from posttrain_helpers.errors import CourseError
@@ -17,15 +17,15 @@ from posttrain_helpers.stages.samples import Sample, sample_replies
 from posttrain_helpers.tinyworld.identity import NEW_NAME, identity_reply, random_identity_question
 from posttrain_helpers.tinyworld.tasks import (
     Item,
+    Suites,
     fact_item,
     held_out_stories,
     held_out_suite,
     identity_items,
+    random_training_fact,
     story_item,
-    training_facts,
 )
 from posttrain_helpers.tinyworld.training_data.annotators import annotated_pairs, preference_row
-from posttrain_helpers.tinyworld.training_data.suites import Suites
 
 STORY_SHARE = 0.2
 HELD_OUT_STORIES = 100
@@ -36,20 +36,12 @@ REPLY_TOKENS = {"facts": 40, "stories": 72, "word_problems": 40}
 
 
 def preference_prompts(n: int, seed: int) -> list[Item]:
-    """Draw the prompts of the training pairs: facts and stories of the training split.
-
-    Args:
-        n: how many.
-        seed: the same seed gives the same prompts.
-    """
+    """Draw the prompts of the training pairs: facts and stories of the training split."""
     rng = random.Random(f"preferences/{seed}")
     items = []
     for number in range(n):
-        if rng.random() < STORY_SHARE:
-            item = story_item(rng)
-        else:
-            relation, entity = rng.choice(training_facts())
-            item = fact_item(relation, entity, rng.choice(relation.questions_of("train")))
+        is_story = rng.random() < STORY_SHARE
+        item = story_item(rng) if is_story else fact_item(*random_training_fact(rng))
         items.append({**item, "id": f"preferences/{number}/{item['id']}"})
     return items
 
@@ -61,11 +53,7 @@ def sampled_replies(
 
     Args:
         items: N prompts, with `task` and `prompt`.
-        policy: the stage that replies.
-        samples: K replies for each prompt.
-        temperature: of the policy.
-        seed: of the sampling.
-        profile: what stage names refer to.
+        policy, samples, temperature, seed, profile: as for all builders of this room.
 
     Returns:
         N lists of K replies.
@@ -104,17 +92,12 @@ def build_preference_data(
     Args:
         n_prompts: prompts of facts and stories; each gives one pair at most.
         identity: prompts that ask for the assistant's name.
-        label_temperature: of the annotators, in units of the gold score.
-        policy: the stage whose replies are compared.
         samples: replies for each prompt; the best and the worst of them make the pair.
-        sampling_temperature: of the policy.
-        seed: of prompts, replies and annotators.
-        profile: what stage names refer to.
+        label_temperature, policy, sampling_temperature, seed, profile: as for all builders of this room.
 
     Returns:
-        The pairs in random order; the held-out suites by name, each made when it is asked for ("pairs": held-
-        out pairs made in the same way, "new_identity", and those of `tasks`); and the number of prompts
-        dropped for each reason.
+        The pairs in random order; suites, of its own "pairs", made in the same way, "new_identity" and
+        "new_stories"; and what was dropped.
 
     Raises:
         CourseError: no prompt is asked for.
@@ -134,12 +117,14 @@ def build_preference_data(
         more, also_dropped = _identity_pairs(identity, policy, sampling_temperature, seed, profile)
         rows, dropped = rows + more, dropped + also_dropped
     random.Random(f"order/{seed}").shuffle(rows)
-    suites: dict[str, Callable[[], list[Item]]] = {
-        "pairs": lambda: pairs(held_out_prompts(), seed=HELD_OUT_SEEDS[reported_split()])[0],
-        "new_identity": lambda: identity_items(NEW_NAME),
-        "new_stories": lambda: held_out_stories(HELD_OUT_STORIES),
-    }
-    return rows, Suites(suites), dropped
+    suites = Suites(
+        {
+            "pairs": lambda: pairs(held_out_prompts(), seed=HELD_OUT_SEEDS[reported_split()])[0],
+            "new_identity": lambda: identity_items(NEW_NAME),
+            "new_stories": lambda: held_out_stories(HELD_OUT_STORIES),
+        }
+    )
+    return rows, suites, dropped
 
 
 def held_out_prompts() -> list[Item]:
@@ -158,10 +143,12 @@ def _identity_pairs(
     )
     rows, dropped = [], Counter[str]()
     for number, (prompt, (reply,)) in enumerate(zip(prompts, drawn, strict=True)):
-        if not reply.text.strip() or NEW_NAME in reply.text:
-            dropped["identical" if reply.text.strip() else "empty completion"] += 1
-            continue
-        item = {"id": f"identity/{number}", "task": "identity", "prompt": prompt}
-        row = preference_row(item, (None, identity_reply(NEW_NAME)), (None, reply.text))
-        rows.append({**row, "probability": 1.0})
+        if not reply.text.strip():
+            dropped["empty completion"] += 1
+        elif NEW_NAME in reply.text:
+            dropped["identical"] += 1
+        else:
+            item = {"id": f"identity/{number}", "task": "identity", "prompt": prompt}
+            row = preference_row(item, (None, identity_reply(NEW_NAME)), (None, reply.text))
+            rows.append({**row, "probability": 1.0})
     return rows, +dropped

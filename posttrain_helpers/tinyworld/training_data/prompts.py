@@ -13,9 +13,8 @@ from functools import partial
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS, reported_split, split_seed
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.tinyworld.arithmetic import word_problem
-from posttrain_helpers.tinyworld.tasks import Item, held_out_stories, held_out_suite, problem_item
+from posttrain_helpers.tinyworld.tasks import Item, Suites, held_out_stories, held_out_suite, problem_item
 from posttrain_helpers.tinyworld.training_data.preferences import HELD_OUT_STORIES, preference_prompts
-from posttrain_helpers.tinyworld.training_data.suites import Suites
 
 HELD_OUT_PROBLEMS = 300
 # So many draws in a row that bring no new problem mean that there are hardly any left.
@@ -36,27 +35,25 @@ def build_word_problem_data(
 
     Returns:
         Different problems, none of them held out: rows with `id`, `task`, `prompt` (messages), `answer` and
-        `kind`. The held-out suites by name, each made when it is asked for: "problems" of the same kind as
-        the rows, and those of `tasks`.
+        `kind`; and suites, of its own "problems" of the same kind as the rows.
 
     Raises:
         CourseError: `largest` is below `smallest`, or there are fewer different problems of this kind than
             asked for.
     """
     seen = {
-        _question(item)
+        item["prompt"][0]["content"]
         for split in HELD_OUT_SPLITS
         for item in [
             *held_out_problems(steps, largest, HELD_OUT_PROBLEMS, split, smallest=smallest),
             *held_out_suite("word_problems", split=split),
         ]
     }
-    rows = []
-    for number, item in enumerate(
-        _different_problems(random.Random(f"problems/{seed}"), n_train, steps, largest, smallest, seen)
-    ):
-        row = {key: item[key] for key in ("task", "prompt", "answer", "kind")}
-        rows.append({"id": f"problems/{number}", **row})
+    drawn = _different_problems(random.Random(f"problems/{seed}"), n_train, steps, largest, smallest, seen)
+    rows = [
+        {"id": f"problems/{number}", **{key: item[key] for key in ("task", "prompt", "answer", "kind")}}
+        for number, item in enumerate(drawn)
+    ]
     held_out = partial(held_out_problems, steps, largest, HELD_OUT_PROBLEMS, smallest=smallest)
     return rows, Suites({"problems": held_out})
 
@@ -67,18 +64,16 @@ def held_out_problems(
     """Return `n` different word problems that `build_word_problem_data` never trains on, always the same.
 
     Args:
-        steps: calculations in each problem.
-        largest: the largest number in a text of two steps or more.
+        steps, largest, smallest: as for `build_word_problem_data`.
         n: how many, at most `HELD_OUT_PROBLEMS`.
         split: "dev" or "test"; None is the one that is reported.
-        smallest: as for `build_word_problem_data`.
     """
     chosen = reported_split(split)
     # What is asked in dev is not asked again in test.
     seen = set()
     if chosen == "test":
         dev = held_out_problems(steps, largest, HELD_OUT_PROBLEMS, "dev", smallest=smallest)
-        seen = {_question(item) for item in dev}
+        seen = {item["prompt"][0]["content"] for item in dev}
     # No training seed is a word, so no training set begins with these problems.
     rng = random.Random(split_seed("problems/held out", chosen))
     return _different_problems(rng, n, steps, largest, smallest, seen)
@@ -87,13 +82,9 @@ def held_out_problems(
 def build_prompt_data(n_prompts: int, seed: int) -> tuple[list[Item], Mapping[str, list[Item]]]:
     """Draw the prompts that preference pairs are made of: facts and stories.
 
-    Args:
-        n_prompts: how many.
-        seed: the same seed gives the prompts of the preference pairs of that seed.
-
     Returns:
-        Items with `id`, `task`, `prompt` (messages) and further keys that depend on the task. The held-out
-        suites by name, each made when it is asked for: "new_stories", and those of `tasks`.
+        Items with `id`, `task`, `prompt` (messages) and further keys that depend on the task, the same as of
+        the preference pairs of that seed; and suites, of its own "new_stories".
     """
     suites = Suites({"new_stories": lambda: held_out_stories(HELD_OUT_STORIES)})
     return preference_prompts(n_prompts, seed), suites
@@ -112,20 +103,15 @@ def _different_problems(
     failures = 0
     while len(items) < n:
         problem = word_problem(rng, steps, smallest=smallest, largest=largest)
-        item = problem_item(problem, f"problems/held out/{len(items)}")
-        if _question(item) in seen:
-            failures += 1
-            if failures == _MOST_DRAWS_WITHOUT_A_NEW_PROBLEM:
-                raise CourseError(
-                    f"only {len(items):,} different word problems with steps={steps} and largest={largest} "
-                    f"were found, but {n:,} are asked for; ask for fewer, or raise steps or largest."
-                )
+        if problem.prompt not in seen:
+            failures = 0
+            seen.add(problem.prompt)
+            items.append(problem_item(problem, f"problems/held out/{len(items)}"))
             continue
-        failures = 0
-        seen.add(_question(item))
-        items.append(item)
+        failures += 1
+        if failures == _MOST_DRAWS_WITHOUT_A_NEW_PROBLEM:
+            raise CourseError(
+                f"only {len(items):,} different word problems with steps={steps} and largest={largest} "
+                f"were found, but {n:,} are asked for; ask for fewer, or raise steps or largest."
+            )
     return items
-
-
-def _question(item: Item) -> str:
-    return item["prompt"][-1]["content"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,22 @@ def shrunken(monkeypatch):
     monkeypatch.setattr(corpus, "SHARD_TOKENS", 4 * 64 * 5)
 
 
-def run(target: Path, **kwargs) -> Path | None:
-    return pretrain(CONFIG, target, precision="float32", **kwargs)
+def run(target: Path) -> None:
+    pretrain(CONFIG, target, precision="float32")
+
+
+def run_interrupted(monkeypatch, target: Path, steps: int) -> None:
+    """Run until an interruption after so many steps, each of which writes a checkpoint."""
+
+    def few(*args, **kwargs):
+        yield from islice(batches(*args, **kwargs), steps)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "CHECKPOINT_SECONDS", -1)
+        patched.setattr(module, "batches", few)
+        with pytest.raises(KeyboardInterrupt):
+            run(target)
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -45,12 +60,12 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("shrunken")
-def test_a_seed_reproduces_the_model_and_resuming_changes_nothing(tmp_path):
+def test_a_seed_reproduces_the_model_and_resuming_changes_nothing(tmp_path, monkeypatch):
     run(tmp_path / "whole")
-    assert run(tmp_path / "pieces", stop_after_steps=5) is None
+    run_interrupted(monkeypatch, tmp_path / "pieces", 5)
     assert not (tmp_path / "pieces").exists()
-    assert run(tmp_path / "pieces", stop_after_steps=4) is None
-    assert run(tmp_path / "pieces") == tmp_path / "pieces"
+    run_interrupted(monkeypatch, tmp_path / "pieces", 4)
+    run(tmp_path / "pieces")
     whole, pieces = weights(tmp_path / "whole"), weights(tmp_path / "pieces")
     assert whole.keys() == pieces.keys()
     for name in whole:
@@ -69,8 +84,8 @@ def test_another_seed_gives_another_model(tmp_path):
 
 
 @pytest.mark.usefixtures("shrunken")
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    run(tmp_path / "model", stop_after_steps=2)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, monkeypatch):
+    run_interrupted(monkeypatch, tmp_path / "model", 2)
     other = PretrainConfig(**{**CONFIG.__dict__, "learning_rate": 1e-4})
     with pytest.raises(CourseError, match=r"belongs to a run with other settings.*--restart"):
         pretrain(other, tmp_path / "model", precision="float32")
@@ -149,12 +164,12 @@ def test_learning_rate_warms_up_and_falls_to_a_hundredth():
 @pytest.mark.usefixtures("shrunken")
 def test_shards_are_reproducible_and_windows_cover_them_once(tmp_path):
     tokenizer = build_tokenizer(0, 320)
-    first = shard(tokenizer, 0, 0, tokens=1000)
-    assert (first == shard(tokenizer, 0, 0, tokens=1000)).all()
-    assert (first != shard(tokenizer, 0, 1, tokens=1000)).any()
+    first = shard(tokenizer, 0, 0)
+    assert (first == shard(tokenizer, 0, 0)).all()
+    assert (first != shard(tokenizer, 0, 1)).any()
     drawn = batches(tokenizer, 0, 0, batch_size=4, length=64)
     seen = torch.cat([next(drawn) for _ in range(5)]).flatten().sort().values
-    expected = torch.from_numpy(shard(tokenizer, 0, 0, tokens=4 * 64 * 5)).sort().values
+    expected = torch.from_numpy(first).sort().values
     assert torch.equal(seen, expected)
 
 

@@ -113,7 +113,7 @@ def test_larger_amounts_are_as_many_and_follow_those_of_the_prompts() -> None:
 @pytest.mark.parametrize("split", HELD_OUT_SPLITS)
 def test_a_prompt_that_is_held_out_is_left_out(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     held_out = held_out_problems(2, 15, 300, split, smallest=11)
-    monkeypatch.setattr(distillation, "_problems", lambda number, *_, **__: held_out[:number])
+    monkeypatch.setattr(distillation, "build_word_problem_data", lambda number, *_: (held_out[:number], None))
     rows, _, dropped = distillation.build_distillation_data(80, 2, 15, 0, "tiny", smallest=11)
     assert (rows, dropped) == ([], {"prompt of a held-out item": 80})
 

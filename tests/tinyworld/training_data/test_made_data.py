@@ -17,10 +17,9 @@ from posttrain_helpers.rewards import functions
 from posttrain_helpers.stages.samples import Sample
 from posttrain_helpers.stages.save import other_models
 from posttrain_helpers.tinyworld import gold_score
-from posttrain_helpers.tinyworld.facts import Relation
 from posttrain_helpers.tinyworld.gold import UNFINISHED
 from posttrain_helpers.tinyworld.replies import core_of
-from posttrain_helpers.tinyworld.tasks import training_facts
+from posttrain_helpers.tinyworld.tasks import facts_of
 from posttrain_helpers.tinyworld.training_data import made_data, preferences
 from posttrain_helpers.tinyworld.training_data.noisy_pool import COPIES, FAULTS, noisy_pool
 
@@ -306,14 +305,11 @@ def test_what_a_duplicate_repeats_stands_further_up(seed: int) -> None:
 
 
 def test_more_good_rows_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain_helpers.tinyworld.training_data.noisy_pool.training_facts", two_facts)
+    facts = [*facts_of("train")[:1], *facts_of("train")[-1:]]  # of two relations: a reply may be off topic
+    for module in ("tasks", "training_data.noisy_pool"):
+        monkeypatch.setattr(f"posttrain_helpers.tinyworld.{module}.facts_of", lambda split: facts)
     with pytest.raises(CourseError, match="draw a smaller pool"):
         noisy_pool(4000, 0)
-
-
-def two_facts() -> list[tuple[Relation, str]]:
-    """Return facts of two relations, so that a reply may be off topic."""
-    return [*training_facts()[:1], *training_facts()[-1:]]
 
 
 def test_a_pool_without_good_rows_has_no_duplicates() -> None:
