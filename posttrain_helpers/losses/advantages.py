@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 KL_ESTIMATORS = {"k1": k1_estimate, "k3": k3_estimate}
-# The most that one step of `adaptive_kl_coef` takes the relative error for.
-LARGEST_KL_ERROR = 0.2
 
 
 def masked_whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
@@ -128,24 +126,3 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.
     """
     inside = mask.bool()
     return 1 - (returns - values)[inside].var() / returns[inside].var()
-
-
-def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: float, n: int) -> float:
-    """Return the coefficient for the next batch: higher when the policy is too far away, else lower.
-
-    Source: Ziegler et al. 2019, section 2.2, a proportional controller; its gain is 0.1 there, and
-    n / horizon in their code (lm-human-preferences).
-
-    Args:
-        kl_coef: the coefficient of this batch.
-        kl: mean divergence of the batch's completions from the reference, in nats per completion.
-        target: the divergence to hold, in nats per completion, above 0.
-        horizon: completions over which an error of 100 % would double the coefficient, were it not clipped
-            to 20 %.
-        n: completions of the batch.
-
-    Returns:
-        The new coefficient.
-    """
-    error = min(max(kl / target - 1, -LARGEST_KL_ERROR), LARGEST_KL_ERROR)
-    return kl_coef * (1 + error * n / horizon)

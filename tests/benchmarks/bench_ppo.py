@@ -216,7 +216,7 @@ def main() -> None:
 
     def bare(folder: str) -> float:
         trainer = new_trainer(folder, False)
-        rollout = trainer.rollouts.sample(0, trainer.kl_coef)
+        rollout = trainer.rollouts.sample(0, trainer.args.kl_coef)
         return bare_passes(trainer, rollout, reward_model, options.updates)
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

@@ -15,7 +15,6 @@ from rounding import close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain_helpers.losses.advantages import (
-    adaptive_kl_coef,
     explained_variance,
     generalized_advantages,
     masked_whiten,
@@ -266,28 +265,6 @@ class TestGroupsOfTRL:
             GRPOTrainer, GRPOConfig, random_model_dir, tmp_path, scale_rewards=scale
         )
         torch.testing.assert_close(group_advantages(torch.tensor(self.REWARDS), 4, scale), expected)
-
-
-class TestAdaptiveKlCoef:
-    @pytest.mark.parametrize(
-        ("kl", "expected"),
-        [
-            (6.0, 0.2),  # on target
-            (6.6, 0.2 * (1 + 0.1 * 0.1)),
-            (5.4, 0.2 * (1 - 0.1 * 0.1)),
-            (60.0, 0.2 * (1 + 0.2 * 0.1)),  # clipped
-            (0.0, 0.2 * (1 - 0.2 * 0.1)),
-        ],
-    )
-    def test_proportional_and_clipped(self, kl: float, expected: float) -> None:
-        assert adaptive_kl_coef(0.2, kl, target=6.0, horizon=1000, n=100) == close(expected)
-
-    def test_holds_the_target(self) -> None:
-        """A policy whose divergence falls with the coefficient settles at the target."""
-        coefficient = 1.0
-        for _ in range(400):
-            coefficient = adaptive_kl_coef(coefficient, 2.0 / coefficient, target=5.0, horizon=1000, n=100)
-        assert 2.0 / coefficient == pytest.approx(5.0, rel=1e-3)
 
 
 class TestSignOfTheDivergence:

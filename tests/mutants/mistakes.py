@@ -566,13 +566,6 @@ ADVANTAGES = Group(
             "advantages, advantages + values",
             "advantages, advantages",
         ),
-        Mistake("adaptive_kl_coef", "the wrong direction", "kl / target - 1", "1 - kl / target"),
-        Mistake(
-            "adaptive_kl_coef",
-            "not clipped below",
-            "max(kl / target - 1, -LARGEST_KL_ERROR)",
-            "kl / target - 1",
-        ),
     ),
 )
 
@@ -1011,32 +1004,11 @@ PPO = Group(
             "data.returns, data.advantages)",
         ),
         Mistake(
-            "PPOTrainer._adapt_kl_coef",
-            "other processes are forgotten",
-            "len(kl) * args.world_size",
-            "len(kl)",
-            ("tests/training/ppo/test_processes.py",),
-        ),
-        Mistake(
-            "PPOTrainer._adapt_kl_coef",
-            "horizon and target are swapped",
-            "args.kl_target, args.kl_horizon",
-            "args.kl_horizon, args.kl_target",
-            ("tests/training/ppo/test_trainer.py",),
-        ),
-        Mistake(
             "PPOTrainer.log",
             "eps counts episodes from before resuming",
             "episode - self._first_update * self.args.rollout_rows * self.args.world_size",
             "episode",
             ("tests/training/ppo/test_trainer.py::test_a_checkpoint_by_its_name",),
-        ),
-        Mistake(
-            "PPOTrainer.save_model",
-            "the coefficient is not kept",
-            '{"kl_coef": self.kl_coef}',
-            '{"kl_coef": self.args.kl_coef}',
-            ("tests/training/ppo/test_trainer.py::test_resuming_goes_on_as_if_nothing_had_happened",),
         ),
         Mistake(
             "PPOTrainer._reference",
@@ -1048,9 +1020,9 @@ PPO = Group(
         Mistake(
             "PPOTrainer.__init__",
             "dropout stays on",
-            "if args.disable_dropout:",
-            "if False:",
-            ("tests/training/ppo/test_trainer.py::test_dropout_is_off_unless_it_is_wanted",),
+            "        disable_dropout_in_model(self.actor_critic)\n",
+            "",
+            ("tests/training/ppo/test_trainer.py::test_dropout_is_off",),
         ),
         Mistake(
             "PPOTrainer._prepare_inputs",
@@ -1058,13 +1030,6 @@ PPO = Group(
             "with self.accelerator.autocast():  # as in the update, or the first ratio is not 1",
             "if True:",
             ("tests/training/ppo/test_trainer.py::test_sampling_has_the_precision_of_the_update",),
-        ),
-        Mistake(
-            "PPOTrainer._adapt_kl_coef",
-            "the divergences of processes are added",
-            'reduction="mean"',
-            'reduction="sum"',
-            ("tests/training/ppo/test_trainer.py::test_the_coefficient_follows_the_mean_over_all_processes",),
         ),
         Mistake(
             "PPOTrainer._load_from_checkpoint",
@@ -2658,13 +2623,6 @@ PPO_CONFIG = Group(
             "whiten_advantages: bool = True",
             "whiten_advantages: bool = False",
         ),
-        Mistake(
-            "PPOConfig",
-            "dropout stays on by default",
-            "disable_dropout: bool = True",
-            "disable_dropout: bool = False",
-        ),
-        Mistake("PPOConfig", "another target by default", "kl_target: float = 6.0", "kl_target: float = 0.1"),
     ),
 )
 

@@ -38,11 +38,7 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(self.value_head.bias)
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Recompute activations in the backward pass; the training loop calls it if its arguments say so.
-
-        Args:
-            kwargs: as for `transformers.PreTrainedModel`.
-        """
+        """Recompute activations in the backward pass; the training loop calls it if its arguments say so."""
         for model in (self.policy, self.value_model):
             if model is not None:
                 model.activation_checkpointing_enable(**kwargs)
@@ -56,13 +52,8 @@ class ActorCritic(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the policy and the critic think before each token of the completions.
 
-        The arguments are the fields of a `TokenBatch`.
-
-        Args:
-            prompts: shape (B, P), padded on the left.
-            prompt_mask: shape (B, P).
-            completions: shape (B, T), padded on the right.
-            completion_mask: shape (B, T).
+        The arguments are the fields of a `TokenBatch`: B prompts of P tokens, padded on the left, and their
+        completions of T tokens, padded on the right.
 
         Returns:
             The logits that predict each token of the completion, shape (B, T, V), and the values of the
@@ -81,11 +72,7 @@ class ActorCritic(nn.Module):
         return outputs.logits[:, :-1], values
 
     def values(self, tokens: TokenBatch) -> torch.Tensor:
-        """Return the values of the states in which the tokens are chosen, shape (B, T).
-
-        Args:
-            tokens: B prompts with completions of T tokens.
-        """
+        """Return the values of the states in which the tokens are chosen, shape (B, T)."""
         if self.value_head is not None:
             return self(tokens.prompts, tokens.prompt_mask, tokens.completions, tokens.completion_mask)[1]
         backbone = getattr(self.value_model, self.value_model.base_model_prefix)
@@ -94,12 +81,7 @@ class ActorCritic(nn.Module):
 
 
 def completion_logits(model: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:
-    """Return the logits that predict each token of the completions, shape (B, T, V).
-
-    Args:
-        model: a causal language model.
-        batch: B prompts with completions of T tokens.
-    """
+    """Return a language model's logits that predict each token of the completions, shape (B, T, V)."""
     return model(**model_inputs(batch), logits_to_keep=batch.completions.shape[1] + 1).logits[:, :-1]
 
 

@@ -30,9 +30,6 @@ class PPOConfig(TrainingArguments):
         temperature: of the sampling, and of all log-probabilities.
         kl_coef: weight of the KL divergence from the reference model in the reward.
         kl_estimator: "k1" or "k3".
-        adaptive_kl: let `kl_coef` follow `kl_target`.
-        kl_target: nats per completion.
-        kl_horizon: episodes over which the adaptive coefficient reacts.
         missing_eos_penalty: subtracted from the score of a completion that did not end by itself.
         whiten_rewards: scale the rewards of a rollout to variance 1.
         whiten_advantages: scale and shift the advantages of a rollout to variance 1 and mean 0.
@@ -44,8 +41,6 @@ class PPOConfig(TrainingArguments):
         value_model: a reward model that the critic is a copy of at first (a stage, a directory, or a Hub id);
             None puts a new head on the policy.
         reward_weights: one weight for each reward function; None weighs them all with 1.
-        disable_dropout: switch the dropout modules of all models off; attention_dropout in a model's config
-            is no module and stays.
         rollout_batch_size: the most rows of one forward pass without gradient.
     """
 
@@ -63,9 +58,6 @@ class PPOConfig(TrainingArguments):
     temperature: float = 0.7
     kl_coef: float = 0.05
     kl_estimator: str = "k1"
-    adaptive_kl: bool = False
-    kl_target: float = 6.0
-    kl_horizon: int = 10_000
     missing_eos_penalty: float | None = None
     whiten_rewards: bool = False
     whiten_advantages: bool = True
@@ -76,7 +68,6 @@ class PPOConfig(TrainingArguments):
     vf_coef: float = 0.1
     value_model: str | None = None
     reward_weights: list[float] | None = None
-    disable_dropout: bool = True
     rollout_batch_size: int = 256
 
     @property
@@ -95,11 +86,7 @@ class PPOConfig(TrainingArguments):
         return self.mini_batch_rows * self.num_mini_batches
 
     def steps_for(self, prompts: int) -> int:
-        """Return the optimizer steps of a training whose `max_steps` is not set.
-
-        Args:
-            prompts: how many there are.
-        """
+        """Return the optimizer steps of a training on so many prompts whose `max_steps` is not set."""
         episodes = self.total_episodes or math.ceil(self.num_train_epochs * prompts)
         return math.ceil(episodes / (self.rollout_rows * self.world_size)) * self.steps_per_update
 
@@ -130,12 +117,12 @@ class PPOConfig(TrainingArguments):
             )
         if self.kl_estimator not in ("k1", "k3"):
             raise CourseError(f"kl_estimator must be 'k1' or 'k3', but it is {self.kl_estimator!r}.")
-        for name in ("kl_coef", "vf_coef"):
-            if not getattr(self, name) >= 0:
-                raise CourseError(f"{name} must be at least 0, but it is {getattr(self, name)!r}.")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise CourseError(f"{name} must be between 0 and 1, but it is {getattr(self, name)!r}.")
-        for name in ("cliprange", "cliprange_value", "kl_target", "kl_horizon"):
-            if not getattr(self, name) > 0:
-                raise CourseError(f"{name} must be above 0, but it is {getattr(self, name)!r}.")
+        checks = {
+            "at least 0": (("kl_coef", "vf_coef"), lambda value: value >= 0),
+            "between 0 and 1": (("gamma", "lam"), lambda value: 0 <= value <= 1),
+            "above 0": (("cliprange", "cliprange_value"), lambda value: value > 0),
+        }
+        for limits, (names, keeps) in checks.items():
+            for name in names:
+                if not keeps(value := getattr(self, name)):
+                    raise CourseError(f"{name} must be {limits}, but it is {value!r}.")

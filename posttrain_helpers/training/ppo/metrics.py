@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 
 class PPOMetrics:
-    """Collect numbers between two logs: some for each rollout, some for each mini-batch.
-
-    Args:
-        accelerator: averages over the processes.
-    """
+    """Collect numbers between two logs: some for each rollout, some for each mini-batch."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator

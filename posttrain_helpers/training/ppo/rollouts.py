@@ -63,13 +63,8 @@ class RolloutSampler:
     So a resumed training goes on as it would have without the interruption.
 
     Args:
-        actor_critic: policy and critic.
         ref_model: the reference model; None takes the policy with its adapter switched off.
-        reward_funcs: reward functions.
-        dataset: rows with a `prompt`.
-        tokenizer: of the policy.
-        args: the arguments of the training.
-        metrics: notes what is measured.
+        dataset: rows with a `prompt`; the other columns go to the reward functions.
 
     Raises:
         CourseError: no reward function or a wrong number of weights; prompts that cannot be tokenized or
@@ -96,12 +91,7 @@ class RolloutSampler:
         self._check_room()
 
     def sample(self, update: int, kl_coef: float) -> Rollout:
-        """Return the rollout of one update.
-
-        Args:
-            update: its number, from 0.
-            kl_coef: weight of the KL divergence in the reward.
-        """
+        """Return the rollout of one update; `kl_coef` weighs the KL divergence in the reward."""
         args, pad = self.args, self.tokenizer.pad_token_id
         indices = self.prompt_indices(update)
         prompts = [self.prompt_ids[index] for index in indices]
@@ -151,11 +141,7 @@ class RolloutSampler:
         return Rollout(tokens, log_probs, values, advantages, returns, kl.sum(1))
 
     def prompt_indices(self, update: int) -> list[int]:
-        """Return the rows of the data set that this process uses: pass after pass, each in another order.
-
-        Args:
-            update: its number, from 0.
-        """
+        """Return the rows of the data set that this process uses: pass after pass, each in another order."""
         local, size = self.args.rollout_rows, len(self.prompt_ids)
         first = (update * self.args.world_size + self.args.process_index) * local
         orders: dict[int, list[int]] = {}
@@ -169,19 +155,14 @@ class RolloutSampler:
         return indices
 
     def order(self, update: int, epoch: int) -> torch.Tensor:
-        """Return the order in which an epoch uses the rows of a rollout, shape (rows,).
-
-        Args:
-            update: its number, from 0.
-            epoch: its number within the update, from 0.
-        """
+        """Return the order in which an epoch of an update uses the rows of its rollout, shape (rows,)."""
         shuffle = self.generator("cpu", update, "epoch", epoch)
         return torch.randperm(self.args.rollout_rows, generator=shuffle).to(self.args.device)
 
     def generator(self, device: Any, *purpose: int | str) -> torch.Generator:
         """Return a source of chance for this process and a purpose."""
-        name = (self.args.seed, self.args.process_index, *purpose)
-        return torch.Generator(device).manual_seed(_seed(*name))
+        seed = _seed(self.args.seed, self.args.process_index, *purpose)
+        return torch.Generator(device).manual_seed(seed)
 
     def _evaluate(self, tokens: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities under the reference, and values of a separate critic, each (B, T)."""

@@ -16,7 +16,6 @@ itself; TRL gave the score to one position more, whose value its critic had to l
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -30,9 +29,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from posttrain_helpers.environment.paths import write_json_atomic
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.losses.advantages import adaptive_kl_coef
 from posttrain_helpers.losses.policy import (
     approximate_kl,
     clipped_policy_loss,
@@ -53,13 +50,11 @@ from posttrain_helpers.training.ppo.rollouts import Rollout, RolloutSampler
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
 _VALUE_FILE = "value.safetensors"
-_STATE_FILE = "ppo_state.json"
 
 
 class PPOTrainer(Trainer):
@@ -79,8 +74,6 @@ class PPOTrainer(Trainer):
         value_model: a critic of its own with a score head, such as a copy of the reward model; None takes the
             one that `args.value_model` names, or puts a value head on the policy.
         callbacks: more callbacks.
-        optimizers: optimizer and scheduler, None for those that the arguments describe.
-        peft_config: trains an adapter on the policy instead of its weights.
 
     Raises:
         CourseError: no reward, prompts that cannot be tokenized or leave no room, a model that another
@@ -100,18 +93,12 @@ class PPOTrainer(Trainer):
         reward_model: PreTrainedModel | None = None,
         value_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        peft_config: PeftConfig | None = None,
     ) -> None:
         # A copy: the number of steps is set below, and the arguments may serve another trainer.
         args = PPOConfig("trainer_output") if args is None else copy.copy(args)
         if processing_class is None or train_dataset is None:
             raise CourseError("PPOTrainer needs processing_class (the tokenizer) and train_dataset.")
         check_unpatched(model)
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
         super().__init__(
             model=model,
             args=args,
@@ -119,7 +106,6 @@ class PPOTrainer(Trainer):
             processing_class=processing_class,
             data_collator=list,
             callbacks=callbacks,
-            optimizers=optimizers,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise CourseError(
@@ -127,16 +113,12 @@ class PPOTrainer(Trainer):
                 "that it samples with."
             )
         self.policy = model
-        self._is_peft = hasattr(model, "peft_config")
         self.ref_model = self._reference(ref_model)
         if value_model is None and args.value_model is not None:
             value_model = load_reward_model(args.value_model)
         self.value_model = value_model
         self.actor_critic = ActorCritic(model, value_model).to(args.device)
-        if args.disable_dropout:
-            disable_dropout_in_model(self.actor_critic)
-            if self.ref_model is not None:
-                disable_dropout_in_model(self.ref_model)
+        disable_dropout_in_model(self.actor_critic)
         given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         given += [] if reward_model is None else [reward_model]
         self.reward_funcs = guarded(
@@ -157,7 +139,6 @@ class PPOTrainer(Trainer):
             args,
             self.metrics,
         )
-        self.kl_coef = args.kl_coef
         if args.max_steps <= 0:
             args.max_steps = args.steps_for(len(train_dataset))
         self._rollout: Rollout | None = None
@@ -176,12 +157,16 @@ class PPOTrainer(Trainer):
         Raises:
             CourseError: nothing to resume from, or a loss or score that is not a number.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(_last_checkpoint(Path(self.args.output_dir)))
+        directory, checkpoint = Path(self.args.output_dir), resume_from_checkpoint or None
+        if checkpoint is True and (checkpoint := newest_checkpoint(directory)) is None:
+            raise CourseError(
+                f"there is no complete checkpoint in {directory} to resume from; set save_strategy='steps' "
+                "and save_steps, or start without resume_from_checkpoint."
+            )
         self.model = self.model_wrapped = self.actor_critic
         self._started, self._first_update = time.perf_counter(), None
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         finally:
             self.model = self.model_wrapped = self.policy.eval()
             # What an interrupted training leaves behind must not get into the next one.
@@ -201,22 +186,16 @@ class PPOTrainer(Trainer):
                 self._first_update = update if self._first_update is None else self._first_update
                 self.rollouts.trainer_state = self.state
                 with self.accelerator.autocast():  # as in the update, or the first ratio is not 1
-                    self._rollout = self.rollouts.sample(update, self.kl_coef)
-                self._adapt_kl_coef()
+                    self._rollout = self.rollouts.sample(update, self.args.kl_coef)
             self._deal(step)
         rows = self._micro_batches.pop()
         data = self._rollout
         tokens = data.tokens.rows(rows)
         length = tokens.completions.shape[1]
+        names = ("old_log_probs", "old_values", "advantages", "returns")
         parts = (data.log_probs, data.values, data.advantages, data.returns)
-        old_log_probs, old_values, advantages, returns = (part[rows, :length] for part in parts)
-        return {
-            "tokens": tokens,
-            "old_log_probs": old_log_probs,
-            "old_values": old_values,
-            "advantages": advantages,
-            "returns": returns,
-        }
+        cut = {name: part[rows, :length] for name, part in zip(names, parts, strict=True)}
+        return {"tokens": tokens, **cut}
 
     def _deal(self, step: int) -> None:
         """Cut one mini-batch into micro-batches of rows of similar length, and count its tokens."""
@@ -275,13 +254,6 @@ class PPOTrainer(Trainer):
 
     # --- logs and checkpoints
 
-    def _adapt_kl_coef(self) -> None:
-        args, kl = self.args, self._rollout.kl
-        if args.adaptive_kl:
-            mean_kl = self.accelerator.reduce(kl.mean(), reduction="mean").item()
-            episodes = len(kl) * args.world_size
-            self.kl_coef = adaptive_kl_coef(self.kl_coef, mean_kl, args.kl_target, args.kl_horizon, episodes)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the metrics since the last log."""
         if metrics := self.metrics.collect():
@@ -297,29 +269,26 @@ class PPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy; a checkpoint holds the critic as well, in files of its own."""
+        """Save the policy; a checkpoint holds the critic as well, in a file of its own."""
         with self._policy_as_model():
             super().save_model(output_dir, _internal_call)
         if _internal_call and self.args.should_save:
             state = self.actor_critic.state_dict()
             critic = {name: value.contiguous() for name, value in state.items() if not _is_policy(name)}
             save_file(critic, Path(output_dir) / _VALUE_FILE)
-            write_json_atomic(Path(output_dir) / _STATE_FILE, {"kl_coef": self.kl_coef})
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
         with self._policy_as_model():
             super()._load_from_checkpoint(resume_from_checkpoint, self.policy)
-        directory = Path(resume_from_checkpoint)
-        critic = load_file(directory / _VALUE_FILE)
-        missing, unexpected = self.actor_critic.load_state_dict(critic, strict=False)
+        path = Path(resume_from_checkpoint) / _VALUE_FILE
+        missing, unexpected = self.actor_critic.load_state_dict(load_file(path), strict=False)
         if unexpected or any(not _is_policy(name) for name in missing):
             raise CourseError(
-                f"{directory / _VALUE_FILE} holds another critic than this trainer's; give PPOTrainer the "
-                "value_model that the checkpoint was trained with."
+                f"{path} holds another critic than this trainer's; give PPOTrainer the value_model that the "
+                "checkpoint was trained with."
             )
-        self.kl_coef = json.loads((directory / _STATE_FILE).read_text(encoding="utf-8"))["kl_coef"]
 
     @contextmanager
     def _policy_as_model(self) -> Iterator[None]:
@@ -337,7 +306,7 @@ class PPOTrainer(Trainer):
             raise CourseError(
                 "ref_model is the policy itself and would be trained along; leave it out, and a copy is made."
             )
-        if ref_model is None and self._is_peft:
+        if ref_model is None and hasattr(self.policy, "peft_config"):
             return None
         reference = copy.deepcopy(self.policy) if ref_model is None else ref_model
         return reference.requires_grad_(False).eval().to(self.args.device)
@@ -345,13 +314,3 @@ class PPOTrainer(Trainer):
 
 def _is_policy(name: str) -> bool:
     return name.startswith("policy.")
-
-
-def _last_checkpoint(directory: Path) -> Path:
-    found = newest_checkpoint(directory)
-    if found is None:
-        raise CourseError(
-            f"there is no complete checkpoint in {directory} to resume from; set save_strategy='steps' and "
-            "save_steps, or start without resume_from_checkpoint."
-        )
-    return found

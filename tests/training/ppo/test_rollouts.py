@@ -352,7 +352,7 @@ def test_dropout_does_not_reach_the_values_of_a_rollout(sampler_for, policy: Any
     reward_model.score = torch.nn.Sequential(torch.nn.Dropout(0.5), reward_model.score)
     reward_model.score.weight = reward_model.score[1].weight
     module = ActorCritic(policy, reward_model)
-    sampler = sampler_for(actor_critic=module, disable_dropout=False)
+    sampler = sampler_for(actor_critic=module)
     expected = sampler.sample(0, 0.1).values
     module.train()  # as it is when the second rollout is sampled
     torch.testing.assert_close(sampler.sample(0, 0.1).values, expected)
