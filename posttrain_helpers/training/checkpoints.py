@@ -32,11 +32,9 @@ def progress_of(checkpoint: Path) -> tuple[int, int]:
 
 
 def checkpoint_callback(every: int | None = None) -> TrainerCallback:
-    """Return a callback that lets its trainer write a checkpoint now and then.
+    """Return a callback that lets its trainer write a checkpoint after every so many steps.
 
-    Args:
-        every: so many steps, rounded up to where no sampled replies wait to be trained on; None makes ten of
-            a training.
+    They are rounded up to where no sampled replies wait to be trained on; None makes ten of a training.
     """
     from transformers import TrainerCallback
 

@@ -123,7 +123,12 @@ def lost_in_tokenization(trainer: Trainer, rows_given: int) -> list[str]:
         masked += all(label == -100 for label in labels)
         cut += _stops_before(trainer.processing_class.eos_token_id, labels)
     if args.packing and args.packing_strategy != "bfd":
-        return [_split_sentence(cut, args)] if cut else []
+        sentence = (
+            f"{cut:,} packed rows end within a reply: packing_strategy={args.packing_strategy!r} splits at "
+            f"max_length={args.max_length} and trains the rest without what came before it; raise "
+            "max_length, or shorten the rows"
+        )
+        return [sentence] if cut else []
     # TRL takes out what no reply is left of, but packs it with the others where it packs.
     left_out, taken = (
         (masked, "teach nothing") if args.packing else (rows_given - len(dataset), "were left out")
@@ -135,7 +140,7 @@ def lost_in_tokenization(trainer: Trainer, rows_given: int) -> list[str]:
             f"max_length={args.max_length}"
         )
     if cut:
-        notes.append(_cut_sentence(cut, rows_given - left_out, "rows", args.max_length))
+        notes.append(_cut_sentence(cut, rows_given - left_out, args.max_length))
     return notes
 
 
@@ -170,10 +175,7 @@ def _stretches(labels: Sequence[int]) -> int:
 
 
 def _full_rows(dataset: Dataset, length: int | None) -> Iterator[list[int]]:
-    """Yield the labels of the rows that are as long as a row may be: only they may have been cut.
-
-    Of a packed set these are the rows that one conversation fills, where packing keeps them apart at all.
-    """
+    """Yield the labels of the rows that one conversation fills to the end: only they may have been cut."""
     import pyarrow.compute
 
     if length is None:
@@ -193,18 +195,10 @@ def _stops_before(end: int, labels: Sequence[int]) -> bool:
     return bool(last_reply) and end not in last_reply
 
 
-def _cut_sentence(cut: int, rows: int, kind: str, length: int) -> str:
+def _cut_sentence(cut: int, rows: int, length: int) -> str:
     return (
-        f"{cut:,} of {rows:,} {kind} are cut off at max_length={length}, before the end token of a reply; "
+        f"{cut:,} of {rows:,} rows are cut off at max_length={length}, before the end token of a reply; "
         "raise it, or shorten them"
-    )
-
-
-def _split_sentence(cut: int, args: Any) -> str:
-    return (
-        f"{cut:,} packed rows end within a reply: packing_strategy={args.packing_strategy!r} splits at "
-        f"max_length={args.max_length} and trains the rest without what came before it; raise max_length, or "
-        "shorten the rows"
     )
 
 
@@ -235,15 +229,11 @@ def leave_out_useless_rows(trainer: Trainer, rows_given: int) -> list[str]:
             "max_length or shorten the prompts."
         )
     if cut := sum(_is_cut(trainer)):
-        notes.append(_cut_sentence(cut, len(dataset), "rows", length))
-    empty, equal, kept = 0, 0, []
-    for number, (chosen, rejected) in enumerate(_compared(trainer)):
-        if not chosen or not rejected:
-            empty += 1
-        elif chosen == rejected:
-            equal += 1
-        else:
-            kept.append(number)
+        notes.append(_cut_sentence(cut, len(dataset), length))
+    pairs = list(_compared(trainer))
+    empty = sum(not chosen or not rejected for chosen, rejected in pairs)
+    kept = [n for n, (chosen, rejected) in enumerate(pairs) if chosen and rejected and chosen != rejected]
+    equal = len(pairs) - empty - len(kept)
     if not empty and not equal:
         return notes
     if not kept:
@@ -274,7 +264,7 @@ def check_scored_tokens(trainer: Trainer) -> None:
             f"{pad} for padding, so padding would be scored; load both with load_model_and_tokenizer()."
         )
     for column in ("chosen_ids", "rejected_ids"):
-        for number, ids in enumerate(islice(_column(trainer, column), MOST_ROWS_CHECKED)):
+        for number, (ids,) in enumerate(islice(_rows(trainer, column), MOST_ROWS_CHECKED)):
             if ids[-1] == pad:
                 raise CourseError(
                     f"the conversation in {column} of row {number} ends with the padding token (id {pad}), "
@@ -317,7 +307,7 @@ def check_reference(trainer: Trainer) -> None:
     happened to the policy in memory since then is missing there.
 
     Args:
-        trainer: has as `given_reference` what the recipe names, as `make_trainer` loads it.
+        trainer: has as `given_reference` what the recipe names.
 
     Raises:
         CourseError: the trainer looks at another model, or the weights differ.
@@ -384,20 +374,11 @@ def check_labels(trainer: Trainer) -> None:
         )
 
 
-def check_preferences(trainer: Trainer) -> None:
-    """Check a KTO trainer: the reference model and the labels."""
-    check_reference(trainer)
-    check_labels(trainer)
-
-
 def _longest_run(labels: Sequence[bool]) -> tuple[int, int]:
     """Return start and length of the longest run of one label."""
-    best, position = (0, 0), 0
-    for _, group in groupby(labels):
-        length = sum(1 for _ in group)
-        best = max(best, (position, length), key=lambda run: run[1])
-        position += length
-    return best
+    runs = [list(run) for _, run in groupby(range(len(labels)), key=labels.__getitem__)]
+    longest = max(runs, key=len)
+    return longest[0], len(longest)
 
 
 def _log_chance_of_run(labels: Sequence[bool], start: int, length: int) -> float:
@@ -413,14 +394,13 @@ def _compared(trainer: Trainer) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the two replies of each pair as the tokens that the loss compares; nothing for unpaired data."""
     columns, args = trainer.train_dataset.column_names, trainer.args
     if "chosen_labels" in columns:  # ORPO and CPO, already cut off
-        pairs = zip(_column(trainer, "chosen_labels"), _column(trainer, "rejected_labels"), strict=True)
-        for pair in pairs:
+        for pair in _rows(trainer, "chosen_labels", "rejected_labels"):
             yield tuple([token for token in labels if token != -100] for labels in pair)
     elif "chosen_ids" in columns:
         names = [name for name in ("chosen_ids", "rejected_ids", "prompt_ids") if name in columns]
         # DPO cuts replies off when it forms a batch; RewardTrainer has no prompts and cuts nothing.
         cuts = "prompt_ids" in columns and args.max_length and _keeps_start(args)
-        for row in zip(*(_column(trainer, name) for name in names), strict=True):
+        for row in _rows(trainer, *names):
             room = args.max_length - len(row[2]) if cuts else None
             yield row[0][:room], row[1][:room]
 
@@ -430,11 +410,11 @@ def _is_cut(trainer: Trainer) -> Iterator[bool]:
     columns, args = trainer.train_dataset.column_names, trainer.args
     if "chosen_labels" in columns:  # ORPO and CPO, already cut off
         end = trainer.processing_class.eos_token_id
-        for pair in zip(_column(trainer, "chosen_labels"), _column(trainer, "rejected_labels"), strict=True):
+        for pair in _rows(trainer, "chosen_labels", "rejected_labels"):
             yield any(len(labels) >= args.max_length and _stops_before(end, labels) for labels in pair)
     elif "prompt_ids" in columns and args.max_length and _keeps_start(args):
         replies = [name for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in columns]
-        for prompt, *row in zip(*(_column(trainer, name) for name in ("prompt_ids", *replies)), strict=True):
+        for prompt, *row in _rows(trainer, "prompt_ids", *replies):
             yield any(len(prompt) + len(reply) > args.max_length for reply in row)
 
 
@@ -442,5 +422,5 @@ def _keeps_start(args: Any) -> bool:
     return getattr(args, "truncation_mode", "keep_start") == "keep_start"
 
 
-def _column(trainer: Trainer, name: str) -> Iterator[list[int]]:
-    return iter(trainer.train_dataset[name])
+def _rows(trainer: Trainer, *columns: str) -> Iterator[tuple[list[int], ...]]:
+    return zip(*(trainer.train_dataset[name] for name in columns), strict=True)

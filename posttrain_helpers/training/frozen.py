@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load the teacher that a recipe names, in evaluation mode and frozen; a stage must be there.
-
-    Args:
-        recipe: of a method that distils.
-        tokenizer: the student's.
+    """Load the teacher that a recipe names for a student's tokenizer, frozen; a stage must be there.
 
     Raises:
         CourseError: as loading a model does, or the teacher's tokens are not the student's.
@@ -32,11 +28,7 @@ def load_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrain
 
 
 def load_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load the reference model that a recipe names, in evaluation mode and frozen; a stage must be there.
-
-    Args:
-        recipe: of a method whose trainer takes a reference model.
-        tokenizer: the policy's, with whose tokens the rows are made.
+    """Load the reference model that a recipe names for a policy's tokenizer, frozen; a stage must be there.
 
     Raises:
         CourseError: as loading a model does, or the reference model reads other tokens than the policy.

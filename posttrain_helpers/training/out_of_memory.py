@@ -76,12 +76,7 @@ def after_out_of_memory(trainer: Trainer, method: str | None, reason: str, on_gp
 
 
 def plan_trainer(trainer: Trainer, method: str) -> MemoryEstimate:
-    """Estimate the peak memory of a trainer that exists.
-
-    Args:
-        trainer: as `make_trainer` returns it.
-        method: its method.
-    """
+    """Estimate the peak memory of a trainer of a method, as `make_trainer` returns it."""
     given = getattr(trainer, "given_reference", None)
     reference = None if given is None else measure_model(given).weights
     return estimate_memory(measure_model(trainer.model), method, vars(trainer.args), reference=reference)
@@ -91,9 +86,6 @@ def memory_advice(estimate: MemoryEstimate) -> list[str]:
     """Return what to change to save memory and how much it saves, what changes the training least first.
 
     Each change is estimated by itself. Those that save less than 2 % are left out.
-
-    Args:
-        estimate: of the run as it is.
     """
     advice = []
     for text, size, changes in _changes(estimate):

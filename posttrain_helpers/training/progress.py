@@ -91,10 +91,8 @@ def used_memory(device: torch.device) -> str:
 
 
 def _speed(state: TrainerState, pace: float, first_step: int) -> list[str]:
-    """Return the tokens per second, of trainers that count tokens: those between the latest two logs.
-
-    Not every trainer goes on counting where a training was interrupted, so only logs since then are compared.
-    """
+    """Return the tokens per second between the latest two logs, of trainers that count tokens."""
+    # Not every trainer goes on counting where a training was interrupted: only logs since then are compared.
     counts = [] if first_step else [(0, 0)]
     counts += [
         (log["step"], log["num_tokens"])
@@ -115,15 +113,11 @@ def progress_text(state: TrainerState, seconds_left: float, more: Sequence[str] 
         seconds_left: an estimate.
         more: what else to say.
     """
-    measured = ""
+    parts = [f"  step {state.global_step:,} of {state.max_steps:,}"]
     for prefix, rows in (("", ""), ("eval_", "dev ")):
         for key, name in MEASURES.items():
-            key = prefix + key
-            values = [log[key] for log in state.log_history if log.get(key) is not None]
+            values = [log[prefix + key] for log in state.log_history if log.get(prefix + key) is not None]
             if values:
-                measured += f", {rows}{name} {values[-1]:.3f}"
+                parts.append(f"{rows}{name} {values[-1]:.3f}")
                 break
-    measured = "".join([measured, *(f", {text}" for text in more)])
-    return (
-        f"  step {state.global_step:,} of {state.max_steps:,}{measured}, about {duration(seconds_left)} left"
-    )
+    return ", ".join([*parts, *more, f"about {duration(seconds_left)} left"])

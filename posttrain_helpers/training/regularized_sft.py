@@ -153,13 +153,7 @@ class RegularizedSFTTrainer(SFTTrainer):
             self.model.train(training)
 
     def _summed_kl(self, policy_states: torch.Tensor, base_states: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the divergences, in nats.
-
-        Args:
-            policy_states: last hidden states at the positions that predict a trained token, shape (N, hidden
-                size).
-            base_states: the same of the base model.
-        """
+        """Return the sum of the divergences in nats, of last hidden states of shape (N, hidden size)."""
         head = self._body.get_output_embeddings()
         base_head = head if self.ref_model is None else self.ref_model.get_output_embeddings()
         # An adapter may train a copy of the output layer; then the original is kept beside it.

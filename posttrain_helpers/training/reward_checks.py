@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.rewards.guard import callable_without_weights
 from posttrain_helpers.rewards.scoring import checked_rewards, reward_columns, reward_name
-from posttrain_helpers.training.checks import check_reference
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -57,24 +56,16 @@ class RewardCheck:
         )
 
 
-def check_policy(trainer: Trainer) -> None:
-    """Check a trainer that learns from rewards: the reference model and the rewards."""
-    check_reference(trainer)
-    check_rewards(trainer)
-
-
-def check_rewards(trainer: Trainer) -> RewardCheck | None:
+def check_rewards(trainer: Trainer) -> None:
     """Sample replies to a few training prompts and check that their rewards can teach something.
 
     Replies are sampled with the trainer's temperature and length, from the whole distribution. The random
-    state and the model's mode stay as they are. The result is kept as `trainer.reward_check`.
+    state and the model's mode stay as they are. What the replies are worth is kept as `trainer.reward_check`:
+    None if a reward is a model or a coroutine, which only the trainer calls.
 
     Args:
         trainer: with `reward_funcs`, and in its arguments `temperature`, `max_completion_length` and perhaps
             `num_generations` (replies that are compared with each other) and `reward_weights`.
-
-    Returns:
-        What the replies are worth; None if a reward is a model or a coroutine, which only the trainer calls.
 
     Raises:
         CourseError: every reply gets the same reward, or all replies to the same prompt do although the
@@ -87,7 +78,7 @@ def check_rewards(trainer: Trainer) -> RewardCheck | None:
 
     trainer.reward_check = None
     if any(not callable_without_weights(f) or is_async_callable(f) for f in trainer.reward_funcs):
-        return None
+        return
     for function in trainer.reward_funcs:
         _check_columns(function, trainer.train_dataset.column_names)
     names = [reward_name(function) for function in trainer.reward_funcs]
@@ -107,10 +98,12 @@ def check_rewards(trainer: Trainer) -> RewardCheck | None:
     trainer.reward_check = RewardCheck(
         prompts=len(groups),
         replies=len(groups[0]),
-        means={name: _mean(_given(groups, column)) for column, name in enumerate(names)},
+        means={
+            name: fmean(given) if (given := _given(groups, column)) else math.nan
+            for column, name in enumerate(names)
+        },
         without_spread=fmean(equal),
     )
-    return trainer.reward_check
 
 
 def _rounds(trainer: Trainer) -> list[list[dict[str, Any]]]:
@@ -221,7 +214,3 @@ def _check_columns(function: Any, columns: Sequence[str]) -> None:
 def _given(groups: list[list[list[float | None]]], column: int) -> list[float]:
     """Return the rewards that one function gave, without None."""
     return [rewards[column] for group in groups for rewards in group if rewards[column] is not None]
-
-
-def _mean(rewards: Sequence[float]) -> float:
-    return fmean(rewards) if rewards else math.nan

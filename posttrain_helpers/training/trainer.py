@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
@@ -30,8 +30,8 @@ from posttrain_helpers.recipes.methods import (
 from posttrain_helpers.rewards.functions import reward_functions
 from posttrain_helpers.rewards.guard import guarded
 from posttrain_helpers.training.checks import (
+    check_labels,
     check_positions,
-    check_preferences,
     check_reference,
     check_reference_source,
     check_scored_tokens,
@@ -42,7 +42,7 @@ from posttrain_helpers.training.checks import (
 )
 from posttrain_helpers.training.distillation import check_distillation
 from posttrain_helpers.training.frozen import load_reference, load_teacher
-from posttrain_helpers.training.reward_checks import check_policy
+from posttrain_helpers.training.reward_checks import check_rewards
 from posttrain_helpers.training.state import check_weights_are_sound
 
 if TYPE_CHECKING:
@@ -58,17 +58,13 @@ _BEGINNING = frozenset(
 # How libraries speak about a package that is missing, where they raise no ImportError.
 _ASKS_FOR_A_PACKAGE = re.compile(r"pip install|to be installed|[Pp]lease install")
 # What the finished trainer of a method must pass: it raises where it would train on the wrong thing.
-_CHECKS: dict[str, Callable[[Trainer], None]] = {
-    "sft": check_supervision,
-    "kl_sft": check_supervision,
-    "reward": check_scored_tokens,
-    "dpo": check_reference,
-    "kto": check_preferences,
-    "grpo": check_policy,
-    "rloo": check_policy,
-    "ppo": check_policy,
-    "distill_offline": check_distillation,
-    "distill_on_policy": check_distillation,
+_CHECKS: dict[str, tuple[Callable[[Trainer], None], ...]] = {
+    **dict.fromkeys(("sft", "kl_sft"), (check_supervision,)),
+    "reward": (check_scored_tokens,),
+    "dpo": (check_reference,),
+    "kto": (check_reference, check_labels),
+    **dict.fromkeys(("grpo", "rloo", "ppo"), (check_reference, check_rewards)),
+    **dict.fromkeys(("distill_offline", "distill_on_policy"), (check_distillation,)),
 }
 
 
@@ -90,8 +86,7 @@ def make_trainer(
         tokenizer: with chat template, end token and a padding token of its own.
         train_dataset: as `load_data` returns it.
         callbacks: more callbacks, such as `memory.callback()`.
-        verbose: print one line for each reason why rows were left out or cut, and one about the rewards of
-            the policy's replies before training.
+        verbose: as for `check_trainer`.
         reward_funcs: for a method that learns from rewards, functions in place of those that the recipe
             names.
         eval_dataset: rows to evaluate on while it trains, as the recipe's arguments say.
@@ -116,7 +111,7 @@ def make_trainer(
     reference = load_reference(recipe, tokenizer) if recipe.reference else None
     if reference is None:
         check_reference_source(model, config)
-    with _refusals(recipe, method.trainer, "arguments or data"):
+    with _refusals(f"recipe {recipe.name!r}: {method.trainer.split(':')[1]}", "arguments or data"):
         trainer = trainer_class(recipe.method)(
             model=model,
             args=config,
@@ -141,7 +136,7 @@ def checked_config(recipe: Recipe) -> Any:
         CourseError: the config refuses an argument.
     """
     method = method_named(recipe.method)
-    with _refusals(recipe, method.config, "arguments"):
+    with _refusals(f"recipe {recipe.name!r}: {method.config.split(':')[1]}", "arguments"):
         return config_class(recipe.method)(**{**method.arguments, **recipe.args})
 
 
@@ -165,13 +160,16 @@ def check_trainer(trainer: Trainer, train_dataset: Dataset, verbose: bool = True
     trainer.remove_callback(PrinterCallback)
     name = _method_of(trainer)
     compared = name is not None and METHODS[name].data in ("pairs", "labels")
-    if compared and METHODS[name].head == "language" and _is_conversational(train_dataset):
-        check_openings(trainer.processing_class)
+    if compared and METHODS[name].head == "language":
+        row = train_dataset[0]
+        if any(isinstance(row.get(column), list) for column in ("chosen", "completion")):
+            check_openings(trainer.processing_class)
     left_out = leave_out_useless_rows(trainer, len(train_dataset)) if compared else []
-    if check := _CHECKS.get(name):
-        with _refusals_of_the_template():
+    checks = _CHECKS.get(name, ())
+    with _refusals_of_the_template():
+        for check in checks:
             check(trainer)
-    if _CHECKS.get(name) is check_supervision:
+    if check_supervision in checks:
         left_out = lost_in_tokenization(trainer, len(train_dataset))
         left_out += replies_read_only(trainer, train_dataset)
     if verbose:
@@ -202,9 +200,9 @@ def train(trainer: Trainer, checkpoint: Path | None = None) -> dict[str, float]:
     except ImportError as error:  # an optimizer is looked for at the first step only
         raise _missing_package(error) from error
     except (TypeError, ValueError) as error:
-        if not _raised_in(error, _BEGINNING):
+        if not any(frame.f_code.co_name in _BEGINNING for frame, _ in walk_tb(error.__traceback__)):
             raise
-        with _refused_by(type(trainer.args).__name__, "arguments"):
+        with _refusals(type(trainer.args).__name__, "arguments"):
             raise
     except torch.cuda.OutOfMemoryError as error:
         reason, on_gpu = str(error), True
@@ -229,10 +227,6 @@ def _method_of(trainer: Trainer) -> str | None:
     return next((methods[base.__name__] for base in type(trainer).__mro__ if base.__name__ in methods), None)
 
 
-def _is_conversational(dataset: Dataset) -> bool:
-    return any(isinstance(dataset[0].get(column), list) for column in ("chosen", "completion"))
-
-
 def _reward_arguments(
     recipe: Recipe, method: Method, functions: Sequence[Callable[..., list[float]]] | None
 ) -> dict[str, Any]:
@@ -253,10 +247,7 @@ def _reward_arguments(
 
 
 def _sampler(method: Method, config: Any) -> dict[str, Any]:
-    """Return the course's sampler for a trainer that takes one, where it does all that the arguments ask.
-
-    It samples from the whole distribution, in one process or with DDP.
-    """
+    """Return the course's sampler where it does what the arguments ask: the whole distribution, unsharded."""
     if method.sampler is None:
         return {}
     other_engine = config.use_vllm or config.use_transformers_continuous_batching
@@ -269,16 +260,11 @@ def _sampler(method: Method, config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _refusals(recipe: Recipe, reference: str, what: str) -> Iterator[None]:
+def _refusals(name: str, what: str) -> Iterator[None]:
     """Say in one sentence what a config or trainer class does not accept."""
-    with _refused_by(f"recipe {recipe.name!r}: {reference.split(':')[1]}", what), _refusals_of_the_template():
-        yield
-
-
-@contextmanager
-def _refused_by(name: str, what: str) -> Iterator[None]:
     try:
-        yield
+        with _refusals_of_the_template():
+            yield
     except CourseError:
         raise
     except ImportError as error:
@@ -291,11 +277,6 @@ def _refused_by(name: str, what: str) -> Iterator[None]:
         if of_a_defect or of_the_machine:
             raise
         raise CourseError(f"{name} refuses its {what}: {error}") from error
-
-
-def _raised_in(error: BaseException, functions: Collection[str]) -> bool:
-    """Say whether a function of one of these names was at work when an error was raised."""
-    return any(frame.f_code.co_name in functions for frame, _ in walk_tb(error.__traceback__))
 
 
 @contextmanager

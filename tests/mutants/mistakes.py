@@ -1431,12 +1431,12 @@ TRAINING_CHECKS = Group(
             "if False",
             ("tests/training/test_trainer.py",),
         ),
-        Mistake("leave_out_useless_rows", "equal replies stay", "elif chosen == rejected:", "elif False:"),
+        Mistake("leave_out_useless_rows", "equal replies stay", " and chosen != rejected]", "]"),
         Mistake(
             "leave_out_useless_rows",
             "empty replies stay",
-            "if not chosen or not rejected:",
-            "if not chosen and not rejected:",
+            "if chosen and rejected and chosen",
+            "if chosen",
         ),
         Mistake(
             "leave_out_useless_rows",
