@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.comparison import view as comparison_view
+from posttrain_helpers.comparison import view
 from posttrain_helpers.comparison.scores import (
     MATCHES,
     Item,
@@ -24,7 +24,6 @@ from posttrain_helpers.comparison.scores import (
     measures_of,
     rate,
 )
-from posttrain_helpers.comparison.view import ComparisonView, ShownItem, ShownReply, ShownVerdict
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import Generation, Prompt, generate
 from posttrain_helpers.statistics import paired_tests
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 # Which items the tables can show, in words.
 SELECTIONS = {
     "all": "prompts",
-    "changed": "prompts with a different reply",
     "up": "prompts whose score rose",
     "down": "prompts whose score fell",
 }
@@ -110,9 +108,8 @@ class Comparison:
         clusters = clusters_of(item.get("relation") for item, value in scored if value is not None)
         return paired_tests.paired(before, after, clusters=clusters)
 
-    def same_weights(self, label: str | None = None) -> bool:
-        """Return whether a model (None: the last one) has exactly the weights of the first one."""
-        label, _ = self._known(label, None)
+    def same_weights(self, label: str) -> bool:
+        """Return whether a model has exactly the weights of the first one."""
         return self.fingerprints[label] == self.fingerprints[self.labels[0]]
 
     @property
@@ -125,6 +122,10 @@ class Comparison:
             return "no_difference_shown"
         result = self.result(label)
         return paired_tests.verdict(result) if result else None
+
+    def warnings_first(self) -> list[str]:
+        """Return the models but the first, those with its weights before the others."""
+        return sorted(self.labels[1:], key=lambda label: not self.same_weights(label))
 
     def reason(self, label: str | None = None) -> str:
         """Return the sentence behind a verdict (label None: of the last model)."""
@@ -195,41 +196,16 @@ class Comparison:
             },
         )
 
-    def show(self, selection: str = "all", rows: int | None = None) -> Comparison:
-        """Return the comparison with other rows in its tables; all numbers stay those of all items.
+    def show(self, selection: str) -> Comparison:
+        """Return the comparison with other items in its tables; all numbers stay those of all items.
 
         Args:
-            selection: "all", "changed" (a reply differs from the first model's), "up" or "down" (its score
-                rose or fell).
-            rows: the most items to show; None keeps the present number.
-
-        Returns:
-            The comparison to display.
+            selection: "all", "up" or "down" (whose score rose or fell).
 
         Raises:
-            CourseError: an unknown selection or a negative number of rows.
+            CourseError: an unknown selection.
         """
-        return replace(self, selection=selection, rows=self.rows if rows is None else rows)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per item and model: reply, stop reason, number of tokens and every score."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {
-                    "id": item["id"],
-                    "task": item.get("task"),
-                    "model": label,
-                    "reply": self.generations[label][index].text,
-                    "stop_reason": self.generations[label][index].stop_reason,
-                    "tokens": len(self.generations[label][index].token_ids),
-                    **{measure: values[index] for measure, values in self.scores[label].items()},
-                }
-                for index, item in enumerate(self.items)
-                for label in self.labels
-            ]
-        )
+        return replace(self, selection=selection)
 
     def summary(self, parts: Callable[[str, Item], Mapping[str, float]] | None = None) -> pd.DataFrame:
         """Return one row per model: items, mean of every measure, mean length in tokens, and other means.
@@ -276,9 +252,6 @@ class Comparison:
         indices = range(len(self.items))
         if self.selection == "all":
             return list(indices)
-        if self.selection == "changed":
-            texts = {label: [reply.text for reply in self.generations[label]] for label in self.labels}
-            return [i for i in indices if any(texts[label][i] != texts[first][i] for label in others)]
         sign = 1 if self.selection == "up" else -1
         values = {label: self.scores[label][self.measure] for label in self.labels}
         return [
@@ -289,51 +262,22 @@ class Comparison:
         ]
 
     def _repr_html_(self) -> str:
-        return comparison_view.to_html(self._view())
+        return view.to_html(self)
 
     def __repr__(self) -> str:
-        return comparison_view.to_text(self._view())
+        return view.to_text(self)
 
-    def _view(self) -> ComparisonView:
-        verdicts = [
-            ShownVerdict(self.reason(label), verdict, self.same_weights(label))
-            for label, verdict in self.verdicts.items()
-        ]
+    def rates(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return for each model and measure that scored anything what `scores.rate` finds."""
         clusters = clusters_of(item.get("relation") for item in self.items)
-        rates = {
+        found = {
             label: {measure: rate(values, clusters) for measure, values in self.scores[label].items()}
             for label in self.labels
         }
-        return ComparisonView(
-            self.title,
-            sorted(verdicts, key=lambda shown: not shown.equal),  # warnings first
-            {label: {m: found for m, found in row.items() if found["n"]} for label, row in rates.items()},
-            [self._shown_item(index) for index in self.shown()],
-            self._note(),
-        )
+        return {label: {name: r for name, r in row.items() if r["n"]} for label, row in found.items()}
 
-    def _shown_item(self, index: int) -> ShownItem:
-        item = self.items[index]
-        replies = [
-            ShownReply(
-                label,
-                self.generations[label][index].text,
-                {
-                    measure: values[index]
-                    for measure, values in self.scores[label].items()
-                    if measure != "stop" and values[index] is not None
-                },
-                self.generations[label][index].stop_reason == "stop",
-                len(self.generations[label][index].token_ids),
-            )
-            for label in self.labels
-        ]
-        answer = item.get("answer")
-        return ShownItem(
-            str(item["id"]), _prompt_text(item["prompt"]), None if answer is None else str(answer), replies
-        )
-
-    def _note(self) -> str:
+    def note(self) -> str:
+        """Return how many prompts the tables show, and how the models decoded."""
         settings, count, chosen = self.settings, len(self.shown()), len(self._selected())
         decoding = (
             f"sampled at temperature {settings['temperature']:g} with seed {settings['seed']}"
@@ -406,18 +350,15 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     """Return a SHA-256 that two models share when their parameters have equal names, types and bytes.
 
     Args:
-        model: any module. A tied weight is read once but counts under each of its names, so that a model with
-            tied and one with equal but separate embeddings count as equal.
+        model: any module. A tied weight counts under each of its names, so that a model with tied and one
+            with equal but separate embeddings count as equal.
     """
     import torch
 
-    digests: dict[int, bytes] = {}
     total = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters(remove_duplicate=False), key=lambda pair: pair[0]):
-        if id(parameter) not in digests:
-            flat = parameter.detach().cpu().contiguous().reshape(-1)
-            digests[id(parameter)] = hashlib.sha256(flat.view(torch.uint8).numpy()).digest()
-        total.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode() + digests[id(parameter)])
+        total.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        total.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 
@@ -458,14 +399,6 @@ def _as_item(prompt: Any, index: int) -> Item:
             'like {"prompt": [{"role": "user", "content": "..."}], "answer": "..."}.'
         )
     return {"id": str(index), **prompt}
-
-
-def _prompt_text(prompt: Prompt) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1 and prompt[0]["role"] == "user":
-        return prompt[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def _run(

@@ -18,7 +18,7 @@ from posttrain_helpers.wording import closest
 Item = dict[str, Any]
 Value = float | bool | None
 Score = Callable[[str, Item], Value]
-_COLUMNS = ("stop", "n", "tokens", "id", "task", "model", "reply", "stop_reason")
+_COLUMNS = ("stop", "n", "tokens")
 MATCHES: dict[str, Score] = {"strict": metrics.strict_match, "lenient": metrics.lenient_match}
 
 

@@ -10,69 +10,18 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.rendering import html_environment, visible
 
+if TYPE_CHECKING:
+    from posttrain_helpers.comparison.compare import Comparison
+    from posttrain_helpers.generation.decoding import Generation, Prompt
+
 _HEADINGS = {"stop": "stopped by itself"}
-
-
-@dataclass(frozen=True)
-class ShownVerdict:
-    """The sentence behind a verdict; `equal` where both models have the same weights, which is a warning."""
-
-    sentence: str
-    verdict: str | None
-    equal: bool
-
-
-@dataclass(frozen=True)
-class ShownReply:
-    """One reply with its scores by measure, and how it ended."""
-
-    label: str
-    text: str
-    scores: Mapping[str, float | bool]
-    stopped: bool
-    tokens: int
-
-    @property
-    def ending(self) -> str:
-        """How the reply ended."""
-        return "stopped" if self.stopped else f"cut at {self.tokens} tokens"
-
-
-@dataclass(frozen=True)
-class ShownItem:
-    """One prompt with the replies of all models, those of the first model first."""
-
-    name: str
-    prompt: str
-    answer: str | None
-    replies: Sequence[ShownReply]
-
-
-@dataclass(frozen=True)
-class ComparisonView:
-    """What the tables of a comparison show.
-
-    Attributes:
-        title: heading of the table.
-        verdicts: one for each model but the first.
-        rates: for each model and measure what `scores.rate` returns.
-        items: the items to show.
-        note: what was compared, and how.
-    """
-
-    title: str
-    verdicts: Sequence[ShownVerdict]
-    rates: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    items: Sequence[ShownItem]
-    note: str
 
 
 def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
@@ -94,18 +43,25 @@ def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
     return pieces
 
 
-def to_html(view: ComparisonView) -> str:
+def to_html(comparison: Comparison) -> str:
     """Return a comparison as one self-contained HTML fragment."""
     templates = html_environment(Path(__file__).parent)
-    templates.globals.update(changed_words=changed_words, rate_text=_rate_text, headings=_HEADINGS)
-    return templates.get_template("comparison.html").render(view=view)
+    templates.globals.update(
+        changed_words=changed_words,
+        rate_text=_rate_text,
+        headings=_HEADINGS,
+        prompt_text=_prompt_text,
+        scores_of=_scores,
+        ending=_ending,
+    )
+    return templates.get_template("comparison.html").render(comparison=comparison)
 
 
-def to_text(view: ComparisonView, width: int | None = None) -> str:
+def to_text(comparison: Comparison, width: int | None = None) -> str:
     """Return a comparison as plain text.
 
     Args:
-        view: what to show.
+        comparison: what to show.
         width: columns of the text; None is the width of the terminal.
     """
     width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
@@ -114,21 +70,45 @@ def to_text(view: ComparisonView, width: int | None = None) -> str:
         flat = re.sub(r"\s*\n\s*", r" \\n ", visible(text).strip())
         return textwrap.fill(flat, width, initial_indent=indent, subsequent_indent=hanging)
 
-    parts = [fill(view.title), "=" * min(width, len(view.title))]
-    parts += [fill("WARNING: " * verdict.equal + verdict.sentence) for verdict in view.verdicts]
+    parts = [fill(comparison.title), "=" * min(width, len(comparison.title))]
+    for label in comparison.warnings_first():
+        parts.append(fill("WARNING: " * comparison.same_weights(label) + comparison.reason(label)))
     parts.append("")
-    for label, rates in view.rates.items():
+    for label, rates in comparison.rates().items():
         texts = [f"{_HEADINGS.get(measure, measure)} {_rate_text(found)}" for measure, found in rates.items()]
         parts.append(fill(f"{label}: {'; '.join(texts)}", "", "    "))
-    for item in view.items:
-        parts += ["", "-" * width, fill(item.prompt)]
-        if item.answer is not None:
-            parts.append(fill(f"expected: {item.answer}"))
-        for reply in item.replies:
-            facts = [f"{measure} {_score_text(value)}" for measure, value in reply.scores.items()]
-            parts.append(fill(f"{reply.label} ({', '.join([*facts, reply.ending])})", "  ", "    "))
-            parts.append(fill(reply.text or "(empty reply)", "    ", "    "))
-    return "\n".join([*parts, "", fill(view.note)])
+    for index in comparison.shown():
+        item = comparison.items[index]
+        parts += ["", "-" * width, fill(_prompt_text(item["prompt"]))]
+        if item.get("answer") is not None:
+            parts.append(fill(f"expected: {item['answer']}"))
+        for label, replies in comparison.generations.items():
+            scores = _scores(comparison, label, index).items()
+            facts = [
+                *(f"{measure} {_score_text(value)}" for measure, value in scores),
+                _ending(replies[index]),
+            ]
+            parts.append(fill(f"{label} ({', '.join(facts)})", "  ", "    "))
+            parts.append(fill(replies[index].text or "(empty reply)", "    ", "    "))
+    return "\n".join([*parts, "", fill(comparison.note())])
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return prompt[0]["content"]
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def _scores(comparison: Comparison, label: str, index: int) -> dict[str, float | bool]:
+    """Return what a reply scored; how it ended is shown beside that."""
+    found = {measure: values[index] for measure, values in comparison.scores[label].items()}
+    return {measure: value for measure, value in found.items() if measure != "stop" and value is not None}
+
+
+def _ending(reply: Generation) -> str:
+    return "stopped" if reply.stop_reason == "stop" else f"cut at {len(reply.token_ids)} tokens"
 
 
 def _rate_text(found: Mapping[str, Any]) -> str:

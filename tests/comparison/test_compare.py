@@ -154,13 +154,13 @@ def test_models_by_name_are_loaded_and_freed(pair, random_model_dir: Path, monke
         {"a": str(random_model_dir), "b": random_model_dir}, ["A cow"], max_new_tokens=2
     )
     assert len(loaded) == 2
-    assert result.same_weights()
+    assert result.same_weights("b")
 
 
 def test_a_directory_is_loaded_by_the_real_loader(random_model_dir: Path, pair, output_root: Path) -> None:
     result = compare_generations(str(random_model_dir), pair, ITEMS[:2], max_new_tokens=3)
     assert result.labels == ("before", "after")
-    assert result.same_weights()
+    assert result.same_weights("after")
     assert [g.text for g in result.generations["before"]] == [g.text for g in result.generations["after"]]
 
 
@@ -171,7 +171,7 @@ def test_an_adapter_that_learned_nothing_has_the_weights_of_its_base(
     for part in load_model_and_tokenizer(random_model_dir, lora=lora, verbose=False):
         part.save_pretrained(tmp_path)
     result = compare_generations(str(random_model_dir), str(tmp_path), ITEMS[:1], max_new_tokens=2)
-    assert result.same_weights()
+    assert result.same_weights(str(tmp_path))
 
 
 def test_the_two_call_forms(pair, other_pair) -> None:
@@ -212,8 +212,6 @@ def test_bad_settings_are_refused() -> None:
     with pytest.raises(CourseError, match="rows must be 0 or more"):
         build({"a": BAD, "b": GOOD}, rows=-1)
     made = build({"a": BAD, "b": GOOD})
-    with pytest.raises(CourseError, match="rows must be 0 or more"):
-        made.show(rows=-1)
     with pytest.raises(CourseError, match="selection='best' is unknown"):
         made.show("best")
     with pytest.raises(CourseError, match="label='c' is unknown"):
@@ -316,7 +314,7 @@ def test_scores_and_rates() -> None:
     assert made.claim("capitals known").check().metric == "strict"
 
 
-@pytest.mark.parametrize("name", ["n", "tokens", "model", "strict"])
+@pytest.mark.parametrize("name", ["n", "tokens", "strict"])
 def test_a_score_called_like_a_column_is_called_score(name: str) -> None:
     def own(reply: str, item: dict) -> float:
         return 100.0
@@ -334,9 +332,9 @@ def test_the_interval_of_a_rate_knows_the_relations() -> None:
     assert clustered["low"] < plain["low"]
     assert clustered["high"] > plain["high"]
     made = build({"base": [*BAD[:4], *GOOD[4:]], "sft": GOOD})
-    alone = made._view().rates["base"]["strict"]
+    alone = made.rates()["base"]["strict"]
     pairs = [{**item, "relation": f"r{index // 2}"} for index, item in enumerate(made.items)]
-    assert replace(made, items=pairs)._view().rates["base"]["strict"]["low"] < alone["low"]
+    assert replace(made, items=pairs).rates()["base"]["strict"]["low"] < alone["low"]
 
 
 def test_a_claim_of_a_comparison_takes_measure_margin_and_lowest_score() -> None:
@@ -470,11 +468,11 @@ def test_a_score_that_is_missing_for_one_model_only_is_refused() -> None:
 def test_rows_are_evenly_spaced_and_selected() -> None:
     made = build({"a": [*GOOD[:2], *BAD[2:]], "b": [*GOOD[:1], BAD[1], *GOOD[2:]]}, rows=4)
     assert made.shown() == [0, 2, 4, 6]
-    assert made.show(rows=100).shown() == list(range(8))
-    assert made.show(rows=0).shown() == []
-    assert made.show("up", rows=8).shown() == [2, 3, 4, 5, 6, 7]
+    assert replace(made, rows=100).shown() == list(range(8))
+    assert replace(made, rows=0).shown() == []
+    assert replace(made, rows=8).show("up").shown() == [2, 3, 4, 5, 6, 7]
     assert made.show("down").shown() == [1]
-    assert made.show("changed", rows=8).shown() == [1, 2, 3, 4, 5, 6, 7]
+    assert made.show("all").shown() == made.shown()
     assert made.show("down").result() == made.result()  # a look at some rows changes no number
     assert "1 of 1 prompts whose score fell" in str(made.show("down"))
 
@@ -564,7 +562,7 @@ def test_changed_words(before: str, after: str, new: list[str]) -> None:
 @pytest.mark.parametrize("width", [40, 60, 120])
 def test_text_wraps_to_the_width(width: int) -> None:
     made = build({"base": BAD, "sft": [text + " And so on." * 9 for text in GOOD]}, rows=3)
-    text = to_text(made._view(), width)
+    text = to_text(made, width)
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     assert flat.count("And so on.") == 27
@@ -576,19 +574,6 @@ def test_text_obeys_no_control_characters() -> None:
     made = build({"a": [NASTY], "b": ["One.\nTwo."]}, ITEMS[:1])
     assert "\x1b" not in str(made)
     assert r"One. \n Two." in str(made)
-
-
-def test_to_frame_has_one_row_per_item_and_model() -> None:
-    frame = build({"base": BAD, "sft": GOOD}).to_frame()
-    assert len(frame) == 16
-    assert frame[frame.model == "sft"].reply.tolist() == GOOD
-    assert frame.groupby("model").strict.sum().to_dict() == {"base": 0, "sft": 8}
-    first, second = frame.to_dict("records")[:2]
-    assert first == {
-        **{"id": "capital/France", "task": "facts", "model": "base", "reply": BAD[0]},
-        **{"stop_reason": "length", "tokens": 6, "strict": False, "lenient": False, "stop": False},
-    }
-    assert (second["model"], second["reply"], second["tokens"]) == ("sft", GOOD[0], 7)
 
 
 def test_summary_has_one_row_per_model_and_the_means_of_parts() -> None:

@@ -1298,12 +1298,6 @@ COMPARISON = Group(
         ),
         Mistake("Comparison.where", "the scores of all items stay", "[values[i] for i in kept]", "values"),
         Mistake(
-            "Comparison.to_frame",
-            "characters instead of tokens",
-            "generations[label][index].token_ids)",
-            "generations[label][index].text)",
-        ),
-        Mistake(
             "_as_item",
             "own ids are overwritten",
             '{"id": str(index), **prompt}',
