@@ -426,19 +426,6 @@ FORGETTING = Group(
     ),
 )
 
-BOARD = Group(
-    "posttrain_helpers.evaluation.board.board",
-    ("tests/evaluation/board/test_forgetting.py",),
-    (
-        Mistake(
-            "Board.perplexity",
-            "the mean over texts",
-            'math.exp(sum(found["losses"]) / sum(found["tokens"]))',
-            'math.exp(sum(l / n for l, n in zip(found["losses"], found["tokens"])) / len(found["losses"]))',
-        ),
-    ),
-)
-
 WIN_RATE = Group(
     "posttrain_helpers.statistics.wins",
     ("tests/statistics/test_wins.py",),
@@ -1832,6 +1819,14 @@ BOARD_SCORES = Group(
             "clusters_of([None] * suite.n, source=suite.name)",
             "clusters_of([None] * suite.n)",
         ),
+        Mistake(
+            "perplexity",
+            "the mean over texts",
+            'math.exp(sum(record.retention["losses"]) / sum(record.retention["tokens"]))',
+            "math.exp(sum(np.divide(*map(record.retention.get, ('losses', 'tokens'))))"
+            " / len(record.retention['tokens']))",
+            ("tests/evaluation/board/test_forgetting.py",),
+        ),
     ),
 )
 
@@ -2934,7 +2929,6 @@ GROUPS = (
     AGREEMENT,
     BEST_OF_N,
     FORGETTING,
-    BOARD,
     WIN_RATE,
     PREFERENCE_LOSSES,
     POLICY_LOSSES,

@@ -14,7 +14,7 @@ from evaluation_records import MODELS, quick_record, write_records
 from lesson_records import claim, write_lesson
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.records import write_record
+from posttrain_helpers.evaluation.records import read_records, write_record
 from posttrain_helpers.report.formats import number
 from posttrain_helpers.report.page import build_report
 from posttrain_helpers.report.results import lesson_figures, show_figure
@@ -228,7 +228,7 @@ def test_the_evaluation_sections_show_the_numbers_of_the_board(output_root: Path
     write_records(models)
     page = Page(build_report("tiny").read_text(encoding="utf-8"))
     shown = page.shown
-    board = Board.read("tiny")
+    board = Board(read_records("tiny"))
     for kind in ("correctness", "preference"):
         for label, row in board.leaderboard(kind).iterrows():
             name = f"{label} reference" if label == "sft" else label

@@ -2,7 +2,7 @@
 
 A board is made of evaluation records alone, that is, of the JSON files that an evaluation leaves behind:
 
-    board = Board.read("tiny")
+    board = Board(read_records("tiny"))
     print(board)
     board.leaderboard()
 
@@ -15,24 +15,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.board import view as board_view
 from posttrain_helpers.evaluation.board.forgetting import DOCUMENTS, Forgetting, compare
 from posttrain_helpers.evaluation.board.scores import (
-    SuiteScores,
     check_records,
     common_clusters,
     differing_settings,
     document_losses,
     frontier_points,
+    perplexity,
     stratified,
     suite_scores,
     writing_style,
 )
 from posttrain_helpers.evaluation.board.tables import BETTER, WORSE, Table, leaderboard_table, style_table
-from posttrain_helpers.evaluation.records import KINDS, read_records
+from posttrain_helpers.evaluation.records import KINDS
 from posttrain_helpers.models.manifest import BASE
 from posttrain_helpers.statistics.ranking import significant_ranks
 from posttrain_helpers.wording import closest, counted
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.evaluation.records import EvaluationRecord
 
+# Shown but not averaged: identity is a matter of taste, not a skill.
+LEFT_OUT = {"identity"}
+
 
 class Board:
     """The models of one profile, side by side; HTML in a notebook, a table in a terminal.
@@ -49,8 +53,6 @@ class Board:
     Args:
         records: one per model.
         reference: the model that the others are compared with; the first one where it has no record.
-        leave_out: suites that are shown but not averaged. Identity is a matter of taste, not a skill:
-            a stage may change it on purpose.
 
     Attributes:
         records: by label: "base" first, then the reference, then in the order given.
@@ -59,20 +61,12 @@ class Board:
         notes: what a reader of the tables has to know about models and suites that are left out.
 
     Raises:
-        CourseError: no record, two records of one label, records of several profiles or splits, or one text
-            to leave out.
+        CourseError: no record, two records of one label, or records of several profiles or splits.
     """
 
-    def __init__(
-        self,
-        records: Sequence[EvaluationRecord],
-        reference: str | None = "sft",
-        leave_out: Sequence[str] = ("identity",),
-    ) -> None:
+    def __init__(self, records: Sequence[EvaluationRecord], reference: str | None = "sft") -> None:
         records = list(records)
         check_records(records)
-        if isinstance(leave_out, str):
-            raise CourseError(f"leave_out must be a list, but one text was found; write [{leave_out!r}].")
         labels = [record.label for record in records]
         self.notes: list[str] = []
         first = BASE if BASE in labels else labels[0]
@@ -85,32 +79,12 @@ class Board:
         order = sorted(records, key=lambda r: (r.label != BASE, r.label != self.reference))
         self.records = {record.label: record for record in order}
         self.profile, self.split = order[0].profile, order[0].split
-        self.leave_out = tuple(leave_out)
         self.suites, notes = suite_scores(self.records)
         self._documents, more = document_losses(self.records)
         self._frontier, apart = frontier_points(self.records)
         self.notes += [*notes, *more, *apart, *differing_settings(self.records)]
         self._leaderboards: dict[str, DataFrame] = {}
-        self._forgetting: dict[str, Forgetting] = {}
         self._note_the_average()
-
-    @classmethod
-    def read(
-        cls,
-        profile: str | None = None,
-        labels: Sequence[str] | None = None,
-        reference: str | None = "sft",
-        leave_out: Sequence[str] = ("identity",),
-    ) -> Board:
-        """Return the board of the records on disk.
-
-        Args:
-            profile: a profile's name; None takes the profile in use.
-            labels: the models to show, None for all.
-            reference: as above.
-            leave_out: as above.
-        """
-        return cls(read_records(profile, labels), reference, leave_out)
 
     @property
     def labels(self) -> list[str]:
@@ -130,7 +104,7 @@ class Board:
         return [
             name
             for name in self._common_suites()
-            if self.suites[name].kind == kind and name not in self.leave_out and self.suites[name].n > 1
+            if self.suites[name].kind == kind and name not in LEFT_OUT and self.suites[name].n > 1
         ]
 
     def ranked(self, kind: str = "correctness") -> list[str]:
@@ -197,44 +171,34 @@ class Board:
         ]
         return frame[["rank", "ranks", "score", "low", "high", "yes_no", "tied_with", "n"]]
 
-    def retention(self, against: str | None = None) -> Forgetting:
-        """Compare every model with one of them, skill by skill, item by item.
+    def retention(self) -> Forgetting:
+        """Compare every model with the reference, skill by skill, item by item.
 
         The column `DOCUMENTS` compares the mean loss per token of each document (nats; lower is better).
-
-        Args:
-            against: a label; None is the reference.
-
-        Raises:
-            CourseError: an unknown label.
         """
-        against = self.reference if against is None else against
-        if against not in self.records:
-            raise CourseError(
-                f"There is no record of {against!r}; {closest(against, self.labels)}the board has "
-                f"{', '.join(self.labels)}."
-            )
-        if against not in self._forgetting:
-            scores = {name: suite.scores for name, suite in self.suites.items()}
-            if self._documents:
-                scores[DOCUMENTS] = self._documents
-            results = {
-                label: {
-                    name: compare(
-                        found[against],
-                        found[label],
-                        higher_is_better=name != DOCUMENTS,
-                        clusters=None if name == DOCUMENTS else self.suites[name].clusters,
-                    )
-                    if {label, against} <= set(found)
-                    else None
-                    for name, found in scores.items()
-                }
-                for label in self.labels
-                if label != against
+        return self._forgetting
+
+    @cached_property
+    def _forgetting(self) -> Forgetting:
+        scores = {name: suite.scores for name, suite in self.suites.items()}
+        if self._documents:
+            scores[DOCUMENTS] = self._documents
+        results = {
+            label: {
+                name: compare(
+                    found[self.reference],
+                    found[label],
+                    higher_is_better=name != DOCUMENTS,
+                    clusters=None if name == DOCUMENTS else self.suites[name].clusters,
+                )
+                if {label, self.reference} <= set(found)
+                else None
+                for name, found in scores.items()
             }
-            self._forgetting[against] = Forgetting(against, tuple(scores), results)
-        return self._forgetting[against]
+            for label in self.labels
+            if label != self.reference
+        }
+        return Forgetting(self.reference, tuple(scores), results)
 
     def frontier(self) -> DataFrame:
         """Return what each model gained by how far it moved: gold score and KL to the reference.
@@ -276,7 +240,8 @@ class Board:
                 "No suite has the replies of most models; evaluate the models on a common suite."
             )
         rows = {
-            label: {**writing_style(record, chosen), "perplexity": self.perplexity(label)}
+            label: writing_style(record, chosen)
+            | {"perplexity": perplexity(record) if label in self._documents else math.nan}
             for label, record in self.records.items()
             if all(label in self.suites[name].scores for name in chosen)
         }
@@ -285,28 +250,19 @@ class Board:
     def _common_suites(self) -> list[str]:
         return [suite.name for suite in self.suites.values() if 2 * len(suite.scores) > len(self.records)]
 
-    def perplexity(self, label: str) -> float:
-        """Return exp of the mean loss per token on the base documents, NaN where they were not read."""
-        if label not in self._documents:
-            return math.nan
-        found = self.records[label].retention
-        return math.exp(sum(found["losses"]) / sum(found["tokens"]))
-
-    def samples(self, suite: str, n: int = 3) -> DataFrame:
+    def samples(self, suite: str, n: int) -> DataFrame:
         """Return replies of all models to a few prompts, evenly spaced, not the most flattering ones.
 
         Args:
             suite: the name of a suite.
-            n: prompts to show, at least 1.
+            n: the most prompts to show.
 
         Returns:
             Index prompt, a column for each model.
         """
         import pandas
 
-        labels = list(self._suite(suite).scores)
-        if n < 1:
-            raise CourseError(f"At least one prompt can be shown; found n={n}. Pass a number above 0.")
+        labels = list(self.suites[suite].scores)
         prompts = self.records[labels[0]].suites[suite].prompts
         count = min(n, len(prompts))
         chosen = [index * len(prompts) // count for index in range(count)]
@@ -355,22 +311,13 @@ class Board:
             *self.notes,
         ]
 
-    def _suite(self, name: str) -> SuiteScores:
-        if name not in self.suites:
-            raise CourseError(
-                f"There is no suite {name!r} on the board; {closest(name, self.suites)}it has "
-                f"{', '.join(self.suites)}."
-            )
-        return self.suites[name]
-
     def _note_the_average(self) -> None:
-        for name in self.leave_out:
-            if name in self.suites:
-                self.notes.append(f"{name} is not part of the average: a stage may change it on purpose.")
+        for name in LEFT_OUT & set(self.suites):
+            self.notes.append(f"{name} is not part of the average: a stage may change it on purpose.")
         for kind in KINDS:
             averaged = self.averaged(kind)
             for suite in self.suites.values():
-                if suite.kind == kind and suite.name not in (*averaged, *self.leave_out):
+                if suite.kind == kind and suite.name not in {*averaged, *LEFT_OUT}:
                     self.notes.append(
                         f"{suite.name} is not part of the average: {len(suite.scores)} of "
                         f"{len(self.records)} models have it, with {counted(suite.n, 'item')}."

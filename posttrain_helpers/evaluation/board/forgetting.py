@@ -60,16 +60,12 @@ class Forgetting:
         # An adjusted p is never the smaller one, so the interval alone cannot make a verdict.
         return paired_tests.verdict(replace(result, p=self.adjusted[label, column]))
 
-    def matrix(self, field: str = "difference") -> DataFrame:
-        """Return one field of every result, such as "difference", "low" or "p"; NaN where there is no result.
-
-        Args:
-            field: an attribute of `PairedResult`.
-        """
+    def matrix(self) -> DataFrame:
+        """Return the difference of every result; NaN where there is no result."""
         import pandas
 
         rows = {
-            label: {name: getattr(row[name], field, None) for name in self.columns}
+            label: {name: getattr(row[name], "difference", None) for name in self.columns}
             for label, row in self.results.items()
         }
         frame = pandas.DataFrame.from_dict(rows, orient="index", columns=list(self.columns))

@@ -9,23 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.evaluation.board.board import LEFT_OUT, Board
 from posttrain_helpers.evaluation.board.forgetting import DOCUMENTS, Forgetting
 from posttrain_helpers.plots import BLUE, GREY, ORANGE, new_figure
-from posttrain_helpers.wording import listed
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
-
-    from posttrain_helpers.evaluation.board.board import Board
 
 # A cell darker than this has white numbers.
 _DARK = 0.45
-# Where a label may stand, as (horizontal, vertical) direction; the first that is free wins.
-_DIRECTIONS = ((1, 0), (1, 1), (-1, 0), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
-_DISTANCES = (6, 18, 30, 44, 60)
 
 
 def plot_leaderboard(
@@ -73,8 +65,8 @@ def plot_leaderboard(
     return figure
 
 
-def plot_retention(board: Board, against: str | None = None, title: str = "") -> Figure:
-    """Draw what each model gained and lost against one of them, skill by skill, as a heat map.
+def plot_retention(board: Board, title: str = "") -> Figure:
+    """Draw what each model gained and lost against the reference, skill by skill, as a heat map.
 
     Blue is better and orange worse, whichever way the numbers point. Yes/no suites share one scale of colours
     and are in percentage points; every other column has its own. Bold numbers are significant after Holm's
@@ -82,15 +74,14 @@ def plot_retention(board: Board, against: str | None = None, title: str = "") ->
 
     Args:
         board: the models.
-        against: the label to compare with; None is the board's reference.
         title: of the figure.
 
     Raises:
-        CourseError: an unknown label, or no other model to compare with.
+        CourseError: no other model to compare with.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    forgetting = board.retention(against)
+    forgetting = board.retention()
     if not forgetting.labels:
         raise CourseError(
             f"{forgetting.against} is the only model on the board; evaluate another one to compare with it."
@@ -135,14 +126,13 @@ def plot_retention(board: Board, against: str | None = None, title: str = "") ->
         f"Blue: better, orange: worse. Bold: significant after Holm's correction for "
         f"{len(forgetting.adjusted)} cells.\nBelow each heading: {forgetting.against} itself."
     )
-    changed = [name.replace("_", " ") for name in board.leave_out if name in forgetting.columns]
-    if changed:
-        note += f" A stage may change {listed(changed)} on purpose."
+    if changed := LEFT_OUT & set(forgetting.columns):
+        note += f" A stage may change {', '.join(changed)} on purpose."
     axes.set_xlabel(note, color="0.25", fontsize=9, labelpad=8)
     return figure
 
 
-def plot_frontier(board: Board, title: str = "") -> Figure:
+def plot_frontier(board: Board) -> Figure:
     """Draw the gold score of every model over its divergence from the reference, with both intervals.
 
     The axis of the divergence is spaced by its square root: while it lasts, the gain of a policy grows about
@@ -150,7 +140,6 @@ def plot_frontier(board: Board, title: str = "") -> Figure:
 
     Args:
         board: the models.
-        title: of the figure.
 
     Raises:
         CourseError: no record holds a divergence.
@@ -177,95 +166,24 @@ def plot_frontier(board: Board, title: str = "") -> Figure:
         )
     largest = max(1e-3, points[["kl", "kl_high"]].max().max())
     axes.set_xlim(-0.001 * largest, 1.15 * largest)
-    ticks = square_root_ticks(largest, room=0.1)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.margins(y=0.12)
     reference = board.records[points.index[0]].divergence["reference"]
     axes.set(
         xlabel=f"KL from {reference}, nats per prompt (square-root axis)",
         ylabel="mean gold score of sampled replies",
-        title=title or "Gold score and the divergence that it cost (95 % intervals)",
+        title="Gold score and the divergence that it cost (95 % intervals)",
     )
-    labels = [(str(label), (row["kl"], row["gold"])) for label, row in points.iterrows()]
-    bars = []
-    for row in points.dropna().itertuples():
-        bars += [
-            ((row.kl_low, row.gold), (row.kl_high, row.gold)),
-            ((row.kl, row.gold_low), (row.kl, row.gold_high)),
-        ]
-    place_labels(axes, labels, bars)
+    # In a column on the right, in the order of the points, names cover neither each other nor a point.
+    for place, (label, row) in enumerate(points.sort_values("gold").iterrows()):
+        axes.annotate(
+            label,
+            (row["kl"], row["gold"]),
+            (1.03, (place + 0.5) / len(points)),
+            textcoords="axes fraction",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7},
+        )
     return figure
-
-
-def square_root_ticks(largest: float, room: float) -> list[float]:
-    """Return zero and round values up to the largest one that stand apart on a square-root axis.
-
-    Args:
-        largest: the value at the end of the axis, above 0.
-        room: the least distance between two ticks, as a share of the axis.
-    """
-    last = math.floor(math.log10(largest))
-    values = sorted(lead * 10.0**power for power in range(last - 2, last + 1) for lead in (1, 2, 5))
-    ticks: list[float] = []
-    for value in reversed(values):  # from the end, where values are far apart
-        place = math.sqrt(value / largest)
-        clear = not ticks or math.sqrt(ticks[-1] / largest) - place >= room
-        if value <= largest and clear and place >= room:
-            ticks.append(value)
-    return [0.0, *reversed(ticks)]
-
-
-def place_labels(
-    axes: Axes,
-    labels: Sequence[tuple[str, tuple[float, float]]],
-    segments: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
-) -> list[Annotation]:
-    """Write labels beside points so that they cover neither each other nor a point, as far as there is room.
-
-    Args:
-        axes: where; its limits stay as they are.
-        labels: pairs of a text and its point, in data coordinates.
-        segments: straight lines to keep clear of where possible, such as error bars, in data coordinates.
-
-    Returns:
-        The annotations, in the order given. One that had to move away has a thin line to its point.
-    """
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # lines to labels must not rescale the axes
-    axes.figure.canvas.draw()
-    pixels = axes.figure.dpi / 72
-    window = axes.get_window_extent()
-    points = axes.transData.transform([point for _, point in labels])
-    lines = [_along(*axes.transData.transform(segment)) for segment in segments]
-    covered = np.concatenate([points, *lines])
-    placed, taken = [], []
-    for (text, point), centre in zip(labels, points, strict=True):
-        annotation = axes.annotate(text, point, (0, 0), textcoords="offset points", fontsize=9.5, zorder=4)
-        size = annotation.get_window_extent().size
-
-        def cost(place: tuple[int, Bbox], taken: Sequence[Bbox] = tuple(taken)) -> float:
-            distance, box = place
-            return (
-                1000 * sum(_shared(box, other) for other in taken)
-                + 100 * box.padded(4 * pixels).count_contains(points)
-                + 3 * box.padded(1).count_contains(covered)
-                + 500 * (4 - window.count_contains(box.corners()))
-                + 0.4 * distance
-            )
-
-        places = [
-            (distance, _beside(centre, size, np.array(direction), distance * pixels))
-            for distance in _DISTANCES
-            for direction in _DIRECTIONS
-        ]
-        distance, box = min(places, key=cost)
-        taken.append(box)
-        annotation.set_position((box.min - centre) / pixels)
-        if distance > _DISTANCES[0]:
-            ends = axes.transData.inverted().transform([centre, (box.min + box.max) / 2])
-            axes.plot(*ends.T, color="0.6", linewidth=0.7, zorder=2)
-            annotation.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85})
-        placed.append(annotation)
-    return placed
 
 
 def _column_heading(board: Board, forgetting: Forgetting, name: str) -> str:
@@ -297,23 +215,3 @@ def _several(names: Sequence[str]) -> str:
 def _error(row: Mapping[str, float], name: str) -> list[list[float]] | None:
     low, high = row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]
     return [[max(low, 0.0)], [max(high, 0.0)]] if math.isfinite(low + high) else None
-
-
-def _along(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return points on a line, one every few pixels."""
-    count = max(2, int(np.hypot(*(end - start)) / 4))
-    return start + np.linspace(0, 1, count)[:, None] * (end - start)
-
-
-def _beside(centre: np.ndarray, size: np.ndarray, direction: np.ndarray, distance: float) -> Bbox:
-    """Return a box of a size whose nearest side or corner lies in a direction from a point."""
-    from matplotlib.transforms import Bbox
-
-    corner = centre + direction * distance - size * (1 - direction) / 2
-    return Bbox([corner, corner + size])
-
-
-def _shared(box: Bbox, other: Bbox) -> float:
-    """Return the share of a box that another one covers."""
-    both = box.intersection(box, other)
-    return 0.0 if both is None else both.width * both.height / (box.width * box.height)

@@ -255,6 +255,11 @@ def writing_style(record: EvaluationRecord, names: Sequence[str]) -> dict[str, f
     }
 
 
+def perplexity(record: EvaluationRecord) -> float:
+    """Return exp of the mean loss per token of one model on the base documents that it read."""
+    return math.exp(sum(record.retention["losses"]) / sum(record.retention["tokens"]))
+
+
 def _suite_key(record: EvaluationRecord, name: str) -> tuple[Any, ...]:
     suite = record.suites[name]
     asked = record.settings.get("suite_hashes", {}).get(name)

@@ -41,7 +41,7 @@ def test_without_records_there_is_no_board(output_root):
     with pytest.raises(CourseError, match="at least one record, but there is none; make some by"):
         Board([])
     with pytest.raises(CourseError, match="at least one record"):
-        Board.read("tiny")
+        Board(records.read_records("tiny"))
 
 
 def test_two_records_of_one_label_are_refused():
@@ -79,22 +79,21 @@ def test_dev_and_test_have_boards_of_their_own(output_root, monkeypatch):
     write_record(record("sft", [suite("entities", RIGHT)]))
     monkeypatch.setenv("POSTTRAIN_SPLIT", "dev")
     with pytest.raises(CourseError, match="at least one record"):
-        Board.read("tiny")
+        Board(records.read_records("tiny"))
     path = write_record(record("dpo", [suite("entities", RIGHT)]))
     assert path == output_root / "tiny" / "dev" / "evaluation" / "dpo.json"
-    assert Board.read("tiny").labels == ["dpo"]
+    assert Board(records.read_records("tiny")).labels == ["dpo"]
     monkeypatch.setenv("POSTTRAIN_SPLIT", "test")
-    assert Board.read("tiny").labels == ["sft"]
+    assert Board(records.read_records("tiny")).labels == ["sft"]
 
 
 def test_the_files_alone_make_the_same_board(output_root):
     made = course(models=3)
     for entry in made:
         records.write_record(entry)
-    read, held = Board.read("tiny"), Board(made)
+    read, held = Board(records.read_records("tiny")), Board(made)
     assert str(read) == str(held)
     assert read._repr_html_() == held._repr_html_()
-    assert Board.read("tiny", labels=["sft"]).labels == ["sft"]
 
 
 # --- which scores are comparable
@@ -151,13 +150,11 @@ def test_models_that_lack_different_suites_have_no_leaderboard_but_a_table():
     assert "a has no average over correctness: it lacks z." in str(board)
 
 
-def test_identity_and_whatever_is_named_stay_out_of_the_average():
+def test_identity_stays_out_of_the_average():
     parts = [suite("entities", mixed(20)), suite("identity", RIGHT), suite("arithmetic", mixed(10))]
     board = Board([record("sft", parts)])
     assert board.leaderboard().loc["sft", "score"] == pytest.approx((0.5 + 0.25) / 2)
     assert "identity is not part of the average: a stage may change it on purpose." in board.notes
-    board = Board([record("sft", parts)], leave_out=("arithmetic",))
-    assert board.leaderboard().loc["sft", "score"] == pytest.approx((0.5 + 1.0) / 2)
 
 
 def test_an_item_without_a_score_is_left_out_for_every_model():
@@ -178,12 +175,8 @@ def test_a_suite_without_any_score_is_not_shown():
 # --- ranks
 
 
-def test_an_unknown_suite_is_named_with_the_closest_one():
+def test_an_unknown_kind_is_named_with_the_closest_one():
     board = two(RIGHT, WRONG)
-    with pytest.raises(CourseError, match="no suite 'entitys' on the board; did you mean 'entities'"):
-        board.samples("entitys")
-    with pytest.raises(CourseError, match=r"leave_out must be a list, .* write \['identity'\]"):
-        Board(list(board.records.values()), leave_out="identity")
     with pytest.raises(CourseError, match="'correct' is no kind of suite; did you mean 'correctness'"):
         board.leaderboard("correct")
     with pytest.raises(
@@ -384,8 +377,6 @@ def test_samples_are_evenly_spaced_prompts():
     assert list(found.columns) == ["sft", "dpo"]
     assert found.iloc[1, 0] == "reply 10 to entities"
     assert len(two(RIGHT, WRONG).samples("entities", n=99)) == 40
-    with pytest.raises(CourseError, match="At least one prompt"):
-        two(RIGHT, WRONG).samples("entities", n=0)
 
 
 def test_one_model_makes_a_board():

@@ -5,7 +5,6 @@ import pytest
 from evaluation_records import documents, mixed, record, suite, two
 from scipy.stats import ttest_1samp, ttest_rel
 
-from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.board.board import Board
 from posttrain_helpers.evaluation.board.forgetting import DOCUMENTS, Forgetting, compare
 from posttrain_helpers.statistics.paired_tests import paired_binary
@@ -19,7 +18,6 @@ def test_forgetting_is_the_paired_comparison_with_the_reference():
     assert forgetting.results["dpo"]["entities"] == expected
     assert forgetting.verdict("dpo", "entities") == "worse"
     assert forgetting.matrix().loc["dpo", "entities"] == -0.5
-    assert forgetting.matrix("low").loc["dpo", "entities"] == expected.low
 
 
 @pytest.mark.parametrize("yes_no", [True, False])
@@ -38,13 +36,11 @@ def test_what_one_relation_forgot_says_nothing_of_others(n, yes_no):
     assert board.retention().matrix().loc["dpo", "entities"] == pytest.approx(-10 / n)
 
 
-def test_forgetting_can_compare_with_any_model():
-    board = two(mixed(30), mixed(10))
-    forgetting = board.retention("dpo")
+def test_forgetting_compares_with_the_reference_of_the_board():
+    board = Board(list(two(mixed(30), mixed(10)).records.values()), reference="dpo")
+    forgetting = board.retention()
     assert forgetting.labels == ("sft",)
     assert forgetting.verdict("sft", "entities") == "improved"
-    with pytest.raises(CourseError, match="no record of 'sftt'; did you mean 'sft'"):
-        board.retention("sftt")
 
 
 def test_lower_losses_on_the_base_documents_are_better():
@@ -64,14 +60,14 @@ def test_lower_losses_on_the_base_documents_are_better():
     assert forgetting.verdict("dpo", DOCUMENTS) == "worse"
     assert forgetting.verdict("ppo", DOCUMENTS) is None
     assert math.isnan(forgetting.matrix().loc["ppo", DOCUMENTS])
-    assert board.perplexity("sft") == pytest.approx(math.exp(1.5))
-    assert math.isnan(board.perplexity("ppo"))
+    assert board.style().loc["sft", "perplexity"] == pytest.approx(math.exp(1.5))
+    assert math.isnan(board.style().loc["ppo", "perplexity"])
 
 
 def test_the_perplexity_is_that_of_all_tokens():
     uneven = {"losses": [10.0, 90.0], "tokens": [10, 30]}
     board = Board([record("sft", [suite("entities", RIGHT)], retention=uneven)])
-    assert board.perplexity("sft") == pytest.approx(math.exp(100 / 40))
+    assert board.style().loc["sft", "perplexity"] == pytest.approx(math.exp(100 / 40))
 
 
 def test_losses_of_another_tokenizer_are_not_compared():
@@ -103,7 +99,7 @@ def test_the_matrix_is_corrected_for_the_number_of_its_cells():
     )
     assert board.retention().verdict("dpo", names[0]) == "no_difference_shown"
     assert board.retention().adjusted["dpo", names[0]] == pytest.approx(20 * paired_binary(before, after).p)
-    assert board.retention().matrix("p").loc["dpo", names[0]] < 0.05
+    assert board.retention().results["dpo"][names[0]].p < 0.05
 
 
 def test_a_false_mark_anywhere_in_the_matrix_is_rare():

@@ -9,12 +9,7 @@ from evaluation_records import course, divergence, mixed, record, suite, two
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.board.board import Board
-from posttrain_helpers.evaluation.board.plots import (
-    place_labels,
-    plot_frontier,
-    plot_leaderboard,
-    plot_retention,
-)
+from posttrain_helpers.evaluation.board.plots import plot_frontier, plot_leaderboard, plot_retention
 
 RIGHT = [True] * 40
 
@@ -112,7 +107,8 @@ def test_missing_and_unchanged_cells_can_be_drawn():
     parts = [suite("entities", RIGHT), suite("arithmetic", mixed(3))]
     board = Board([record("base", parts), record("sft", parts), record("dpo", parts[:1])])
     assert texts(plot_retention(board)) == ["0", "0", "0", "-"]
-    assert plot_retention(board, "dpo").axes[0].get_xticklabels()[1].get_text() == "arithmetic\n-"
+    turned = Board(list(board.records.values()), reference="dpo")
+    assert plot_retention(turned).axes[0].get_xticklabels()[1].get_text() == "arithmetic\n-"
 
 
 def test_a_skill_that_may_change_on_purpose_is_named(board):
@@ -131,7 +127,7 @@ def test_the_frontier_draws_every_model_at_its_means(board):
     points = board.frontier()
     drawn = [bars.lines[0].get_xydata()[0] for bars in axes.containers]
     assert np.allclose(drawn, points[["kl", "gold"]])
-    assert texts(figure) == list(points.index)
+    assert texts(figure) == list(points.sort_values("gold").index)
     assert axes.get_xlabel().startswith("KL from sft")
     assert axes.get_xlim()[1] > points["kl_high"].max()
 
@@ -141,34 +137,23 @@ def test_equal_steps_of_the_square_root_are_equally_long(board):
     places = axes.transData.transform([(kl, 0) for kl in (0, 1, 4, 9)])[:, 0]
     assert np.diff(places) == pytest.approx([places[1] - places[0]] * 3)
     ticks = axes.get_xticks()
-    assert ticks[0] == 0
+    assert 0 in ticks
     assert len(ticks) >= 4
 
 
 def test_labels_of_twelve_points_cover_neither_each_other_nor_a_point(board):
     figure = plot_frontier(board)
     axes = figure.axes[0]
-    renderer = figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    figure.canvas.draw()
+    boxes = [mpl.text.Text.get_window_extent(text) for text in axes.texts]
     assert overlapping(boxes) == []
     for _, row in board.frontier().iterrows():
         centre = axes.transData.transform((row["kl"], row["gold"]))
         assert not any(box.contains(*centre) for box in boxes)
-    window = axes.get_window_extent(renderer)
-    assert all(window.x0 <= box.x0 and box.x1 <= window.x1 for box in boxes)
-
-
-def test_labels_of_points_in_one_place_are_spread():
-    figure, axes = plt.subplots()
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    generator = np.random.default_rng(0)
-    labels = [(f"model {i}", tuple(0.5 + 0.03 * generator.normal(size=2))) for i in range(12)]
-    placed = place_labels(axes, labels)
-    renderer = figure.canvas.get_renderer()
-    assert overlapping([text.get_window_extent(renderer) for text in placed]) == []
-    joined = [line for line in axes.lines if len(line.get_xdata()) == 2]
-    assert joined  # labels that moved away
-    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
+    picture = figure.bbox
+    assert all(picture.x0 <= box.x0 and box.x1 <= picture.x1 for box in boxes)
+    joined = [tuple(text.xy) for text in axes.texts]
+    assert joined == [tuple(row) for row in board.frontier().sort_values("gold")[["kl", "gold"]].to_numpy()]
 
 
 def test_the_reference_alone_has_a_frontier():
