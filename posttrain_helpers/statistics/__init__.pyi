@@ -11,7 +11,7 @@ from .paired_tests import paired as paired
 from .paired_tests import paired_binary as paired_binary
 from .paired_tests import paired_numeric as paired_numeric
 from .paired_tests import verdict as verdict
+from .paired_tests import win_rate as win_rate
 from .ratings import bradley_terry as bradley_terry
 from .selection import best_of_n as best_of_n
 from .selection import pass_at_k as pass_at_k
-from .wins import win_rate as win_rate

@@ -20,19 +20,15 @@ class Kappa:
     """The agreement of two raters on the same items.
 
     Attributes:
-        n: number of items.
         kappa: 1 for perfect agreement, 0 for what chance gives, negative below that.
         low, high: ends of the 95 % interval of kappa.
         agreement: share of the items on which the raters agree.
-        expected_agreement: that share if both drew their labels at random, each at their own rates.
     """
 
-    n: int
     kappa: float
     low: float
     high: float
     agreement: float
-    expected_agreement: float
 
 
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, resamples: int = 2000) -> Kappa:
@@ -69,26 +65,19 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, resamp
         )
     counts = np.zeros((len(labels), len(labels)))
     np.add.at(counts, ([labels[label] for label in first], [labels[label] for label in second]), 1)
-    kappa, agreement, expected = (float(value) for value in _kappa(counts))
+    kappa, agreement = (float(value) for value in _kappa(counts))
     # Exponential weights of the items of a cell add up to a gamma variable.
     weights = np.random.default_rng(0).standard_gamma(
         counts + 1 / counts.size, size=(resamples, *counts.shape)
     )
     low, high = np.quantile(_kappa(weights)[0], (TAIL, 1 - TAIL))
     # A perfect kappa is the end of its scale: no resample reaches it.
-    return Kappa(
-        n=len(first),
-        kappa=kappa,
-        low=min(float(low), kappa),
-        high=max(float(high), kappa),
-        agreement=agreement,
-        expected_agreement=expected,
-    )
+    return Kappa(kappa, min(float(low), kappa), max(float(high), kappa), agreement)
 
 
-def _kappa(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return kappa, agreement and expected agreement of tables of shape [..., labels, labels]."""
+def _kappa(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return kappa and agreement of tables of shape [..., labels, labels]."""
     shares = tables / tables.sum((-2, -1), keepdims=True)
     agreement = np.trace(shares, axis1=-2, axis2=-1)
     expected = (shares.sum(-1) * shares.sum(-2)).sum(-1)
-    return (agreement - expected) / (1 - expected), agreement, expected
+    return (agreement - expected) / (1 - expected), agreement

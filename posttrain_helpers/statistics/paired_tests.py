@@ -34,6 +34,8 @@ VERDICTS: tuple[Verdict, ...] = ("improved", "worse", "no_difference_shown", "no
 
 # Differences below this share of the largest score are rounding, not a change of the model.
 _ROUNDING = 1e-12
+# Scores that differ by no more than this are a tie.
+TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,28 @@ def paired(before: Sequence[float], after: Sequence[float], **options: Any) -> P
     """
     compare = paired_binary if _yes_no(*paired_scores(before, after)) else paired_numeric
     return compare(before, after, **options)
+
+
+def win_rate(
+    before: Sequence[float], after: Sequence[float], *, clusters: Sequence[Hashable] | None = None
+) -> PairedResult:
+    """Compare two models by who scores higher on each prompt; a tie counts half for both.
+
+    Args:
+        before: score per prompt of the first model, length N.
+        after: score per prompt of the second model on the same prompts.
+        clusters: the cluster of every prompt, as in `paired_numeric`.
+
+    Returns:
+        A paired result whose `after` is the win rate of the second model and whose `before` is 0.5, the win
+        rate of a model against its equal. `up`, `down` and `same` count wins, losses and ties.
+
+    Raises:
+        CourseError: fewer than two prompts, lists of different length, or a missing score.
+    """
+    first, second = paired_scores(before, after)
+    outcomes = np.where(np.abs(second - first) <= TIE, 0.5, second > first)
+    return paired_numeric(np.full(len(outcomes), 0.5), outcomes, clusters=clusters)
 
 
 def verdict(result: PairedResult, expected_margin: float | None = None) -> Verdict:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics.claims import holm
 from posttrain_helpers.statistics.intervals import (
     ALPHA,
@@ -44,8 +43,8 @@ def significant_ranks(
     probability of 95 %.
 
     Args:
-        scores: for every model the score per item, in the same order of items for all models; higher is
-            better.
+        scores: for every model the score per item, in the same order of items for all models, none missing;
+            higher is better.
         clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
 
     Returns:
@@ -55,17 +54,13 @@ def significant_ranks(
         the significantly worse ones), `tied_with` (a tuple of the labels that no test separates from this
         one, best first).
 
-    Raises:
-        CourseError: when there is no model, the models have different numbers of scores, a score is missing,
-            or there are too few items.
-
     Source: the rank is that of Chiang et al. (2024), arXiv:2403.04132, by paired tests instead of intervals;
     the range is that of Mogstad et al. (2024), Review of Economic Studies 91, 476-518.
     """
     import pandas as pd
 
-    table = _score_table(scores)
-    tests = pairwise_tests(scores, clusters=clusters)
+    table = {label: np.asarray(values, dtype=float) for label, values in scores.items()}
+    tests = pairwise_tests(table, clusters)
     means = {label: float(values.mean()) for label, values in table.items()}
     order = sorted(table, key=means.__getitem__, reverse=True)
     better: dict[str, set[str]] = {label: set() for label in order}
@@ -107,13 +102,10 @@ def pairwise_tests(
     Returns:
         One row per pair: `first`, `second`, `difference` (mean of the second less that of the first), `p`,
         `adjusted_p` (after Holm's correction) and `significant`.
-
-    Raises:
-        CourseError: as in `significant_ranks`.
     """
     import pandas as pd
 
-    table = _score_table(scores)
+    table = {label: np.asarray(values, dtype=float) for label, values in scores.items()}
     pairs = list(itertools.combinations(table, 2))
     yes_no, codes = all_yes_no(table), cluster_codes(clusters, len(next(iter(table.values()))))
     # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
@@ -190,31 +182,3 @@ def score_interval(
     if len(values) < 2:
         return math.nan, math.nan
     return mean_interval(values, resamples=_RESAMPLES, clusters=clusters)
-
-
-def _score_table(scores: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
-    if not scores:
-        raise CourseError("A ranking needs the scores of at least one model; found none. Evaluate a model.")
-    table = {
-        label: np.array([math.nan if value is None else value for value in values], dtype=float)
-        for label, values in scores.items()
-    }
-    lengths = {label: len(values) for label, values in table.items()}
-    if len(set(lengths.values())) > 1:
-        raise CourseError(
-            "Models are ranked on the same items, in the same order; found different numbers of scores: "
-            f"{lengths}. Keep the items that every model has answered."
-        )
-    missing = {label: int((~np.isfinite(values)).sum()) for label, values in table.items()}
-    if any(missing.values()):
-        found = {label: count for label, count in missing.items() if count}
-        raise CourseError(
-            f"Every item needs a finite score from every model; found None, NaN or infinite ones: {found}. "
-            "Leave those items out for all models."
-        )
-    n = next(iter(lengths.values()))
-    if n < (1 if all_yes_no(table) else 2):
-        raise CourseError(
-            f"A ranking needs at least 2 items (1 for yes/no scores); found {n}. Use more items."
-        )
-    return table

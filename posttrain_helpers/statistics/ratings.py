@@ -138,28 +138,21 @@ def _check_connected(played: np.ndarray, labels: Sequence[str]) -> None:
 
 
 def _virtual_ties(played: np.ndarray) -> np.ndarray:
-    """Return the number of virtual ties of every pair: its leverage when all strengths are equal.
-
-    It is the pair's number of matches times the resistance between its ends when every match is a
-    resistor of 1 ohm. These add up to the number of labels less one (Foster's theorem), and to at least 1
-    over the pairs that link any two parts of the labels, so that no part can drift off.
-    """
+    # The leverage of a pair when all strengths are equal: its number of matches times the resistance between
+    # its ends when every match is a resistor of 1 ohm. These add up to the number of labels less one
+    # (Foster's theorem), and to at least 1 over the pairs that link any two parts of the labels, so that no
+    # part can drift off.
     inverse = np.linalg.pinv(np.diag(played.sum(1)) - played)
     resistance = np.diag(inverse)[:, None] + np.diag(inverse)[None, :] - inverse - inverse.T
     return played * resistance
 
 
 def _strengths(wins: np.ndarray) -> np.ndarray:
-    """Maximise the likelihood of each table of wins by Newton's method, all tables at once.
+    """Return the likeliest strengths, in nats [tables, labels], of tables of wins [tables, labels, labels].
 
-    Args:
-        wins: how often the row label beats the column label, shape [tables, labels, labels].
-
-    Returns:
-        Strengths in nats with mean 0, shape [tables, labels].
-
-    Source: Sun and Tran-Dinh (2019), arXiv:1703.04599: a step shortened by log(1 + r) / r, with r the largest
-    change of a difference of strengths, always raises a logistic likelihood, where a full one may diverge.
+    Source: Newton's method, after Sun and Tran-Dinh (2019), arXiv:1703.04599: a step shortened by
+    log(1 + r) / r, with r the largest change of a difference of strengths, always raises a logistic
+    likelihood, where a full one may diverge.
     """
     from scipy.special import expit
 

@@ -427,7 +427,7 @@ FORGETTING = Group(
 )
 
 WIN_RATE = Group(
-    "posttrain_helpers.statistics.wins",
+    "posttrain_helpers.statistics.paired_tests",
     ("tests/statistics/test_wins.py",),
     (
         Mistake("win_rate", "a difference as large as a tie is none", "<= TIE", "< TIE"),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from posttrain_helpers.errors import CourseError
 from posttrain_helpers.statistics import ranking
 from posttrain_helpers.statistics.claims import holm
 from posttrain_helpers.statistics.intervals import mean_interval, wilson_interval
@@ -198,19 +197,3 @@ def test_one_model_has_rank_one() -> None:
     assert frame.loc["only", ["rank", "worst_rank"]].tolist() == [1, 1]
     assert frame.loc["only", "tied_with"] == ()
     assert pairwise_tests({"only": [1, 0, 1]}).empty
-
-
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        ({}, "at least one model"),
-        ({"a": [1, 0], "b": [1]}, r"\{'a': 2, 'b': 1\}"),
-        ({"a": [1, None, None], "b": [1, 0, 1]}, r"\{'a': 2\}"),
-        ({"a": [1, float("inf")], "b": [1, 0]}, r"\{'a': 1\}"),
-        ({"a": [], "b": []}, "found 0"),
-        ({"a": [0.5], "b": [1]}, "at least 2 items"),
-    ],
-)
-def test_refuses_scores_that_cannot_be_ranked(scores, message) -> None:
-    with pytest.raises(CourseError, match=message):
-        significant_ranks(scores)

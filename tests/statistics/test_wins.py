@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.statistics.paired_tests import verdict
-from posttrain_helpers.statistics.wins import TIE, win_rate
+from posttrain_helpers.statistics.paired_tests import TIE, verdict, win_rate
 
 
 def test_wins_ties_and_losses_are_counted():
