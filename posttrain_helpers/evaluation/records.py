@@ -9,7 +9,7 @@ the same settings takes over what the file holds, and keeps in it what was not a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -22,7 +22,6 @@ from posttrain_helpers.environment.schemas import plain, read_checked, write_che
 from posttrain_helpers.environment.splits import DEFAULT_SPLIT, results_directory
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.models.manifest import BASE
-from posttrain_helpers.wording import suggestion
 
 if TYPE_CHECKING:
     from posttrain_helpers.evaluation.suites.suite import Suite
@@ -265,40 +264,28 @@ def read_record(path: Path) -> EvaluationRecord:
     return record
 
 
-def read_records(profile: str | None = None, labels: Sequence[str] | None = None) -> list[EvaluationRecord]:
+def read_records(profile: str | None = None) -> list[EvaluationRecord]:
     """Read and check the records of a profile.
 
     Args:
         profile: a profile's name; None takes the profile in use.
-        labels: which, in this order; None takes all in alphabetical order, "base" first.
 
     Returns:
-        The records; an empty list when `labels` is None and nothing has been evaluated.
+        The records in alphabetical order, that of "base" first; an empty list when nothing was evaluated.
 
     Raises:
-        CourseError: no record of that label, a file that is no JSON or breaks the contract, or a record of
-            another profile.
+        CourseError: a file that is no JSON or breaks the contract, or a record of another profile.
     """
     profile = get_profile(profile).name
-    found = {path.stem: path for path in sorted(evaluation_directory(profile).glob("*.json"))}
-    if labels is None:
-        labels = sorted(found, key=lambda label: (label != BASE, label))
-    elif isinstance(labels, str):
-        raise CourseError(f"labels must be a list, but one text was found; write [{labels!r}].")
-    for label in labels:
-        if label not in found:
-            known = ", ".join(found) or "none"
-            raise CourseError(
-                f"there is no record of {label!r}{suggestion(label, found)}There are records of: {known}. "
-                f"Make it by `python -m posttrain_helpers evaluate {label}`."
-            )
-    records = [read_record(found[label]) for label in labels]
-    for record in records:
+    paths = evaluation_directory(profile).glob("*.json")
+    records = []
+    for path in sorted(paths, key=lambda path: (path.stem != BASE, path.stem)):
+        record = read_record(path)
         if record.profile != profile:
             raise CourseError(
-                f"{found[record.label]} holds a record of the profile {record.profile!r}, not of "
-                f"{profile!r}; {_REMEDY}."
+                f"{path} holds a record of the profile {record.profile!r}, not of {profile!r}; {_REMEDY}."
             )
+        records.append(record)
     return records
 
 

@@ -64,9 +64,10 @@ def evaluate(
     batch_size: int = 100,
     chat_template: str | None = None,
     reuse: bool = True,
-    verbose: bool = True,
 ) -> list[EvaluationRecord]:
     """Evaluate models one after the other and write the record of each as soon as it is complete.
+
+    One line for each model tells the seconds, and the suites and prompts that it was asked now.
 
     Every model answers every suite greedily. How well it still predicts texts of its base's kind, and how far
     it has moved from a reference (on the first 100 prompts of a suite of preferences, sampled), is measured
@@ -84,7 +85,6 @@ def evaluate(
         chat_template: "chatml" lends plain ChatML to models that have no chat template of their own.
         reuse: take over what the record on disk holds of the same weights, prompts and settings; False
             begins a new file. A change in the code of a scoring function is not noticed: then pass False.
-        verbose: print one line for each model: the seconds, and the suites and prompts that it was asked now.
 
     Returns:
         One record per model, in the order of `models`, with what was asked for. The file also keeps what was
@@ -97,7 +97,7 @@ def evaluate(
     profile = get_profile(profile)
     targets = targets_of(models, profile)
     check_limit(limit)
-    evaluation = _Evaluation(profile, _suites(suites, profile), limit, batch_size, chat_template, verbose)
+    evaluation = _Evaluation(profile, _suites(suites, profile), limit, batch_size, chat_template)
     evaluation.find_reference(reference, targets)
     return [evaluation.run(target, take_over=reuse) for target in targets]
 
@@ -122,11 +122,10 @@ class _Evaluation:
         limit: int | None,
         batch_size: int,
         chat_template: str | None,
-        verbose: bool,
     ) -> None:
         if chat_template is not None:
             check_choice("chat_template", chat_template, ("chatml",))
-        self.profile, self.batch_size, self.verbose = profile, batch_size, verbose
+        self.profile, self.batch_size = profile, batch_size
         self.whole = {suite.name: suite for suite in suites}
         self.suites = [replace(suite, items=suite.items[:limit]) for suite in suites]
         self.chat_template = chat_template
@@ -144,7 +143,7 @@ class _Evaluation:
         if named := [target for target in targets if name in (target.label, target.source)]:
             self.reference = named[0]
         elif name in stage_recipes() and name not in saved_stages(self.profile):
-            self._say(f"no divergence: the reference {name!r} has not been built; add it to the models.")
+            _say(f"no divergence: the reference {name!r} has not been built; add it to the models.")
         else:
             (self.reference,) = targets_of(name, self.profile)
 
@@ -159,7 +158,7 @@ class _Evaluation:
             old is None or old.settings["divergence"] != divergence_key
         )
         if old is not None and not (missing or needs_retention or needs_divergence):
-            self._say(f"{target.label}: the record on disk is of the same model, prompts and settings")
+            _say(f"{target.label}: the record on disk is of the same model, prompts and settings")
             return self._asked(old)
 
         started = time.perf_counter()
@@ -198,7 +197,7 @@ class _Evaluation:
         old = self._on_disk(target, settings) if take_over else None
         write_record(with_older(record, old, self.whole))
         prompts = sum(len(suite.items) for suite in missing)
-        self._say(
+        _say(
             f"{target.label}: {seconds:.1f} s, {counted(len(missing), 'suite')}, {counted(prompts, 'prompt')}"
         )
         return record
@@ -252,12 +251,12 @@ class _Evaluation:
         from posttrain_helpers.generation.likelihood import text_losses
 
         if not self.texts:
-            self._say("no retention: the course's notebooks are not there to be read.")
+            _say("no retention: the course's notebooks are not there to be read.")
             return None
         try:
             pairs = text_losses(model, tokenizer, self.texts, batch_size=self.batch_size)
         except CourseError as error:
-            self._say(f"no retention: {error}")
+            _say(f"no retention: {error}")
             return None
         return {"losses": [loss for loss, _ in pairs], "tokens": [count for _, count in pairs]}
 
@@ -280,7 +279,7 @@ class _Evaluation:
         else:
             reference, reference_tokenizer = self._reference()
             if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
-                self._say(
+                _say(
                     f"no divergence: {target.label!r} and the reference {self.reference.label!r} have "
                     "different vocabularies."
                 )
@@ -346,9 +345,9 @@ class _Evaluation:
             divergence=record.divergence if self.reference is not None else None,
         )
 
-    def _say(self, line: str) -> None:
-        if self.verbose:
-            print(line, flush=True)
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _last_turn(item: dict[str, Any]) -> str:

@@ -52,22 +52,6 @@ def test_items_without_follow_ups_are_generated_as_ever(loaded: tuple[Any, Any])
     assert transcripts[1][0] == user("A cow")
 
 
-@pytest.mark.parametrize(
-    ("item", "message"),
-    [
-        ({"prompt": [user("x")], "follow_ups": "and?"}, "follow_ups of item 'a' are 'and\\?'"),
-        ({"prompt": [user("x")], "follow_ups": [3]}, "follow_ups of item 'a' are"),
-        ({"prompt": [user("x")], "follow_ups": [" "]}, "follow_ups of item 'a' are"),
-        ({"prompt": "x", "follow_ups": ["and?"]}, "its prompt is a text that is continued"),
-    ],
-)
-def test_follow_ups_that_cannot_be_asked_are_refused(
-    loaded: tuple[Any, Any], item: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(CourseError, match=message):
-        generate_dialogues(*loaded, [{"id": "a", **item}])
-
-
 def test_no_items_are_refused(loaded: tuple[Any, Any]) -> None:
     with pytest.raises(CourseError, match="no prompts to complete"):
         generate_dialogues(*loaded, [])

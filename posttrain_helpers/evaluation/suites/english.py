@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.comparison.scores import Item
-from posttrain_helpers.errors import CourseError
 
 _DATA = Path(__file__).parent / "data"
 
@@ -43,24 +40,6 @@ _REFUSAL = re.compile(
 )
 
 
-@cache
-def _read_set(name: str) -> tuple[Item, ...]:
-    from posttrain_helpers.recipes.yaml_files import read_yaml
-
-    document = read_yaml(_DATA / f"{name}.yaml")
-    return tuple(
-        {
-            "id": f"{name}/{row['id']}",
-            "task": document["task"],
-            "prompt": [{"role": "user", "content": row["prompt"]}],
-            "answer": None,
-            "accepted": [],
-            **{key: value for key, value in row.items() if key not in ("id", "prompt")},
-        }
-        for row in document["items"]
-    )
-
-
 def english_items(name: str) -> list[Item]:
     """Return the items of an English prompt set, in the order of its file.
 
@@ -71,9 +50,21 @@ def english_items(name: str) -> list[Item]:
 
     Returns:
         Dicts with `id`, `task`, `prompt` (messages), `answer` (None where there is none), `accepted` (empty)
-        and what the set adds. They are the caller's own to change.
+        and what the set adds.
     """
-    return deepcopy(list(_read_set(name)))
+    from posttrain_helpers.recipes.yaml_files import read_yaml
+
+    document = read_yaml(_DATA / f"{name}.yaml")
+    shared = {"task": document["task"], "answer": None, "accepted": []}
+    return [
+        {
+            **shared,
+            **row,
+            "id": f"{name}/{row['id']}",
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+        }
+        for row in document["items"]
+    ]
 
 
 def is_refusal(reply: str) -> bool:
@@ -101,16 +92,8 @@ def declines_rightly(reply: str, item: Mapping[str, Any]) -> bool | None:
 
     Returns:
         None when the item says nothing about it.
-
-    Raises:
-        CourseError: "declines" is neither true nor false.
     """
     declines = item.get("declines")
     if declines is None:
         return None
-    if not isinstance(declines, bool):
-        raise CourseError(
-            f"'declines' of item {item.get('id')!r} must be true or false; found {declines!r}. Write it "
-            "without quotation marks."
-        )
     return bool(re.search(r"\w", reply)) and is_refusal(reply) == declines

@@ -12,8 +12,7 @@ from posttrain_helpers.comparison.scores import Item, Score
 from posttrain_helpers.data.conversations import read_messages
 from posttrain_helpers.environment.schemas import checked
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.dialogues import check_follow_ups
-from posttrain_helpers.evaluation.suites.instructions import check_constraints, obeys
+from posttrain_helpers.evaluation.suites.instructions import Text, check_constraints, obeys
 from posttrain_helpers.evaluation.suites.suite import Suite
 from posttrain_helpers.messages import is_unicode, texts_in
 from posttrain_helpers.metrics import lenient_match, strict_match
@@ -23,7 +22,11 @@ _OWN_MEASURES: dict[str, tuple[str, Score]] = {
     "accepted": ("exact", strict_match),
     "constraints": ("obeyed", obeys),
 }
-_TYPES = {"answer": str | float | bool | None, "accepted": list[str] | None, "follow_ups": list[str] | None}
+_TYPES = {
+    "answer": str | float | bool | None,
+    "accepted": list[Text] | None,
+    "follow_ups": list[Text] | None,
+}
 
 
 def own_suite(path: Path, max_new_tokens: int) -> Suite:
@@ -79,22 +82,12 @@ def _own_item(row: dict[str, Any], identifier: str, where: str) -> Item:
     item = {**row, "id": str(row["id"]) if named else identifier, "prompt": prompt}
     item["task"] = row.get("task") or "own"
     item |= {key: None for key in _OWN_MEASURES if key in row and not _has(row, key)}
-    _check_keys(item, where)
+    for key, kind in _TYPES.items():
+        checked(kind, item.get(key), where, key)
+    check_constraints(item, where)
     return item
 
 
 def _has(item: Mapping[str, Any], key: str) -> bool:
     value = item.get(key)
     return value not in (None, []) and not (isinstance(value, str) and not value.strip())
-
-
-def _check_keys(item: Item, where: str) -> None:
-    for key, kind in _TYPES.items():
-        checked(kind, item.get(key), where, key)
-    if not all(reply.strip() for reply in item.get("accepted") or ()):
-        raise CourseError(f"{where} accepts an empty reply; take it out of 'accepted'.")
-    try:
-        check_constraints(item)
-        check_follow_ups(item)
-    except CourseError as error:
-        raise CourseError(f"{where}: {error}") from error

@@ -21,8 +21,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from pydantic import Field, NonNegativeInt, StringConstraints
+
+from posttrain_helpers.environment.schemas import checked
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import closest
 
@@ -124,80 +127,49 @@ class Kind:
     """One kind of constraint.
 
     Attributes:
-        meaning: what it asks for, for readers.
         check: says whether a reply, which has at least one word, obeys a constraint of this kind.
-        required: parameters that it must have, with their types: "text", "texts", "count" or "whole number".
+        required: parameters that it must have, with their types.
         optional: parameters that it may have.
-        counts: whether it needs `exactly`, or `at_least` or `at_most` or both.
     """
 
-    meaning: str
     check: Callable[[str, Constraint], bool]
-    required: Mapping[str, str] = field(default_factory=dict)
-    optional: Mapping[str, str] = field(default_factory=dict)
-    counts: bool = False
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """Names and types of all parameters."""
-        return {**self.required, **self.optional}
+    required: Mapping[str, Any] = field(default_factory=dict)
+    optional: Mapping[str, Any] = field(default_factory=dict)
 
 
-_COUNTS = {"exactly": "count", "at_least": "count", "at_most": "count"}
-_COUNTS_OR_NONE = dict.fromkeys(_COUNTS, "whole number")
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+_BOUNDS = ("exactly", "at_least", "at_most")
 
 KINDS: dict[str, Kind] = {
-    "words": Kind(
-        "a number of words", lambda r, c: _within(len(word_list(r)), c), optional=_COUNTS, counts=True
-    ),
-    "one_word": Kind("a single word", lambda r, c: len(word_list(r)) == 1),
-    "sentences": Kind(
-        "a number of sentences", lambda r, c: _within(sentence_count(r), c), optional=_COUNTS, counts=True
-    ),
+    "words": Kind(lambda r, c: _within(len(word_list(r)), c), optional=dict.fromkeys(_BOUNDS, Count)),
+    "one_word": Kind(lambda r, c: len(word_list(r)) == 1),
+    "sentences": Kind(lambda r, c: _within(sentence_count(r), c), optional=dict.fromkeys(_BOUNDS, Count)),
     "starts_with": Kind(
-        "begins with a phrase",
-        lambda r, c: re.match(_pattern(_edges(c["phrase"])), _edges(r)) is not None,
-        required={"phrase": "text"},
+        lambda r, c: re.match(_pattern(_edges(c["phrase"])), _edges(r)) is not None, {"phrase": Text}
     ),
+    # And nothing after it.
     "ends_with": Kind(
-        "ends with a phrase, and nothing after it",
-        lambda r, c: re.search(_pattern(_edges(c["phrase"])) + r"\Z", _edges(r)) is not None,
-        required={"phrase": "text"},
+        lambda r, c: re.search(_pattern(_edges(c["phrase"])) + r"\Z", _edges(r)) is not None, {"phrase": Text}
     ),
-    "contains": Kind(
-        "holds each of the words, once or `at_least` times",
-        _contains,
-        required={"words": "texts"},
-        optional={"at_least": "count"},
-    ),
+    # Each of the words, once or `at_least` times.
+    "contains": Kind(_contains, {"words": Texts}, {"at_least": Count}),
     "contains_any": Kind(
-        "holds one of the phrases",
-        lambda r, c: any(_mentions(r, phrase) for phrase in c["phrases"]),
-        required={"phrases": "texts"},
+        lambda r, c: any(_mentions(r, phrase) for phrase in c["phrases"]), {"phrases": Texts}
     ),
-    "avoids": Kind(
-        "holds none of the words",
-        lambda r, c: not any(_mentions(r, word) for word in c["words"]),
-        required={"words": "texts"},
-    ),
-    "repeats": Kind(
-        "says a word so many times in a row, and nowhere else",
-        _repeats,
-        required={"word": "text", "times": "count"},
-    ),
-    "lowercase": Kind("has small letters and no capital one", lambda r, c: r.islower()),
-    "uppercase": Kind("has capital letters and no small one", lambda r, c: r.isupper()),
-    "no_commas": Kind("has no comma", lambda r, c: "," not in r),
-    "json": Kind(
-        "is valid JSON, in a code fence or not, and an object with these `keys` if there are any",
-        _is_json,
-        optional={"keys": "texts"},
-    ),
+    "avoids": Kind(lambda r, c: not any(_mentions(r, word) for word in c["words"]), {"words": Texts}),
+    # A word so many times in a row, and nowhere else.
+    "repeats": Kind(_repeats, {"word": Text, "times": Count}),
+    "lowercase": Kind(lambda r, c: r.islower()),
+    "uppercase": Kind(lambda r, c: r.isupper()),
+    "no_commas": Kind(lambda r, c: "," not in r),
+    # In a code fence or not; an object with these keys if there are any.
+    "json": Kind(_is_json, optional={"keys": Texts}),
+    # Each on a line after -, * or •.
     "bullets": Kind(
-        "a number of bullet points, each on a line after -, * or •",
         lambda r, c: _within(len(_BULLET.findall(r)), c),
-        optional=_COUNTS_OR_NONE,
-        counts=True,
+        optional=dict.fromkeys(_BOUNDS, NonNegativeInt),
     ),
 }
 
@@ -207,13 +179,11 @@ def obeys(reply: str, item: Mapping[str, Any]) -> bool | None:
 
     Args:
         reply: the text of the reply.
-        item: an item; its "constraints" list dicts with a "kind" of `KINDS` and the kind's parameters.
+        item: an item; its "constraints" list dicts with a "kind" of `KINDS` and the kind's parameters, as
+            `check_constraints` accepts them.
 
     Returns:
         None when the item has no constraint, that is, cannot be scored.
-
-    Raises:
-        CourseError: as `check_constraints`.
 
     Source: the prompt-level strict accuracy of IFEval.
     """
@@ -231,12 +201,9 @@ def obeyed_share(reply: str, item: Mapping[str, Any]) -> float | None:
     Returns:
         A number from 0 to 1; None when the item has no constraint.
 
-    Raises:
-        CourseError: as `check_constraints`.
-
     Source: the instruction-level strict accuracy of IFEval, here averaged within each prompt first.
     """
-    constraints = check_constraints(item)
+    constraints = item.get("constraints")
     if not constraints:
         return None
     return sum(_obeys_one(reply, constraint) for constraint in constraints) / len(constraints)
@@ -255,13 +222,10 @@ def obeys_loosely(reply: str, item: Mapping[str, Any]) -> bool | None:
     Returns:
         None when the item has no constraint.
 
-    Raises:
-        CourseError: as `check_constraints`.
-
     Source: the prompt-level loose accuracy of IFEval, section 2.3; as there, each constraint may be met by
         another form.
     """
-    constraints = check_constraints(item)
+    constraints = item.get("constraints")
     if not constraints:
         return None
     lines = reply.split("\n")
@@ -274,28 +238,28 @@ def _obeys_one(reply: str, constraint: Constraint) -> bool:
     return bool(word_list(reply)) and KINDS[constraint["kind"]].check(reply, constraint)
 
 
-def check_constraints(item: Mapping[str, Any]) -> list[Constraint]:
+def check_constraints(item: Mapping[str, Any], where: str = "") -> list[Constraint]:
     """Return the constraints of an item, checked.
 
     Args:
         item: an item. No "constraints", None and an empty list all mean that there are none. A parameter that
             is None counts as absent: tables of dicts fill their gaps so.
+        where: what to call the item in an error; by default its id does.
 
     Raises:
         CourseError: "constraints" is no list of dicts, a kind does not exist, or a parameter is missing,
             unknown, of a wrong type or contradicts another one.
     """
-    constraints = item.get("constraints")
-    if constraints is None:
-        return []
-    if not isinstance(constraints, list | tuple) or not all(isinstance(c, Mapping) for c in constraints):
+    constraints = item.get("constraints") or []
+    where = where or f"item {item.get('id')!r}"
+    if not isinstance(constraints, list) or not all(isinstance(c, Mapping) for c in constraints):
         raise CourseError(
-            f"the constraints of item {item.get('id')!r} must be a list of dicts; found {constraints!r}. "
-            'Write them as [{"kind": "one_word"}].'
+            f"the constraints of {where} must be a list of dicts; found {constraints!r}. Write them as "
+            '[{"kind": "one_word"}].'
         )
     for constraint in constraints:
-        _check_constraint(constraint, f"item {item.get('id')!r}")
-    return list(constraints)
+        _check_constraint(constraint, where)
+    return constraints
 
 
 def _check_constraint(constraint: Constraint, where: str) -> None:
@@ -306,48 +270,25 @@ def _check_constraint(constraint: Constraint, where: str) -> None:
             f"a constraint of {where} {found}; {closest(name, KINDS)}the kinds are {', '.join(KINDS)}."
         )
     kind, where = KINDS[name], f"the constraint {name!r} of {where}"
+    parameters = {**kind.required, **kind.optional}
     given = {key: value for key, value in constraint.items() if key != "kind" and value is not None}
-    for key in given:
-        if key not in kind.parameters:
-            known = ", ".join(kind.parameters) or "none"
+    for key, value in given.items():
+        if key not in parameters:
             raise CourseError(
-                f"{where} has the unknown parameter {key!r}; {closest(key, kind.parameters)}its parameters "
-                f"are: {known}."
+                f"{where} has the unknown parameter {key!r}; {closest(key, parameters)}its parameters are: "
+                f"{', '.join(parameters) or 'none'}."
             )
+        checked(parameters[key], value, where, key)
     if missing := [key for key in kind.required if key not in given]:
         raise CourseError(f"{where} lacks {', '.join(missing)}; add it.")
-    for key, value in given.items():
-        expected = kind.parameters[key]
-        if not _HAS_TYPE[expected](value):
-            raise CourseError(f"{key} of {where} must be {_TYPE_NAMES[expected]}; found {value!r}.")
-    if kind.counts and not given:
+    if "exactly" not in parameters:
+        return
+    if not given:
         raise CourseError(f"{where} says no number; add exactly, at_least or at_most.")
-    if kind.counts and "exactly" in given and len(given) > 1:
+    if "exactly" in given and len(given) > 1:
         raise CourseError(f"{where} has exactly beside other numbers; keep exactly alone or leave it out.")
-    if kind.counts and given.get("at_least", 0) > given.get("at_most", float("inf")):
+    if given.get("at_least", 0) > given.get("at_most", float("inf")):
         raise CourseError(
             f"{where} asks for at least {given['at_least']} and at most {given['at_most']}, which no reply "
             "obeys; swap or correct the two."
         )
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_number(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-_HAS_TYPE: dict[str, Callable[[Any], bool]] = {
-    "text": _is_text,
-    "texts": lambda value: isinstance(value, list | tuple) and bool(value) and all(map(_is_text, value)),
-    "count": lambda value: _is_number(value, 1),
-    "whole number": lambda value: _is_number(value, 0),
-}
-_TYPE_NAMES = {
-    "text": "a text that is not empty",
-    "texts": "a list of texts that are not empty",
-    "count": "a whole number of at least 1",
-    "whole number": "a whole number of at least 0",
-}

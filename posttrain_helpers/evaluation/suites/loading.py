@@ -190,17 +190,6 @@ def _preference() -> list[Item]:
     return list(chain.from_iterable(islice(pairs, 100)))
 
 
-def _items(name: str) -> list[Item]:
-    """Return the items of a suite; those of the tiny world are of the split that is reported."""
-    if name in _ENGLISH:
-        return english_items(name)
-    if name in _MIXED:
-        return _MIXED[name]()
-    from posttrain_helpers.tinyworld.tasks import held_out_suite
-
-    return held_out_suite(name)
-
-
 # Suites of the tiny world that `tasks` does not have as they are.
 _MIXED: dict[str, Callable[[], list[Item]]] = {
     "harder_problems": _harder_problems,
@@ -275,4 +264,12 @@ def _named(name: str) -> Suite:
             f"the suite {name!r} does not exist{suggestion(name, suites)}The suites are {', '.join(suites)}, "
             "and a file of rows is one if its name ends like one, as in questions.jsonl."
         )
-    return Suite(name, items=tuple(_items(name)), **suites[name])
+    if name in _ENGLISH:
+        items = english_items(name)
+    elif name in _MIXED:
+        items = _MIXED[name]()
+    else:
+        from posttrain_helpers.tinyworld.tasks import held_out_suite
+
+        items = held_out_suite(name)
+    return Suite(name, items=tuple(items), **suites[name])

@@ -218,18 +218,21 @@ def test_gaps_of_a_table_are_no_parameters():
         (constraint("contains"), r"'contains' of item 'x' lacks words; add it"),
         (constraint("repeats", word="a"), r"lacks times"),
         (constraint("contains", words=None), r"lacks words"),
-        (constraint("contains", words="kite"), r"words of .* must be a list of texts .*found 'kite'"),
-        (constraint("contains", words=[]), r"must be a list of texts"),
-        (constraint("contains", words=["a", " "]), r"must be a list of texts"),
-        (constraint("contains", words=[3]), r"must be a list of texts"),
-        (constraint("starts_with", phrase=""), r"phrase of .* must be a text that is not empty; found ''"),
-        (constraint("ends_with", phrase=3), r"must be a text"),
-        (constraint("words", exactly="3"), r"exactly of .* must be a whole number of at least 1; found '3'"),
-        (constraint("words", exactly=True), r"whole number of at least 1; found True"),
-        (constraint("words", at_most=0), r"whole number of at least 1; found 0"),
-        (constraint("sentences", at_least=1.5), r"whole number of at least 1; found 1.5"),
-        (constraint("bullets", exactly=-1), r"whole number of at least 0; found -1"),
-        (constraint("repeats", word="a", times=0), r"times of .* whole number of at least 1"),
+        (
+            constraint("contains", words="kite"),
+            r"'contains' of item 'x': words must be a list, but it is 'kite'",
+        ),
+        (constraint("contains", words=[]), r"words must be something that is not empty"),
+        (constraint("contains", words=["a", " "]), r"words\[1\] must be text that is not empty"),
+        (constraint("contains", words=[3]), r"words\[0\] must be text, but it is 3"),
+        (constraint("starts_with", phrase=""), r"phrase must be text that is not empty, but it is ''"),
+        (constraint("ends_with", phrase=3), r"phrase must be text, but it is 3"),
+        (constraint("words", exactly="3"), r"exactly must be a whole number, but it is '3'"),
+        (constraint("words", exactly=True), r"exactly must be a whole number, but it is True"),
+        (constraint("words", at_most=0), r"at_most must be at least 1, but it is 0"),
+        (constraint("sentences", at_least=1.5), r"at_least must be a whole number, but it is 1.5"),
+        (constraint("bullets", exactly=-1), r"exactly must be at least 0, but it is -1"),
+        (constraint("repeats", word="a", times=0), r"times must be at least 1"),
         (constraint("words"), r"says no number; add exactly, at_least or at_most"),
         (constraint("words", exactly=None), r"says no number"),
         (constraint("bullets", exactly=2, at_most=3), r"exactly beside other numbers"),
@@ -237,14 +240,11 @@ def test_gaps_of_a_table_are_no_parameters():
     ],
 )
 def test_a_broken_constraint_is_refused(broken, sentence):
-    for function in (obeys, obeyed_share, obeys_loosely):
-        with pytest.raises(CourseError, match=sentence):
-            function("A reply.", item(constraint("no_commas"), broken))
     with pytest.raises(CourseError, match=sentence):
-        check_constraints(item(broken))
+        check_constraints(item(constraint("no_commas"), broken))
 
 
 @pytest.mark.parametrize("broken", [{"kind": "one_word"}, "one_word", ["one_word"], 3])
 def test_constraints_are_a_list_of_dicts(broken):
     with pytest.raises(CourseError, match=r"the constraints of item 'x' must be a list of dicts; found"):
-        obeys("A reply.", {"id": "x", "constraints": broken})
+        check_constraints({"id": "x", "constraints": broken})
