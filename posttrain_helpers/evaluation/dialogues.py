@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.comparison.scores import Item
-from posttrain_helpers.evaluation.judges.base import Messages, prompt_messages
 from posttrain_helpers.generation.decoding import Generation, generate
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def generate_dialogues(
     *,
     max_new_tokens: int = 256,
     batch_size: int = 32,
-) -> tuple[list[Messages], list[Generation]]:
+) -> tuple[list[list[dict[str, str]]], list[Generation]]:
     """Let a model reply greedily to each prompt and then to each follow-up, its own replies in view.
 
     A follow-up is asked whatever the reply before it was, so every model hears the same questions.
@@ -39,7 +38,10 @@ def generate_dialogues(
     Raises:
         CourseError: as `generate`.
     """
-    transcripts = [list(prompt_messages(item)) for item in items]
+    transcripts = [
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        for prompt in (item["prompt"] for item in items)
+    ]
     rounds = 1 + max((len(item.get("follow_ups") or ()) for item in items), default=0)
     last: dict[int, Generation] = {}
     for turn in range(rounds):

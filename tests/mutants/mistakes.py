@@ -1835,7 +1835,7 @@ LANGUAGE_MODEL_JUDGE = Group(
     ("tests/evaluation/judges/test_language_model.py",),
     (
         Mistake(
-            "LanguageModelJudge._last_log_probs",
+            "LanguageModelJudge._next_log_probs",
             "not in float32",
             ".float().log_softmax(-1)",
             ".log_softmax(-1)",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.evaluation.judges.base import Item, Reply, after_prompt, prompt_messages
+from posttrain_helpers.comparison.scores import Item
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,27 +31,26 @@ class RewardModelJudge:
         self.tokenizer = tokenizer
         self._rewards: dict[str, float] = {}
 
-    def scores(self, items: Sequence[Item], replies: Sequence[Reply]) -> list[float]:
-        """Return the reward of each reply; replies of several turns are scored as a whole.
+    def scores(self, items: Sequence[Item], replies: Sequence[str]) -> list[float]:
+        """Return the reward of each reply.
 
         Args:
-            items: N items; a prompt of several turns is read as a whole.
-            replies: N replies, each a text, or the messages after the prompt.
+            items: N items whose prompts are messages; one of several turns is read as a whole.
+            replies: N texts.
 
         Raises:
-            CourseError: a prompt or reply of an unknown form, or what `rewards.score_replies` raises.
+            CourseError: what `rewards.score_replies` raises.
         """
         from posttrain_helpers.rewards.reward_model import score_replies
 
-        prompts = [prompt_messages(item) for item in items]
-        turns = [after_prompt(item, reply) for item, reply in zip(items, replies, strict=True)]
+        asked = [(item["prompt"], reply) for item, reply in zip(items, replies, strict=True)]
         # Each text once, also in later calls: in another batch its reward is rounded otherwise, and equal
         # replies of two models would not tie.
-        keys = [json.dumps([prompt, reply]) for prompt, reply in zip(prompts, turns, strict=True)]
-        new = {key: place for place, key in enumerate(keys) if key not in self._rewards}
+        keys = [json.dumps(pair) for pair in asked]
+        new = {key: pair for key, pair in zip(keys, asked, strict=True) if key not in self._rewards}
         if new:
-            asked = [[column[place] for place in new.values()] for column in (prompts, turns)]
-            rewards = score_replies(self.model, self.tokenizer, *asked)
+            prompts, texts = map(list, zip(*new.values(), strict=True))
+            rewards = score_replies(self.model, self.tokenizer, prompts, texts)
             self._rewards |= zip(new, rewards.tolist(), strict=True)
         return [self._rewards[key] for key in keys]
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from posttrain_helpers.comparison.scores import Item
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.judges.base import (
-    Item,
-    Reply,
-    after_prompt,
-    as_text,
-    check_pairs,
-    prompt_messages,
-)
 from posttrain_helpers.generation.decoding import evaluation_mode, left_padded, positions
+from posttrain_helpers.messages import is_conversation
 
 if TYPE_CHECKING:
     import numpy
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BATCH_SIZE = 32  # comparisons
 
 DEFAULT_TEMPLATE = """\
 Compare two replies to a request and decide which of them is better. A good reply is correct, helpful and to \
@@ -51,12 +47,12 @@ class LanguageModelJudge:
         tokenizer: its tokenizer, with chat template and padding token.
         template: the user message, with {question}, {first} and {second}; {first_letter} and {second_letter}
             may be in it as well.
-        letters: the answers for "the first is better" and "the second is better"; not necessarily one token.
-        batch_size: comparisons in a batch.
+        letters: the answers for "the first is better" and "the second is better". Of several tokens the first
+            in which they differ is read.
 
     Raises:
         CourseError: a model with a score head, a template without one of its fields, two letters of which one
-            begins the other, a missing chat template or padding token, or a batch size below 1.
+            begins the other, or a missing chat template or padding token.
 
     Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv:2306.05685, for
     pairwise judging and its position bias.
@@ -69,17 +65,15 @@ class LanguageModelJudge:
         *,
         template: str = DEFAULT_TEMPLATE,
         letters: tuple[str, str] = ("A", "B"),
-        batch_size: int = 32,
     ) -> None:
-        _check(model, tokenizer, template, letters, batch_size)
+        _check(model, tokenizer, template, letters)
         self.model = model
         self.tokenizer = tokenizer
         self.template = template
         self.letters = (letters[0], letters[1])
-        self.batch_size = batch_size
 
     def letter_log_probs(
-        self, items: Sequence[Item], first_replies: Sequence[Reply], second_replies: Sequence[Reply]
+        self, items: Sequence[Item], first_replies: Sequence[str], second_replies: Sequence[str]
     ) -> numpy.ndarray:
         """Return the log-probability of each letter as the beginning of the answer.
 
@@ -87,7 +81,7 @@ class LanguageModelJudge:
 
         Args:
             items: N items; a prompt of several turns is shown as a whole.
-            first_replies: N replies to show first, each a text, or the messages after the prompt.
+            first_replies: N replies to show first.
             second_replies: N replies to show second.
 
         Returns:
@@ -100,29 +94,22 @@ class LanguageModelJudge:
         import numpy as np
         import torch
 
-        check_pairs(items, first_replies, second_replies)
+        _check_pairs(items, first_replies, second_replies)
         asked = zip(items, first_replies, second_replies, strict=True)
         encoded = [self._encode(self.question(*pair)) for pair in asked]
         self._check_fits(items, encoded)
-        # Where each letter is one token, both are read from one forward pass over the prompt.
-        wanted: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-        for index, (prompt, *letters) in enumerate(encoded):
-            for side, letter in enumerate(letters):
-                wanted.setdefault((*prompt, *letter[:-1]), []).append((index, side))
-        steps = max(len(letter) for _, *letters in encoded for letter in letters)
-        rows = sorted(wanted, key=len)
-        result = np.empty((len(encoded), 2))
+        letters = dict(encoded)
+        rows = sorted(letters, key=len)
+        found: dict[tuple[int, ...], list[float]] = {}
         with evaluation_mode(self.model), torch.no_grad():
-            for start in range(0, len(rows), self.batch_size):
-                batch = rows[start : start + self.batch_size]
-                for row, log_probs in zip(batch, self._last_log_probs(batch, steps), strict=True):
-                    for index, side in wanted[row]:
-                        letter = encoded[index][1 + side]
-                        result[index, side] = log_probs[range(-len(letter), 0), letter].sum().item()
-        return result
+            for start in range(0, len(rows), _BATCH_SIZE):
+                batch = rows[start : start + _BATCH_SIZE]
+                for row, log_probs in zip(batch, self._next_log_probs(batch), strict=True):
+                    found[row] = log_probs[letters[row]].tolist()
+        return np.array([found[row] for row, _ in encoded])
 
     def both_orders(
-        self, items: Sequence[Item], left: Sequence[Reply], right: Sequence[Reply]
+        self, items: Sequence[Item], left: Sequence[str], right: Sequence[str]
     ) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Return the log-odds of the left replies when they are shown first, and when they are shown second.
 
@@ -137,24 +124,26 @@ class LanguageModelJudge:
         first, second = (self.letter_log_probs(items, *pair) for pair in ((left, right), (right, left)))
         return first[:, 0] - first[:, 1], second[:, 1] - second[:, 0]
 
-    def question(self, item: Item, first: Reply, second: Reply) -> str:
+    def question(self, item: Item, first: str, second: str) -> str:
         """Return the user message that shows a pair of replies.
 
         Raises:
-            CourseError: a prompt or reply of an unknown form.
+            CourseError: a prompt of an unknown form.
         """
+        turns = _prompt_messages(item)
+        spoken = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns]
         fields = {
-            "question": as_text(prompt_messages(item)),
-            "first": as_text(after_prompt(item, first)),
-            "second": as_text(after_prompt(item, second)),
+            "question": turns[0]["content"] if len(turns) == 1 else "\n".join(spoken),
+            "first": first,
+            "second": second,
             "first_letter": self.letters[0],
             "second_letter": self.letters[1],
         }
         # One pass, and not str.format: replies and templates may hold braces of their own.
         return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
 
-    def _encode(self, question: str) -> tuple[list[int], list[int], list[int]]:
-        """Return the tokens of the prompt, and of each letter what it adds to them."""
+    def _encode(self, question: str) -> tuple[tuple[int, ...], list[int]]:
+        """Return the tokens of the prompt with what both letters begin with, and the next one of each."""
         opened = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": question}],
             add_generation_prompt=True,
@@ -172,11 +161,11 @@ class LanguageModelJudge:
                 f"the tokenizer gives the letters {self.letters[0]!r} and {self.letters[1]!r} no tokens that "
                 "tell them apart; choose other letters."
             )
-        return first[:shared], first[shared:], second[shared:]
+        return tuple(first[:shared]), [first[shared], second[shared]]
 
-    def _check_fits(self, items: Sequence[Item], encoded: list[tuple[list[int], ...]]) -> None:
+    def _check_fits(self, items: Sequence[Item], encoded: Sequence[tuple[tuple[int, ...], Any]]) -> None:
         limit = positions(self.model)
-        lengths = [len(prompt) + max(len(first), len(second)) for prompt, first, second in encoded]
+        lengths = [len(prompt) + 1 for prompt, _ in encoded]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         if lengths[longest] > limit:
             raise CourseError(
@@ -184,12 +173,12 @@ class LanguageModelJudge:
                 f"judge has {limit} positions; shorten the template, or leave out the longest replies."
             )
 
-    def _last_log_probs(self, rows: Sequence[Sequence[int]], steps: int) -> torch.Tensor:
-        """Return the log-probabilities of what follows each of the last tokens, shape (rows, steps, V)."""
+    def _next_log_probs(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the log-probabilities of the token that follows each row, shape (rows, V)."""
         padded = left_padded(rows, self.tokenizer.pad_token_id)
         optional = {
             "position_ids": padded["attention_mask"].cumsum(1).sub(1).clamp(min=0).to(self.model.device),
-            "logits_to_keep": steps,  # those of a whole prompt and a large vocabulary may not fit into memory
+            "logits_to_keep": 1,  # those of a whole prompt and a large vocabulary may not fit into memory
         }
         known = inspect.signature(_unwrapped(self.model).forward).parameters
         logits = self.model(
@@ -197,7 +186,7 @@ class LanguageModelJudge:
             use_cache=False,
             **{name: value for name, value in optional.items() if name in known},
         ).logits
-        return logits[:, -steps:].float().log_softmax(-1)
+        return logits[:, -1].float().log_softmax(-1)
 
 
 def _unwrapped(model: PreTrainedModel) -> PreTrainedModel:
@@ -210,7 +199,6 @@ def _check(
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     letters: tuple[str, str],
-    batch_size: int,
 ) -> None:
     if not model.can_generate():
         raise CourseError(
@@ -242,5 +230,33 @@ def _check(
             "the judge's tokenizer has no padding token, so comparisons cannot share a batch; load the model "
             "with load_model_and_tokenizer, which picks one, or set tokenizer.pad_token."
         )
-    if batch_size < 1:
-        raise CourseError(f"batch_size must be at least 1, but {batch_size} was found.")
+
+
+def _check_pairs(items: Sequence[Item], first_replies: Sequence[str], second_replies: Sequence[str]) -> None:
+    counts = (len(items), len(first_replies), len(second_replies))
+    if isinstance(first_replies, str) or isinstance(second_replies, str):
+        raise CourseError("the replies must be lists of texts, but one string was found; write [reply].")
+    if not counts[0] or len(set(counts)) > 1:
+        raise CourseError(
+            f"a judge needs two replies for each item, and at least one item; found {counts[0]} items, "
+            f"{counts[1]} first replies and {counts[2]} second ones. Pass three lists of one length."
+        )
+    for item, *replies in zip(items, first_replies, second_replies, strict=True):
+        for reply in replies:
+            if not isinstance(reply, str):
+                raise CourseError(
+                    f"a reply must be a text, but a {type(reply).__name__} was found for item "
+                    f"{item.get('id')!r}; of a Generation pass its text."
+                )
+
+
+def _prompt_messages(item: Item) -> list[dict[str, str]]:
+    prompt = item.get("prompt")
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if not is_conversation(prompt):
+        raise CourseError(
+            f"the prompt of item {item.get('id')!r} must be a text or a list of messages with role and "
+            f"content, but it is {str(prompt)[:60]!r}."
+        )
+    return prompt

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from judged_items import FIRST, ITEMS, SECOND, assistant, user
+from judged_items import FIRST, ITEMS, SECOND, user
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges.by_score import reward_model_judge
 from posttrain_helpers.rewards.reward_model import score_replies
+
+# A reward model reads conversations.
+ASKED = [{**item, "prompt": [user(item["prompt"])]} for item in ITEMS if isinstance(item["prompt"], str)]
+ASKED = [*ASKED, *(item for item in ITEMS if not isinstance(item["prompt"], str))]
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +42,11 @@ class TestRewardModelJudge:
         expected = score_replies(reward_model, tokenizer, [item["prompt"] for item in items], replies)
         assert reward_model_judge(reward_model, tokenizer).scores(items, replies) == pytest.approx(expected)
 
-    def test_a_transcript_is_scored_without_its_prompt_twice(self, reward_model, tokenizer) -> None:
-        turns = [assistant("Paris."), user("Sure?"), assistant("Yes.")]
-        judge = reward_model_judge(reward_model, tokenizer)
-        whole, tail = judge.scores([ITEMS[0]] * 2, [ITEMS[0]["prompt"] + turns, turns])
-        assert whole == tail
-        assert tail == pytest.approx(score_replies(reward_model, tokenizer, [ITEMS[0]["prompt"]], [turns])[0])
-
     def test_many_replies_are_few_batches(self, reward_model, tokenizer, monkeypatch) -> None:
         calls = []
         forward = reward_model.forward
         monkeypatch.setattr(reward_model, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
-        reward_model_judge(reward_model, tokenizer).scores([*ITEMS, *ITEMS], [*FIRST, *SECOND])
+        reward_model_judge(reward_model, tokenizer).scores([*ASKED, *ASKED], [*FIRST, *SECOND])
         assert len(calls) == 1
 
     def test_equal_replies_tie_although_rewards_are_rounded(
@@ -69,8 +66,8 @@ class TestRewardModelJudge:
 
         judge = reward_model_judge(reward_model, tokenizer)
         monkeypatch.setattr("posttrain_helpers.rewards.reward_model.score_replies", rounded)
-        alone = judge.scores(ITEMS[:1], FIRST[:1])
-        assert judge.scores([*ITEMS[::-1], ITEMS[0]], [*SECOND[::-1], FIRST[0]])[-1:] == alone
+        alone = judge.scores(ASKED[:1], FIRST[:1])
+        assert judge.scores([*ASKED[::-1], ASKED[0]], [*SECOND[::-1], FIRST[0]])[-1:] == alone
         assert judge.scores(ITEMS[:1], FIRST[:1]) == alone
 
     def test_a_language_model_is_refused(self, model, tokenizer) -> None:

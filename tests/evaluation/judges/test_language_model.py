@@ -11,10 +11,8 @@ from judged_items import FIRST, ITEMS, SECOND, assistant, user
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.judges.language_model import (
-    DEFAULT_TEMPLATE,
-    LanguageModelJudge,
-)
+from posttrain_helpers.evaluation.judges import language_model
+from posttrain_helpers.evaluation.judges.language_model import DEFAULT_TEMPLATE, LanguageModelJudge
 from posttrain_helpers.generation.decoding import Generation
 
 SHORT = "{question} A: {first} B: {second} ?"
@@ -38,20 +36,22 @@ def reward_model(random_model_dir: Path):
 
 
 def slow_log_prob(model, tokenizer, question: str, letter: str) -> float:
-    """The log-probability of a letter that shares no token with the prompt, one prompt at a time."""
+    """The log-probability of a letter's first token, which is not the prompt's, one prompt at a time."""
     opened = tokenizer.apply_chat_template([user(question)], add_generation_prompt=True, tokenize=False)
     prompt = tokenizer(opened, add_special_tokens=False)["input_ids"]
     answer = tokenizer(letter, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        logits = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
-    return sum(logits[len(prompt) - 1 + step, token].item() for step, token in enumerate(answer))
+        return model(torch.tensor([prompt])).logits[0, -1].float().log_softmax(-1)[answer[0]].item()
 
 
 class TestLanguageModelJudge:
     @pytest.mark.parametrize("letters", [("A", "B"), ("A cow", "Paris is"), ("B", "owl can fly")])
     @pytest.mark.parametrize("batch_size", [1, 3, 32])
-    def test_it_equals_one_prompt_at_a_time(self, model, tokenizer, letters, batch_size: int) -> None:
-        judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters, batch_size=batch_size)
+    def test_it_equals_one_prompt_at_a_time(
+        self, model, tokenizer, letters, batch_size: int, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(language_model, "_BATCH_SIZE", batch_size)
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters)
         log_probs = judge.letter_log_probs(ITEMS, FIRST, SECOND)
         expected = [
             [slow_log_prob(model, tokenizer, judge.question(*pair), letter) for letter in letters]
@@ -72,11 +72,19 @@ class TestLanguageModelJudge:
         tokens = [tokenizer(letter)["input_ids"] for letter in letters]
         assert tokens[0][0] == tokens[1][0]
         judge = LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters)
-        questions = [judge.question(*pair) for pair in zip(ITEMS, FIRST, SECOND, strict=True)]
-        whole = [[slow_log_prob(model, tokenizer, text, letter) for letter in letters] for text in questions]
-        ours = judge.letter_log_probs(ITEMS, FIRST, SECOND)
-        np.testing.assert_allclose(np.diff(ours), np.diff(whole), atol=1e-4)
-        assert (ours > whole).all()
+        other = next(place for place, (a, b) in enumerate(zip(*tokens, strict=True)) if a != b)
+        row, letters = judge._encode(judge.question(ITEMS[0], FIRST[0], SECOND[0]))
+        assert (list(row[-other:]), letters) == (tokens[0][:other], [found[other] for found in tokens])
+        with torch.no_grad():
+            logits = model(torch.tensor([row])).logits[0, -1].float().log_softmax(-1)
+        expected = [logits[letter].item() for letter in letters]
+        np.testing.assert_allclose(judge.letter_log_probs(ITEMS, FIRST, SECOND)[0], expected, atol=1e-4)
+
+    def test_a_pair_that_is_asked_twice_is_read_once(self, model, tokenizer) -> None:
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
+        once = judge.letter_log_probs(ITEMS, FIRST, SECOND)
+        twice = judge.letter_log_probs([*ITEMS, *ITEMS], [*FIRST, *FIRST], [*SECOND, *SECOND])
+        assert (twice == np.concatenate([once, once])).all()
 
     def test_only_the_logits_of_the_answer_are_made(self, model, tokenizer, monkeypatch) -> None:
         made = []
@@ -90,9 +98,8 @@ class TestLanguageModelJudge:
             return outputs
 
         monkeypatch.setattr(model, "forward", spy)
-        LanguageModelJudge(model, tokenizer, template=SHORT, batch_size=3).letter_log_probs(
-            ITEMS, FIRST, SECOND
-        )
+        monkeypatch.setattr(language_model, "_BATCH_SIZE", 3)
+        LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(ITEMS, FIRST, SECOND)
         assert made == [(3, 1), (1, 1)]
 
     def test_a_model_that_returns_all_logits_is_read_alike(self, model, tokenizer, monkeypatch) -> None:
@@ -118,11 +125,11 @@ class TestLanguageModelJudge:
 
     def test_half_precision_is_widened_first(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model.bfloat16(), tokenizer, template=SHORT)
-        prompt, *letters = judge._encode(judge.question(ITEMS[0], FIRST[0], SECOND[0]))
+        prompt, letters = judge._encode(judge.question(ITEMS[0], FIRST[0], SECOND[0]))
         with torch.no_grad():
             logits = model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
         found = judge.letter_log_probs(ITEMS[:1], FIRST[:1], SECOND[:1])
-        assert found[0].tolist() == pytest.approx([logits[token].item() for (token,) in letters], rel=1e-5)
+        assert found[0].tolist() == pytest.approx([logits[token].item() for token in letters], rel=1e-5)
 
     def test_dropout_is_off(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer, template=SHORT)
@@ -149,12 +156,8 @@ class TestLanguageModelJudge:
 
     def test_a_conversation_is_shown_as_a_whole(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer, template="{question}|{first}|{second}|{json}")
-        turns = [assistant("Yes."), user("Why?"), assistant("Wings.")]
-        text = judge.question(ITEMS[3], ITEMS[3]["prompt"] + turns, turns[:1])
-        assert text == (
-            "User: Hello.\nAssistant: Hi.\nUser: Can an owl fly?|"
-            "Assistant: Yes.\nUser: Why?\nAssistant: Wings.|Yes.|{json}"
-        )
+        text = judge.question(ITEMS[3], "Wings.", "Yes.")
+        assert text == "User: Hello.\nAssistant: Hi.\nUser: Can an owl fly?|Wings.|Yes.|{json}"
         assert judge.question(ITEMS[2], "a", "b") == "3 + 4 =|a|b|{json}"
 
     def test_thinking_is_switched_off(self, model, tokenizer, monkeypatch) -> None:
@@ -222,10 +225,6 @@ class TestLanguageModelJudgeRefuses:
         with pytest.raises(CourseError, match="no chat template"):
             LanguageModelJudge(model, tokenizer)
 
-    def test_a_batch_of_nothing(self, model, tokenizer) -> None:
-        with pytest.raises(CourseError, match="batch_size must be at least 1"):
-            LanguageModelJudge(model, tokenizer, batch_size=0)
-
     def test_a_comparison_longer_than_the_model(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer, template=SHORT)
         long = " moo" * 300
@@ -248,8 +247,7 @@ class TestLanguageModelJudgeRefuses:
                 [Generation("text", (1,), "stop")],
                 "a Generation was found for item 'france'; .* its text",
             ),
-            ([[assistant("a"), user("b")]], ["a"], "must end with the assistant's"),
-            ([ITEMS[0]["prompt"]], ["a"], "must end with the assistant's"),
+            ([[assistant("a")]], ["a"], "a list was found for item 'france'"),
         ],
     )
     def test_replies_of_another_form(self, model, tokenizer, first, second, message: str) -> None:
