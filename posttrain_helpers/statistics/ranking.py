@@ -60,15 +60,16 @@ def significant_ranks(
     import pandas as pd
 
     table = {label: np.asarray(values, dtype=float) for label, values in scores.items()}
-    tests = pairwise_tests(table, clusters)
+    p_values = pair_p_values(table, clusters)
     means = {label: float(values.mean()) for label, values in table.items()}
     order = sorted(table, key=means.__getitem__, reverse=True)
     better: dict[str, set[str]] = {label: set() for label in order}
     worse: dict[str, set[str]] = {label: set() for label in order}
-    for row in tests[tests["significant"]].itertuples():
-        winner, loser = (row.second, row.first) if row.difference > 0 else (row.first, row.second)
-        better[loser].add(winner)
-        worse[winner].add(loser)
+    for pair, p in zip(p_values, holm(list(p_values.values())), strict=True):
+        if p < ALPHA:
+            loser, winner = sorted(pair, key=means.__getitem__)
+            better[loser].add(winner)
+            worse[winner].add(loser)
     yes_no = all_yes_no(table)
     rows = {}
     for label in order:
@@ -87,46 +88,20 @@ def significant_ranks(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
 
 
-def pairwise_tests(
-    scores: Mapping[str, Sequence[float]],
-    clusters: Sequence[Hashable] | None = None,
-) -> pd.DataFrame:
-    """Test every pair of models on the same items.
-
-    Yes/no scores have the exact McNemar test of `paired_binary`, others that of `numeric_p`.
-
-    Args:
-        scores: as in `significant_ranks`.
-        clusters: the cluster of every item; None when items are independent. See `cluster_codes`.
-
-    Returns:
-        One row per pair: `first`, `second`, `difference` (mean of the second less that of the first), `p`,
-        `adjusted_p` (after Holm's correction) and `significant`.
-    """
-    import pandas as pd
-
-    table = {label: np.asarray(values, dtype=float) for label, values in scores.items()}
-    pairs = list(itertools.combinations(table, 2))
-    yes_no, codes = all_yes_no(table), cluster_codes(clusters, len(next(iter(table.values()))))
+def pair_p_values(
+    scores: Mapping[str, np.ndarray], clusters: Sequence[Hashable] | None = None
+) -> dict[tuple[str, str], float]:
+    """Return the p of every pair of models, uncorrected: McNemar's for yes/no scores, else `numeric_p`."""
+    pairs = list(itertools.combinations(scores, 2))
+    yes_no, codes = all_yes_no(scores), cluster_codes(clusters, len(next(iter(scores.values()))))
     # The smallest possible p is 2 / resamples: a fifth of what Holm asks of the first pair.
     resamples = max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / ALPHA))
-    p_values = [
-        paired_binary(table[first], table[second], clusters=clusters).p
+    return {
+        (first, second): paired_binary(scores[first], scores[second], clusters=clusters).p
         if yes_no
-        else numeric_p(paired_differences(table[first], table[second]), codes, resamples)
+        else numeric_p(paired_differences(scores[first], scores[second]), codes, resamples)
         for first, second in pairs
-    ]
-    adjusted = holm(p_values)
-    return pd.DataFrame(
-        {
-            "first": [first for first, _ in pairs],
-            "second": [second for _, second in pairs],
-            "difference": [float(table[second].mean() - table[first].mean()) for first, second in pairs],
-            "p": p_values,
-            "adjusted_p": adjusted,
-            "significant": [p < ALPHA for p in adjusted],
-        }
-    ).astype({"significant": bool})
+    }
 
 
 def numeric_p(difference: np.ndarray, codes: np.ndarray | None, resamples: int = _SIGN_FLIPS) -> float:

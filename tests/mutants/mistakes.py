@@ -322,8 +322,8 @@ RANKING = Group(
         Mistake(
             "significant_ranks",
             "winner and loser are swapped",
-            "if row.difference > 0",
-            "if row.difference < 0",
+            "loser, winner =",
+            "winner, loser =",
         ),
         Mistake("numeric_p", "one-sided for equal changes", "2 * 0.5**independent", "0.5**independent"),
         Mistake("numeric_p", "one-sided", "2 * stdtr(", "stdtr("),
@@ -341,13 +341,13 @@ RANKING = Group(
             "difference",
         ),
         Mistake(
-            "pairwise_tests",
+            "significant_ranks",
             "raw p-values are significant",
-            "[p < ALPHA for p in adjusted]",
-            "[p < ALPHA for p in p_values]",
+            "holm(list(p_values.values()))",
+            "p_values.values()",
         ),
         Mistake(
-            "pairwise_tests",
+            "pair_p_values",
             "the sign flips do not grow with the pairs",
             "max(_SIGN_FLIPS, math.ceil(10 * len(pairs) / ALPHA))",
             "_SIGN_FLIPS",
