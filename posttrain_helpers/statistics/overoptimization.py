@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posttrain_helpers.errors import CourseError
-
 
 @dataclass(frozen=True)
 class OveroptimizationCurve:
@@ -46,19 +44,12 @@ def fit_overoptimization(kl: Sequence[float], gain: Sequence[float]) -> Overopti
         kl: KL divergence from the first policy, above 0, in nats.
         gain: mean quality less that of the first policy.
 
-    Raises:
-        CourseError: fewer than two different divergences, or one that is not above 0.
-
     Source: Gao, Schulman and Hilton (2023), arXiv:2210.10760, the form for reinforcement learning.
     """
     distances, gains = np.sqrt(np.asarray(kl, dtype=float)), np.asarray(gain, dtype=float)
-    if distances.shape != gains.shape or len(np.unique(distances)) < 2:
-        raise CourseError(
-            f"two unknowns need 2 different divergences and a gain for each; there are "
-            f"{len(np.unique(distances))} and {len(gains)} gains."
-        )
-    if not (distances > 0).all():
-        raise CourseError("every KL divergence must be above 0; leave out the first policy, whose gain is 0.")
+    assert distances.shape == gains.shape, f"{len(distances)} divergences, but {len(gains)} gains"
+    assert len(np.unique(distances)) >= 2, "two unknowns need 2 different divergences"
+    assert (distances > 0).all(), "leave out the first policy: its divergence is 0"
     terms = np.stack([distances, -distances * np.log(distances)], axis=1)
     alpha, beta = np.linalg.lstsq(terms, gains, rcond=None)[0]
     spread = ((gains - gains.mean()) ** 2).sum()

@@ -65,13 +65,16 @@ def bradley_terry(matches: Iterable[Match], *, resamples: int = 500, seed: int =
         The ratings on the Elo scale, 400 / log(10) times the strength.
 
     Raises:
-        CourseError: when there are no rows, a row is no match, or groups of labels were never compared with
-            one another.
+        CourseError: when groups of labels were never compared with one another.
 
     Source: Bradley and Terry (1952), Biometrika 39, 324-345; Firth (1993), Biometrika 80, 27-38, for the
     prior; Rubin (1981), Annals of Statistics 9, 130-134, for the bootstrap.
     """
-    rows = _checked(matches)
+    rows = [tuple(row) for row in matches]
+    for row in rows:
+        assert len(row) == len(rows[0]) in (3, 4), f"{row} is no match"
+        assert row[0] != row[1], f"{row} is no match"
+        assert row[2] in (0, 0.5, 1), f"{row}: an outcome is 1, 0.5 or 0"
     labels = list(dict.fromkeys(label for row in rows for label in row[:2]))
     by_prompt = _wins_by_prompt(rows, labels)
     shape = (len(labels), len(labels))
@@ -89,24 +92,6 @@ def bradley_terry(matches: Iterable[Match], *, resamples: int = 500, seed: int =
     low, high = np.quantile(CENTRE + ELO_PER_NAT * _strengths(resampled_wins), (TAIL, 1 - TAIL), axis=0)
     order = np.argsort(-ratings, kind="stable")
     return Ranking(*({labels[i]: float(values[i]) for i in order} for values in (ratings, low, high)))
-
-
-def _checked(matches: Iterable[Match]) -> list[Match]:
-    rows = [tuple(row) for row in matches]
-    if not rows:
-        raise CourseError("A ranking needs matches of at least two models; found none. Judge some pairs.")
-    for place, row in enumerate(rows):
-        if len(row) not in (3, 4) or row[0] == row[1] or row[2] not in (0, 0.5, 1):
-            raise CourseError(
-                "A match is (first, second, outcome) or (first, second, outcome, prompt) with two different "
-                f"labels and an outcome of 1, 0.5 or 0; found {row!r} in row {place}. Correct it."
-            )
-        if len(row) != len(rows[0]):
-            raise CourseError(
-                f"Either every match names its prompt or none does; found {rows[0]!r} in row 0 and "
-                f"{row!r} in row {place}. Add the missing prompts."
-            )
-    return rows
 
 
 def _wins_by_prompt(rows: Sequence[Match], labels: Sequence[str]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_p_underflow_stays_positive_and_json_safe() -> None:
     assert stats.binomtest(5000, 5000).pvalue == 0.0
     assert 0 < result.p < 1e-300
     claim = Claim.from_result("everything", "exact_match", result, "improved")
-    assert json.loads(json.dumps(claim.to_dict(), allow_nan=False))["p"] == result.p
+    assert json.loads(json.dumps(asdict(claim), allow_nan=False))["p"] == result.p
 
 
 def test_results_hold_plain_python_numbers() -> None:
