@@ -103,20 +103,16 @@ def lenient_match(reply: str, item: Mapping[str, Any]) -> bool | None:
     return holds_words(reply, str(answer))
 
 
-def repetition_rate(text: str, n: int = 3) -> float:
-    """Return the share of the n-grams of words that occurred before in the same text: 0 never, near 1 a loop.
+def repetition_rate(text: str) -> float:
+    """Return the share of the triples of words that occurred before in the same text: 0 never, near 1 a loop.
 
     Args:
-        text: one reply; fewer than `n` words give 0.
-        n: words per n-gram.
-
-    Raises:
-        CourseError: when `n` is less than 1.
+        text: one reply; fewer than 3 words give 0.
 
     Source: seq-rep-n of Welleck et al. (2020), arXiv:1908.04319, here on words.
     """
-    ngrams = _ngrams(text, n)
-    return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    triples = _ngrams(text, 3)
+    return 1.0 - len(set(triples)) / len(triples) if triples else 0.0
 
 
 def distinct_n(texts: Iterable[str], n: int = 2) -> float:
@@ -126,12 +122,9 @@ def distinct_n(texts: Iterable[str], n: int = 2) -> float:
         texts: replies; when none has `n` words the result is 0.
         n: words per n-gram.
 
-    Raises:
-        CourseError: when `n` is less than 1, or `texts` is one string.
-
     Source: Li et al. (2016), arXiv:1510.03055, section 5.
     """
-    ngrams = [ngram for text in several_texts(texts) for ngram in _ngrams(text, n)]
+    ngrams = [ngram for text in texts for ngram in _ngrams(text, n)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
@@ -155,8 +148,6 @@ def several_texts(texts: Iterable[str]) -> Iterable[str]:
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    if n < 1:
-        raise CourseError(f"An n-gram has at least one word; found n={n}. Use 1, 2, 3 or 4.")
     words = text.split()
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
 

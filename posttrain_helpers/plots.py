@@ -127,27 +127,11 @@ def plot_next_token(
     return figure
 
 
-def plot_training(
-    history: Sequence[Mapping[str, float]], keys: Sequence[str] = ("loss",), title: str = ""
-) -> Figure:
-    """Draw logged metrics over the optimizer steps, a panel each.
-
-    Args:
-        history: `trainer.state.log_history`.
-        keys: metrics to draw; log entries without one are left out.
-        title: of the figure.
-
-    Raises:
-        CourseError: when no entry has one of the metrics.
-    """
+def _draw_training(history: Sequence[Mapping[str, float]], keys: Sequence[str], title: str) -> Figure:
+    """Draw logged metrics over the optimizer steps, a panel each."""
     figure, panels = new_figure(width=4.6 * len(keys), height=3.4, columns=len(keys))
     for panel, key in zip([panels] if len(keys) == 1 else panels, keys, strict=True):
-        points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
-        if not points:
-            known = sorted({name for entry in history for name in entry} - {"step", "epoch"})
-            raise CourseError(
-                f"No log entry has the metric {key!r}; found {', '.join(known) or 'an empty log'}."
-            )
+        points = [(entry["step"], entry[key]) for entry in history]
         panel.plot(*zip(*points, strict=True), color=BLUE, marker="." if len(points) < 40 else None)
         panel.set(xlabel="optimizer step", title=key.replace("_", " "))
     figure.suptitle(title)
@@ -189,7 +173,7 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
             if not history:
                 return
             title = f"step {state.global_step:,} of {state.max_steps:,}{self.time_left(state)}"
-            figure = plot_training(history, keys, title=title)
+            figure = _draw_training(history, keys, title)
             first, last = history[0], history[-1]
             courses = [f"{key.replace('_', ' ')} from {first[key]:.3g} to {last[key]:.3g}" for key in keys]
             alt = f"Learning curve over {last['step']} optimizer steps: {', '.join(courses)}."
@@ -205,17 +189,6 @@ def live_curve(keys: Sequence[str] = ("loss",), every: int = 4) -> Any:
     return LiveCurve()
 
 
-# Weight and line say what the colour says: some readers do not see it, and paper has none.
-_TOKEN_KEY = "bold and underlined: counts in the loss (supervised)"
-
-
-def _token_style(supervised: bool) -> str:
-    box = "border-radius:3px;padding:1px 3px;margin:1px;display:inline-block;font-family:monospace"
-    if supervised:
-        return f"background:rgba(0,114,178,0.28);font-weight:bold;border-bottom:3px solid {BLUE};{box}"
-    return f"background:rgba(127,127,127,0.14);border-bottom:3px solid transparent;{box}"
-
-
 class TokenView:
     """Tokens in boxes, the supervised ones bold and underlined; in a terminal these stand in brackets."""
 
@@ -227,16 +200,23 @@ class TokenView:
         self.tokens, self.mask = list(tokens), [bool(entry) for entry in mask]
 
     def _repr_html_(self) -> str:
+        box = "border-radius:3px;padding:1px 3px;margin:1px;display:inline-block;font-family:monospace"
+        # Weight and line say what the colour says: some readers do not see it, and paper has none.
+        styles = {
+            True: f"background:rgba(0,114,178,0.28);font-weight:bold;border-bottom:3px solid {BLUE};{box}",
+            False: f"background:rgba(127,127,127,0.14);border-bottom:3px solid transparent;{box}",
+        }
         boxes = []
         for token, supervised in zip(self.tokens, self.mask, strict=True):
             title = "supervised: counts in the loss" if supervised else "not supervised"
             shown = html.escape(token).replace(" ", "·").replace("\n", "⏎")
             boxes.append(
-                f'<span title="{title}" style="{_token_style(supervised)}">{shown}</span>'
+                f'<span title="{title}" style="{styles[supervised]}">{shown}</span>'
                 + ("<br>" if "\n" in token else "")
             )
-        key = f'<div style="font-size:85%">{_TOKEN_KEY}</div>' if any(self.mask) else ""
-        return f'<div style="line-height:2.1">{"".join(boxes)}</div>{key}'
+        key = "bold and underlined: counts in the loss (supervised)"
+        below = f'<div style="font-size:85%">{key}</div>' if any(self.mask) else ""
+        return f'<div style="line-height:2.1">{"".join(boxes)}</div>{below}'
 
     def __str__(self) -> str:
         return "".join(

@@ -148,7 +148,7 @@ def test_strict_match_refuses_one_string() -> None:
 
 def test_repetition_rate_by_hand() -> None:
     assert repetition_rate("a b c d e f") == 0.0
-    assert repetition_rate("a b a b a b", n=2) == pytest.approx(1 - 2 / 5)
+    assert repetition_rate("a b a b a b") == pytest.approx(1 - 2 / 4)
     assert repetition_rate("la " * 100) == pytest.approx(1 - 1 / 98)
     assert repetition_rate("a b") == repetition_rate("") == 0.0
 
@@ -157,13 +157,6 @@ def test_distinct_n_pools_the_texts() -> None:
     assert distinct_n(["a b c", "a b d"], n=2) == pytest.approx(3 / 4)
     assert distinct_n(["a b", "a b"], n=1) == pytest.approx(1 / 2)
     assert distinct_n(["", "a"], n=2) == 0.0
-
-
-def test_ngram_guards() -> None:
-    with pytest.raises(CourseError, match="at least one word"):
-        repetition_rate("a b c", n=0)
-    with pytest.raises(CourseError, match="found one string"):
-        distinct_n("a b c")
 
 
 TEXTS = ["The capital of France is Paris.", "A cow says moo.", "3 + 4 = 7. An owl can fly. user asks."]

@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import matplotlib as mpl
 
@@ -14,7 +15,6 @@ from posttrain_helpers.plots import (
     live_curve,
     plot_intervals,
     plot_next_token,
-    plot_training,
     show_tokens,
 )
 
@@ -50,22 +50,24 @@ def test_intervals_stand_beside_their_labels():
     assert ends[0] == pytest.approx([0.5, 2.0])
 
 
-def test_training_curve_draws_what_was_logged():
+def test_a_live_curve_draws_what_was_logged(monkeypatch):
+    import posttrain_helpers.plots as plots
+
+    drawn = []
+    monkeypatch.setattr(plots, "display_figure", lambda figure, alt, handle: drawn.append(figure))
     history = [
         {"step": 5, "loss": 2.0},
         {"step": 10, "loss": 1.0, "kl": None},
         {"step": 10, "train_runtime": 3.0},
     ]
-    line = plot_training(history).axes[0].lines[0]
+    callback = live_curve()
+    callback.on_train_end(None, SimpleNamespace(log_history=history, global_step=10, max_steps=10), None)
+    line = drawn[0].axes[0].lines[0]
     assert line.get_xdata().tolist() == [5, 10]
     assert line.get_ydata().tolist() == [2.0, 1.0]
-    with pytest.raises(CourseError, match="No log entry has the metric 'kl'; found kl, loss, train_runtime"):
-        plot_training(history, ("kl",))
 
 
 def test_live_curve_shows_the_last_state(monkeypatch):
-    from types import SimpleNamespace
-
     import IPython.display
 
     shown = []
@@ -87,8 +89,6 @@ def test_live_curve_shows_the_last_state(monkeypatch):
 
 
 def test_live_curve_leaves_out_steps_without_the_metric(monkeypatch):
-    from types import SimpleNamespace
-
     import IPython.display
 
     shown = []
@@ -103,21 +103,19 @@ def test_live_curve_leaves_out_steps_without_the_metric(monkeypatch):
 
 
 def test_live_curve_says_how_long_it_still_takes(monkeypatch):
-    from types import SimpleNamespace
-
     import IPython.display
 
     from posttrain_helpers import plots
 
     titles = []
-    draw = plots.plot_training
+    draw = plots._draw_training
 
     def spy(history, keys, title):
         titles.append(title)
         return draw(history, keys, title)
 
     seconds = iter((100.0, 104.0, 110.0))
-    monkeypatch.setattr(plots, "plot_training", spy)
+    monkeypatch.setattr(plots, "_draw_training", spy)
     monkeypatch.setattr(plots, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     monkeypatch.setattr(
         IPython.display, "display", lambda *_, **__: SimpleNamespace(update=lambda *_, **__: None)
@@ -140,8 +138,6 @@ def test_live_curve_says_how_long_it_still_takes(monkeypatch):
 
 
 def test_live_curve_without_the_metric_draws_nothing():
-    from types import SimpleNamespace
-
     callback = live_curve(("reward",), every=1)
     callback.on_log(
         None, SimpleNamespace(log_history=[{"step": 1, "loss": 1.0}], global_step=1, max_steps=1), None

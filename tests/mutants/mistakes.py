@@ -698,8 +698,8 @@ METRICS = Group(
         Mistake(
             "repetition_rate",
             "the share of different ones",
-            "1.0 - len(set(ngrams)) / len(ngrams)",
-            "len(set(ngrams)) / len(ngrams)",
+            "1.0 - len(set(triples)) / len(triples)",
+            "len(set(triples)) / len(triples)",
         ),
         Mistake("_ngrams", "the last one is lost", "len(words) - n + 1", "len(words) - n"),
         Mistake(
