@@ -19,21 +19,6 @@ if TYPE_CHECKING:
 
 _BATCH_SIZE = 32  # comparisons
 
-DEFAULT_TEMPLATE = """\
-Compare two replies to a request and decide which of them is better. A good reply is correct, helpful and to \
-the point. Do not let the order of the replies or their length influence you.
-
-[Request]
-{question}
-
-[Reply {first_letter}]
-{first}
-
-[Reply {second_letter}]
-{second}
-
-Which reply is better? Answer with one letter, {first_letter} or {second_letter}, and nothing else."""
-
 
 class LanguageModelJudge:
     """Show a language model both replies and read which letter it would answer with.
@@ -45,8 +30,7 @@ class LanguageModelJudge:
     Args:
         model: a causal language model, or a PEFT model around one.
         tokenizer: its tokenizer, with chat template and padding token.
-        template: the user message, with {question}, {first} and {second}; {first_letter} and {second_letter}
-            may be in it as well.
+        template: the user message, with {question}, {first} and {second}.
         letters: the answers for "the first is better" and "the second is better". Of several tokens the first
             in which they differ is read.
 
@@ -63,7 +47,7 @@ class LanguageModelJudge:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        template: str = DEFAULT_TEMPLATE,
+        template: str,
         letters: tuple[str, str] = ("A", "B"),
     ) -> None:
         _check(model, tokenizer, template, letters)
@@ -136,8 +120,6 @@ class LanguageModelJudge:
             "question": turns[0]["content"] if len(turns) == 1 else "\n".join(spoken),
             "first": first,
             "second": second,
-            "first_letter": self.letters[0],
-            "second_letter": self.letters[1],
         }
         # One pass, and not str.format: replies and templates may hold braces of their own.
         return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), self.template)
@@ -180,18 +162,15 @@ class LanguageModelJudge:
             "position_ids": padded["attention_mask"].cumsum(1).sub(1).clamp(min=0).to(self.model.device),
             "logits_to_keep": 1,  # those of a whole prompt and a large vocabulary may not fit into memory
         }
-        known = inspect.signature(_unwrapped(self.model).forward).parameters
+        # The forward of a PEFT model takes anything.
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        known = inspect.signature(model.forward).parameters
         logits = self.model(
             **{name: tensor.to(self.model.device) for name, tensor in padded.items()},
             use_cache=False,
             **{name: value for name, value in optional.items() if name in known},
         ).logits
         return logits[:, -1].float().log_softmax(-1)
-
-
-def _unwrapped(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model inside a PEFT model, whose own `forward` takes anything."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _check(

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.judges import language_model
-from posttrain_helpers.evaluation.judges.language_model import DEFAULT_TEMPLATE, LanguageModelJudge
+from posttrain_helpers.evaluation.judges.language_model import LanguageModelJudge
 from posttrain_helpers.generation.decoding import Generation
 
 SHORT = "{question} A: {first} B: {second} ?"
@@ -145,14 +145,9 @@ class TestLanguageModelJudge:
         assert model.training
 
     def test_the_question_shows_request_and_replies(self, model, tokenizer) -> None:
-        judge = LanguageModelJudge(model, tokenizer)
+        judge = LanguageModelJudge(model, tokenizer, template=SHORT)
         text = judge.question(ITEMS[0], "one {second}", "two {x}")
-        assert "[Request]\nWhat is the capital of France?\n" in text
-        assert "[Reply A]\none {second}\n" in text
-        assert "[Reply B]\ntwo {x}\n" in text
-        assert text.endswith("A or B, and nothing else.")
-        other = LanguageModelJudge(model, tokenizer, letters=("1", "2"))
-        assert "[Reply 2]\nb\n" in other.question(ITEMS[0], "a", "b")
+        assert text == "What is the capital of France? A: one {second} B: two {x} ?"
 
     def test_a_conversation_is_shown_as_a_whole(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer, template="{question}|{first}|{second}|{json}")
@@ -189,23 +184,23 @@ class TestLanguageModelJudge:
 class TestLanguageModelJudgeRefuses:
     def test_a_model_with_a_score_head(self, reward_model, tokenizer) -> None:
         with pytest.raises(CourseError, match="has a score head and cannot answer"):
-            LanguageModelJudge(reward_model, tokenizer)
+            LanguageModelJudge(reward_model, tokenizer, template=SHORT)
 
     @pytest.mark.parametrize("field", ["question", "first", "second"])
     def test_a_template_without_a_field(self, model, tokenizer, field: str) -> None:
-        template = DEFAULT_TEMPLATE.replace(f"{{{field}}}", field)
+        template = SHORT.replace(f"{{{field}}}", field)
         with pytest.raises(CourseError, match=rf"the template lacks \{{{field}\}};"):
             LanguageModelJudge(model, tokenizer, template=template)
 
     @pytest.mark.parametrize("letters", ["AB", ("A",), ("A", "B", "C"), ("A", "")])
     def test_anything_but_two_letters(self, model, tokenizer, letters) -> None:
         with pytest.raises(CourseError, match="letters must be two texts"):
-            LanguageModelJudge(model, tokenizer, letters=letters)
+            LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters)
 
     @pytest.mark.parametrize("letters", [("A", "A"), ("A", "AB"), ("first one", "first")])
     def test_a_letter_that_begins_the_other(self, model, tokenizer, letters) -> None:
         with pytest.raises(CourseError, match="begins with the other"):
-            LanguageModelJudge(model, tokenizer, letters=letters)
+            LanguageModelJudge(model, tokenizer, template=SHORT, letters=letters)
 
     def test_letters_that_the_tokenizer_makes_equal(self, model, tokenizer) -> None:
         from tokenizers.normalizers import Lowercase
@@ -220,10 +215,10 @@ class TestLanguageModelJudgeRefuses:
         tokenizer = AutoTokenizer.from_pretrained(random_model_dir)
         tokenizer.pad_token = None
         with pytest.raises(CourseError, match="no padding token"):
-            LanguageModelJudge(model, tokenizer)
+            LanguageModelJudge(model, tokenizer, template=SHORT)
         tokenizer.chat_template = None
         with pytest.raises(CourseError, match="no chat template"):
-            LanguageModelJudge(model, tokenizer)
+            LanguageModelJudge(model, tokenizer, template=SHORT)
 
     def test_a_comparison_longer_than_the_model(self, model, tokenizer) -> None:
         judge = LanguageModelJudge(model, tokenizer, template=SHORT)
@@ -236,7 +231,7 @@ class TestLanguageModelJudgeRefuses:
     )
     def test_lists_that_do_not_fit(self, model, tokenizer, items, first, second) -> None:
         with pytest.raises(CourseError, match="two replies for each item"):
-            LanguageModelJudge(model, tokenizer).letter_log_probs(items, first, second)
+            LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(items, first, second)
 
     @pytest.mark.parametrize(
         ("first", "second", "message"),
@@ -252,11 +247,11 @@ class TestLanguageModelJudgeRefuses:
     )
     def test_replies_of_another_form(self, model, tokenizer, first, second, message: str) -> None:
         with pytest.raises(CourseError, match=message):
-            LanguageModelJudge(model, tokenizer).letter_log_probs(ITEMS[:1], first, second)
+            LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(ITEMS[:1], first, second)
 
     @pytest.mark.parametrize("prompt", [None, 3, [], [{"role": "user"}]])
     def test_a_prompt_of_another_form(self, model, tokenizer, prompt) -> None:
         with pytest.raises(CourseError, match="the prompt of item 'odd' must be"):
-            LanguageModelJudge(model, tokenizer).letter_log_probs(
+            LanguageModelJudge(model, tokenizer, template=SHORT).letter_log_probs(
                 [{"id": "odd", "prompt": prompt}], ["a"], ["b"]
             )
