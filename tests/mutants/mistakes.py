@@ -1814,11 +1814,10 @@ BOARD_SCORES = Group(
             "clusters_of([None] * suite.n)",
         ),
         Mistake(
-            "perplexity",
+            "writing_style",
             "the mean over texts",
-            'math.exp(sum(record.retention["losses"]) / sum(record.retention["tokens"]))',
-            "math.exp(sum(np.divide(*map(record.retention.get, ('losses', 'tokens'))))"
-            " / len(record.retention['tokens']))",
+            'math.exp(sum(found["losses"]) / sum(found["tokens"]))',
+            'math.exp(np.mean(np.divide(found["losses"], found["tokens"])))',
             ("tests/evaluation/board/test_forgetting.py",),
         ),
     ),

@@ -13,13 +13,12 @@ from those of most models is not compared there; `notes` says so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.board import view as board_view
+from posttrain_helpers.evaluation.board import view
 from posttrain_helpers.evaluation.board.forgetting import DOCUMENTS, Forgetting, compare
 from posttrain_helpers.evaluation.board.scores import (
     check_records,
@@ -27,7 +26,6 @@ from posttrain_helpers.evaluation.board.scores import (
     differing_settings,
     document_losses,
     frontier_points,
-    perplexity,
     stratified,
     suite_scores,
     writing_style,
@@ -240,8 +238,7 @@ class Board:
                 "No suite has the replies of most models; evaluate the models on a common suite."
             )
         rows = {
-            label: writing_style(record, chosen)
-            | {"perplexity": perplexity(record) if label in self._documents else math.nan}
+            label: writing_style(record, chosen, label in self._documents)
             for label, record in self.records.items()
             if all(label in self.suites[name].scores for name in chosen)
         }
@@ -283,24 +280,26 @@ class Board:
                 averages = self.leaderboard(kind) if self.ranked(kind) else None
                 tables.append(leaderboard_table(kind.capitalize(), self.labels, suites, averages, forgetting))
         if self._common_suites():
-            tables.append(style_table("Style", self.style(), forgetting))
+            tables.append(style_table(self.style(), forgetting))
         return tables
 
     def __str__(self) -> str:
-        return board_view.to_text(self._title(), self.tables(), self._explanations())
+        return view.to_text(self)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return board_view.to_html(self._title(), self.tables(), self._explanations())
+        return view.to_html(self)
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Return what is compared."""
         return (
             f"{counted(len(self.labels), 'model')} on {counted(len(self.suites), 'suite')} of the profile "
             f"{self.profile}, split {self.split}, compared with {self.reference}"
         )
 
-    def _explanations(self) -> list[str]:
+    def explanations(self) -> list[str]:
+        """Return how to read the tables, and the notes."""
         return [
             "Suites with yes/no scores are in %, others are mean scores; an average is the mean of its "
             "suites, with its 95 % interval. Rank: a range such as 2-4 holds the places that no test "

@@ -57,8 +57,9 @@ def plot_leaderboard(
         axes.axvline(scale * ranks.loc[board.reference, "score"], color=ORANGE, linestyle=":", linewidth=1.2)
     axes.set_yticks(range(len(ranks)), list(ranks.index))
     unit = "%" if scale == 100 else "score"
+    averaged = names[0].replace("_", " ") if len(names) == 1 else f"{len(names)} suites"
     axes.set(
-        xlabel=f"mean of {_several(names)}, {unit} (95 % interval)",
+        xlabel=f"mean of {averaged}, {unit} (95 % interval)",
         title=title or f"{kind.capitalize()}, by model",
         ylim=(len(ranks) - 0.4, -0.6),
     )
@@ -206,10 +207,6 @@ def _cell_text(value: float, column: str, percent: bool) -> str:
     digits = 0 if percent else 3 if column == DOCUMENTS else 2
     text = f"{100 * value if percent else value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
-
-
-def _several(names: Sequence[str]) -> str:
-    return names[0].replace("_", " ") if len(names) == 1 else f"{len(names)} suites"
 
 
 def _error(row: Mapping[str, float], name: str) -> list[list[float]] | None:

@@ -26,24 +26,22 @@ class SuiteScores:
 
     Attributes:
         name, skill, kind, measure: as in the records.
-        positions: the items for which every one of these models has a score.
-        scores: for each model one score per position.
-        clusters: what the items of each position are right or wrong together with (see
-            `intervals.clusters_of`); None where the records tell of no relations.
+        scores: for each model one score per item, of the items for which every one of these models has one.
+        clusters: what each of these items is right or wrong together with (see `intervals.clusters_of`);
+            None where the records tell of no relations.
     """
 
     name: str
     skill: str
     kind: str
     measure: str
-    positions: tuple[int, ...]
     scores: Mapping[str, np.ndarray]
     clusters: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def n(self) -> int:
         """Number of items."""
-        return len(self.positions)
+        return len(next(iter(self.scores.values())))
 
     @cached_property
     def yes_no(self) -> bool:
@@ -87,12 +85,12 @@ def suite_scores(records: Mapping[str, EvaluationRecord]) -> tuple[dict[str, Sui
     notes: list[str] = []
     for name in dict.fromkeys(name for record in records.values() for name in record.suites):
         keys = {label: _suite_key(r, name) for label, r in records.items() if name in r.suites}
-        same, other = _agreeing(keys)
-        if other:
-            notes.append(
-                f"{', '.join(other)}: not compared on {name}, because the items, the measure or the length "
-                "limit differ from those of most models."
-            )
+        same, note = _agreeing(
+            keys,
+            f"not compared on {name}, because the items, the measure or the length limit differ from those "
+            "of most models.",
+        )
+        notes += note
         suite = records[same[0]].suites[name]
         rows = [records[label].suites[name].scores[suite.measure] for label in same]
         positions = tuple(index for index, values in enumerate(zip(*rows, strict=True)) if None not in values)
@@ -111,7 +109,7 @@ def suite_scores(records: Mapping[str, EvaluationRecord]) -> tuple[dict[str, Sui
         clusters = None if every is None else tuple(every[index] for index in positions)
         if clusters and len(set(clusters)) == 1:
             clusters = None  # of other relations nothing is known
-        found[name] = SuiteScores(name, suite.skill, suite.kind, suite.measure, positions, scores, clusters)
+        found[name] = SuiteScores(name, suite.skill, suite.kind, suite.measure, scores, clusters)
     return found, notes
 
 
@@ -125,17 +123,9 @@ def document_losses(records: Mapping[str, EvaluationRecord]) -> tuple[dict[str, 
         The losses of the models that read the same tokens of the same texts, and a sentence about the others.
     """
     keys = {label: _documents_key(r) for label, r in records.items() if r.retention}
-    same, other = _agreeing(keys)
-    notes = []
-    if other:
-        notes.append(
-            f"{', '.join(other)}: no loss on the base documents, which are not those of most models."
-        )
-    return {
-        label: np.array(records[label].retention["losses"], dtype=float)
-        / np.array(records[label].retention["tokens"], dtype=float)
-        for label in same
-    }, notes
+    same, notes = _agreeing(keys, "no loss on the base documents, which are not those of most models.")
+    read = {label: records[label].retention for label in same}
+    return {label: np.divide(found["losses"], found["tokens"]) for label, found in read.items()}, notes
 
 
 def differing_settings(records: Mapping[str, EvaluationRecord]) -> list[str]:
@@ -150,12 +140,12 @@ def differing_settings(records: Mapping[str, EvaluationRecord]) -> list[str]:
             label: record.device if name == "device" else record.settings.get(name)
             for label, record in records.items()
         }
-        same, other = _agreeing(found)
-        if other:
-            values = ", ".join(dict.fromkeys(str(found[label]) for label in other))
+        usual = Counter(found.values()).most_common(1)[0][0]
+        if other := {label: value for label, value in found.items() if value != usual}:
+            values = ", ".join(map(str, dict.fromkeys(other.values())))
             notes.append(
-                f"{', '.join(other)}: {name.replace('_', ' ')} {values} instead of {found[same[0]]}, which "
-                "can change replies by itself."
+                f"{', '.join(other)}: {name.replace('_', ' ')} {values} instead of {usual}, which can change "
+                "replies by itself."
             )
     return notes
 
@@ -222,42 +212,38 @@ def frontier_points(
         The numbers by label, and a sentence about models that were measured otherwise.
     """
     found = {label: r.divergence for label, r in records.items() if r.divergence}
-    same, other = _agreeing({label: _divergence_key(value) for label, value in found.items()})
+    same, notes = _agreeing(
+        {label: _divergence_key(value) for label, value in found.items()},
+        "not on the frontier, because the reference, the prompts or the sampling differ from those of most "
+        "models.",
+    )
     rows: dict[str, dict[str, float]] = {label: {} for label in same}
     for label, row in rows.items():
         for name in ("kl", "gold"):
             values = np.asarray(found[label][name], dtype=float)
             low, high = score_interval(values, yes_no=False)
             row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-    notes = []
-    if other:
-        notes.append(
-            f"{', '.join(other)}: not on the frontier, because the reference, the prompts or the sampling "
-            "differ from those of most models."
-        )
     return rows, notes
 
 
-def writing_style(record: EvaluationRecord, names: Sequence[str]) -> dict[str, float]:
-    """Return how one model writes in the suites named.
+def writing_style(record: EvaluationRecord, names: Sequence[str], documents: bool) -> dict[str, float]:
+    """Return how one model writes in the suites named, and its perplexity.
 
     Args:
         record: of the model.
         names: suites of the record.
+        documents: whether its losses on the base documents count; else the perplexity is NaN.
     """
     parts = [record.suites[name] for name in names]
     replies = [reply for part in parts for reply in part.replies]
+    found = record.retention
     return {
         "distinct-2": metrics.distinct_n(replies),
         "repetition": float(np.mean([metrics.repetition_rate(reply) for reply in replies])),
         "mean tokens": float(np.mean([count for part in parts for count in part.tokens])),
         "stop rate": float(np.mean([stopped for part in parts for stopped in part.stopped])),
+        "perplexity": math.exp(sum(found["losses"]) / sum(found["tokens"])) if documents else math.nan,
     }
-
-
-def perplexity(record: EvaluationRecord) -> float:
-    """Return exp of the mean loss per token of one model on the base documents that it read."""
-    return math.exp(sum(record.retention["losses"]) / sum(record.retention["tokens"]))
 
 
 def _suite_key(record: EvaluationRecord, name: str) -> tuple[Any, ...]:
@@ -271,13 +257,12 @@ def _documents_key(record: EvaluationRecord) -> tuple[Any, ...]:
     return (record.settings.get("retention"), tuple(record.retention["tokens"]))
 
 
-def _agreeing(keys: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Split the labels into those of the most frequent key (the first on a tie) and the others."""
-    if not keys:
-        return [], []
-    usual = Counter(keys.values()).most_common(1)[0][0]
-    same = [label for label, key in keys.items() if key == usual]
-    return same, [label for label in keys if label not in same]
+def _agreeing(keys: Mapping[str, Any], what: str) -> tuple[list[str], list[str]]:
+    """Return the labels of the most frequent key (the first on a tie), and a note on the others."""
+    usual = Counter(keys.values()).most_common(1)
+    same = [label for label, key in keys.items() if key == usual[0][0]]
+    other = [label for label in keys if label not in same]
+    return same, [f"{', '.join(other)}: {what}"] if other else []
 
 
 def _divergence_key(divergence: dict[str, Any]) -> tuple[Any, ...]:

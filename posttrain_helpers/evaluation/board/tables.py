@@ -86,11 +86,10 @@ def leaderboard_table(
     )
 
 
-def style_table(title: str, style: DataFrame, forgetting: Forgetting) -> Table:
+def style_table(style: DataFrame, forgetting: Forgetting) -> Table:
     """Return how models write, and how well they still predict the documents of their base.
 
     Args:
-        title: of the table.
         style: what `Board.style` returns.
         forgetting: the comparison with the reference, which marks the perplexity.
     """
@@ -106,7 +105,7 @@ def style_table(title: str, style: DataFrame, forgetting: Forgetting) -> Table:
         )
         for label, row in style.iterrows()
     }
-    return Table(title, forgetting.against, tuple(map(Column, style.columns)), rows)
+    return Table("Style", forgetting.against, tuple(map(Column, style.columns)), rows)
 
 
 def _suite_cell(suite: SuiteScores, label: str, forgetting: Forgetting) -> Cell:

@@ -9,39 +9,34 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.environment.rendering import html_environment, visible
 from posttrain_helpers.evaluation.board.tables import BETTER, WORSE, Table
 
+if TYPE_CHECKING:
+    from posttrain_helpers.evaluation.board.board import Board
 
-def to_html(title: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """Return the tables as one self-contained HTML fragment.
 
-    Args:
-        title: what is compared.
-        tables: in the order of their rows.
-        notes: how to read the tables.
-    """
+def to_html(board: Board) -> str:
+    """Return the tables of a board as one self-contained HTML fragment."""
     template = html_environment(Path(__file__).parent).get_template("board.html")
-    return template.render(title=title, tables=tables, notes=notes)
+    return template.render(title=board.title(), tables=board.tables(), notes=board.explanations())
 
 
-def to_text(title: str, tables: Sequence[Table], notes: Sequence[str], width: int | None = None) -> str:
-    """Return the tables as plain text; a table that is too wide goes on below itself.
+def to_text(board: Board, width: int | None = None) -> str:
+    """Return the tables of a board as plain text; a table that is too wide goes on below itself.
 
     Args:
-        title: what is compared.
-        tables: in the order of their rows.
-        notes: how to read the tables.
+        board: what to show.
         width: columns of the text; None is the width of the terminal.
     """
     width = max(40, width or shutil.get_terminal_size((100, 24)).columns)
-    parts = [textwrap.fill(visible(title, keep=""), width)]
-    for table in tables:
+    parts = [textwrap.fill(visible(board.title(), keep=""), width)]
+    for table in board.tables():
         parts += ["", table.title, _table_text(table, width)]
-    parts += ["", *(textwrap.fill(visible(note, keep=""), width) for note in notes)]
+    parts += ["", *(textwrap.fill(visible(note, keep=""), width) for note in board.explanations())]
     text = "\n".join(parts)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

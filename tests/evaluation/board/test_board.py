@@ -242,7 +242,6 @@ def strata(sizes, label_means, generator):
             "",
             "correctness",
             "correct",
-            tuple(range(n)),
             {label: (generator.random(n) < p).astype(float) for label, p in means.items()},
         )
         for index, (n, means) in enumerate(zip(sizes, label_means, strict=True))
@@ -269,7 +268,7 @@ def test_the_stratified_numbers_have_the_mean_and_the_standard_error_of_a_strati
 def test_items_of_one_cluster_spread_the_stratified_numbers_further():
     scores, relations = ([1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]), tuple(("relation", x) for x in "xxyy")
     suites = [
-        SuiteScores(name, "", "correctness", "correct", (0, 1, 2, 3), {"a": np.array(values)}, clusters)
+        SuiteScores(name, "", "correctness", "correct", {"a": np.array(values)}, clusters)
         for name, values, clusters in zip("pq", scores, (relations, None), strict=True)
     ]
     average, first, second = 0.625, math.sqrt(2), math.sqrt(4 / 3)  # of two clusters, of four items

@@ -47,7 +47,7 @@ def parsed(fragment: str) -> Parser:
 
 
 def text_of(board: Board, width: int) -> str:
-    return to_text("A board", board.tables(), board.notes, width)
+    return to_text(board, width)
 
 
 @pytest.mark.parametrize("width", [70, 100, 200])
