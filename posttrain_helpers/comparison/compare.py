@@ -408,14 +408,18 @@ def _run(
         model, tokenizer = source
         return generate(model, tokenizer, prompts, **settings), weights_fingerprint(model)
 
-    import torch
-
     from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
     try:
         return _run(load_model_and_tokenizer(str(source), merge=True, verbose=False), prompts, settings)
     finally:
-        # One model at a time: the next one may not fit beside this one.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
+
+
+def free_memory() -> None:
+    """Free what a model that nobody holds any more has left: the next one may not fit beside it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,7 +1,6 @@
 from .board.board import Board as Board
 from .board.plots import plot_leaderboard as plot_leaderboard
 from .board.plots import plot_retention as plot_retention
-from .dialogues import generate_dialogues as generate_dialogues
 from .judges.by_score import reward_model_judge as reward_model_judge
 from .judges.language_model import LanguageModelJudge as LanguageModelJudge
 from .runner import evaluate as evaluate

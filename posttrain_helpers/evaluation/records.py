@@ -202,13 +202,6 @@ class EvaluationRecord:
         """The held-out split that the model was measured on."""
         return self.settings.get("split", DEFAULT_SPLIT)
 
-    @model_validator(mode="after")
-    def _check_names(self) -> EvaluationRecord:
-        for name, suite in self.suites.items():
-            if suite.name != name:
-                raise ValueError(f"the suite {name!r} calls itself {suite.name!r}")
-        return self
-
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain dictionaries and lists, as its file holds it."""
         return plain(asdict(self), f"the record of {self.label!r}")
@@ -216,11 +209,6 @@ class EvaluationRecord:
     def has(self, suite: Suite) -> bool:
         """Say whether the record holds the replies to exactly this suite."""
         return suite.name in self.suites and self.settings["suite_hashes"].get(suite.name) == suite.hash
-
-
-def evaluation_directory(profile: str | None = None) -> Path:
-    """Return the directory of a profile's records, whether or not it exists."""
-    return results_directory(profile) / "evaluation"
 
 
 def record_path(label: str, profile: str | None = None) -> Path:
@@ -234,7 +222,7 @@ def record_path(label: str, profile: str | None = None) -> Path:
             f"{label!r} cannot label a model; use letters, digits, '.', '_' and '-', and begin with a letter "
             "or a digit."
         )
-    return evaluation_directory(profile) / f"{label}.json"
+    return results_directory(profile) / "evaluation" / f"{label}.json"
 
 
 def write_record(record: EvaluationRecord) -> Path:
@@ -277,7 +265,7 @@ def read_records(profile: str | None = None) -> list[EvaluationRecord]:
         CourseError: a file that is no JSON or breaks the contract, or a record of another profile.
     """
     profile = get_profile(profile).name
-    paths = evaluation_directory(profile).glob("*.json")
+    paths = (results_directory(profile) / "evaluation").glob("*.json")
     records = []
     for path in sorted(paths, key=lambda path: (path.stem != BASE, path.stem)):
         record = read_record(path)
@@ -338,23 +326,18 @@ def with_older(
         if name not in suites or _continues(old, record, whole.get(name)):
             suites[name], hashes[name] = suite, old.settings["suite_hashes"].get(name)
     settings, divergence = {**record.settings, "suite_hashes": hashes}, record.divergence
-    if _keeps_divergence(record, old, whole):
+    measured, before = record.divergence, old.divergence
+    keys = ("reference_identity", "suite")
+    longer = (
+        measured
+        and before
+        and all(measured[key] == before[key] for key in keys)
+        and len(before["ids"]) > len(measured["ids"])
+        and _continues(old, record, whole.get(measured["suite"]))
+    )
+    if settings["divergence"] is None or longer:
         settings["divergence"], divergence = old.settings["divergence"], old.divergence
     return replace(record, settings=settings, suites=suites, divergence=divergence)
-
-
-def _keeps_divergence(record: EvaluationRecord, old: EvaluationRecord, whole: Mapping[str, Suite]) -> bool:
-    if record.settings["divergence"] is None:
-        return True
-    if record.divergence is None or old.divergence is None:
-        return False
-    name = record.divergence["suite"]
-    return (
-        record.divergence["reference_identity"] == old.divergence["reference_identity"]
-        and name == old.divergence["suite"]
-        and len(old.divergence["ids"]) > len(record.divergence["ids"])
-        and _continues(old, record, whole.get(name))
-    )
 
 
 def _continues(old: EvaluationRecord, record: EvaluationRecord, whole: Suite | None) -> bool:

@@ -8,7 +8,6 @@ same weights, prompts and settings is not made again.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import time
@@ -18,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.comparison.scores import apply_measures, check_choice
+from posttrain_helpers.comparison.compare import free_memory
+from posttrain_helpers.comparison.scores import Item, Value, apply_measures, check_choice
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, display_path
 from posttrain_helpers.environment.splits import reported_split
@@ -38,6 +38,8 @@ from posttrain_helpers.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from posttrain_helpers.generation.decoding import Generation
 
     Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -97,6 +99,8 @@ def evaluate(
     profile = get_profile(profile)
     targets = targets_of(models, profile)
     check_limit(limit)
+    if chat_template is not None:
+        check_choice("chat_template", chat_template, ("chatml",))
     evaluation = _Evaluation(profile, _suites(suites, profile), limit, batch_size, chat_template)
     evaluation.find_reference(reference, targets)
     return [evaluation.run(target, take_over=reuse) for target in targets]
@@ -123,12 +127,9 @@ class _Evaluation:
         batch_size: int,
         chat_template: str | None,
     ) -> None:
-        if chat_template is not None:
-            check_choice("chat_template", chat_template, ("chatml",))
-        self.profile, self.batch_size = profile, batch_size
+        self.profile, self.batch_size, self.chat_template = profile, batch_size, chat_template
         self.whole = {suite.name: suite for suite in suites}
         self.suites = [replace(suite, items=suite.items[:limit]) for suite in suites]
-        self.chat_template = chat_template
         self.texts = retention_texts(profile)
         self.reference: Target | None = None
         self._loaded_reference: Loaded | None = None
@@ -143,7 +144,7 @@ class _Evaluation:
         if named := [target for target in targets if name in (target.label, target.source)]:
             self.reference = named[0]
         elif name in stage_recipes() and name not in saved_stages(self.profile):
-            _say(f"no divergence: the reference {name!r} has not been built; add it to the models.")
+            print(f"no divergence: the reference {name!r} has not been built; add it to the models.")
         else:
             (self.reference,) = targets_of(name, self.profile)
 
@@ -158,7 +159,7 @@ class _Evaluation:
             old is None or old.settings["divergence"] != divergence_key
         )
         if old is not None and not (missing or needs_retention or needs_divergence):
-            _say(f"{target.label}: the record on disk is of the same model, prompts and settings")
+            print(f"{target.label}: the record on disk is of the same model, prompts and settings")
             return self._asked(old)
 
         started = time.perf_counter()
@@ -174,7 +175,7 @@ class _Evaluation:
             del model, tokenizer
         finally:
             memory_readings.TRACKER.close(scope)
-            _free_memory()
+            free_memory()
         seconds = time.perf_counter() - started
         measured = {**(old.suites if old else {}), **suites}
         record = EvaluationRecord(
@@ -197,9 +198,8 @@ class _Evaluation:
         old = self._on_disk(target, settings) if take_over else None
         write_record(with_older(record, old, self.whole))
         prompts = sum(len(suite.items) for suite in missing)
-        _say(
-            f"{target.label}: {seconds:.1f} s, {counted(len(missing), 'suite')}, {counted(prompts, 'prompt')}"
-        )
+        asked = f"{counted(len(missing), 'suite')}, {counted(prompts, 'prompt')}"
+        print(f"{target.label}: {seconds:.1f} s, {asked}", flush=True)
         return record
 
     # What a record consists of
@@ -217,19 +217,9 @@ class _Evaluation:
         )
 
     def _suite(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite) -> SuiteRecord:
-        from posttrain_helpers.evaluation.dialogues import generate_dialogues
-        from posttrain_helpers.generation.decoding import generate
-
-        options = {"max_new_tokens": suite.max_new_tokens, "batch_size": self.batch_size}
-        transcripts = None
-        if any(item.get("follow_ups") for item in suite.items):
-            conversations, replies = generate_dialogues(model, tokenizer, suite.items, **options)
-            transcripts = tuple(map(tuple, conversations))
-        else:
-            replies = generate(model, tokenizer, [item["prompt"] for item in suite.items], **options)
-        stopped = tuple(reply.stop_reason == "stop" for reply in replies)
-        items = [{**item, "stopped": end} for item, end in zip(suite.items, stopped, strict=True)]
-        scores = apply_measures(dict(suite.scores), {suite.name: replies}, items)[suite.name]
+        several_turns = any(item.get("follow_ups") for item in suite.items)
+        transcripts, replies = _answers(model, tokenizer, suite, self.batch_size)
+        scores = _scored(suite, replies, suite.items)
         return SuiteRecord(
             name=suite.name,
             skill=suite.skill,
@@ -238,10 +228,10 @@ class _Evaluation:
             ids=tuple(item["id"] for item in suite.items),
             prompts=tuple(_last_turn(item) for item in suite.items),
             replies=tuple(reply.text for reply in replies),
-            stopped=stopped,
+            stopped=tuple(scores["stop"]),
             tokens=tuple(len(reply.token_ids) for reply in replies),
             scores={measure: tuple(scores[measure]) for measure in suite.scores},
-            transcripts=transcripts,
+            transcripts=tuple(map(tuple, transcripts)) if several_turns else None,
             relations=_relations(suite),
         )
 
@@ -251,12 +241,12 @@ class _Evaluation:
         from posttrain_helpers.generation.likelihood import text_losses
 
         if not self.texts:
-            _say("no retention: the course's notebooks are not there to be read.")
+            print("no retention: the course's notebooks are not there to be read.")
             return None
         try:
             pairs = text_losses(model, tokenizer, self.texts, batch_size=self.batch_size)
         except CourseError as error:
-            _say(f"no retention: {error}")
+            print(f"no retention: {error}")
             return None
         return {"losses": [loss for loss, _ in pairs], "tokens": [count for _, count in pairs]}
 
@@ -279,7 +269,7 @@ class _Evaluation:
         else:
             reference, reference_tokenizer = self._reference()
             if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
-                _say(
+                print(
                     f"no divergence: {target.label!r} and the reference {self.reference.label!r} have "
                     "different vocabularies."
                 )
@@ -289,9 +279,7 @@ class _Evaluation:
             )
             # Rounding may leave the sum of a hundred small numbers just below 0.
             divergences = [max(0.0, value) for value in values.tolist()]
-        ended = [{**item, "stopped": r.stop_reason == "stop"} for r, item in zip(replies, items, strict=True)]
-        measured = {suite.measure: suite.scores[suite.measure]}
-        scores = apply_measures(measured, {suite.name: replies}, ended)[suite.name][suite.measure]
+        scores = _scored(suite, replies, items)[suite.measure]
         return {
             "reference": self.reference.label,
             "reference_identity": self.reference.identity,
@@ -346,8 +334,33 @@ class _Evaluation:
         )
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite, batch_size: int
+) -> tuple[list[list[dict[str, str]]], list[Generation]]:
+    """Return the conversation about each item and its last reply; every model is asked the same."""
+    from posttrain_helpers.generation.decoding import generate
+
+    turns = [[item["prompt"], *(item.get("follow_ups") or ())] for item in suite.items]
+    transcripts: list[list[dict[str, str]]] = [[] for _ in turns]
+    last: dict[int, Generation] = {}
+    for turn in range(max(map(len, turns))):
+        asked = [index for index, own in enumerate(turns) if turn < len(own)]
+        for index in asked:
+            said = turns[index][turn]
+            transcripts[index] += [{"role": "user", "content": said}] if isinstance(said, str) else said
+        prompts = [turns[index][0] if turn == 0 else transcripts[index] for index in asked]
+        generations = generate(
+            model, tokenizer, prompts, max_new_tokens=suite.max_new_tokens, batch_size=batch_size
+        )
+        for index, generation in zip(asked, generations, strict=True):
+            transcripts[index].append({"role": "assistant", "content": generation.text})
+            last[index] = generation
+    return transcripts, [last[index] for index in range(len(turns))]
+
+
+def _scored(suite: Suite, replies: list[Generation], items: Sequence[Item]) -> dict[str, list[Value]]:
+    items = [{**item, "stopped": r.stop_reason == "stop"} for item, r in zip(items, replies, strict=True)]
+    return apply_measures(dict(suite.scores), {suite.name: replies}, items)[suite.name]
 
 
 def _last_turn(item: dict[str, Any]) -> str:
@@ -369,11 +382,3 @@ def _text(path: Path) -> str | None:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -13,8 +13,6 @@ from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import record_path
 from posttrain_helpers.wording import closest
 
-_JUDGES = ("judge",)
-
 
 @dataclass(frozen=True)
 class Target:
@@ -40,7 +38,7 @@ def finished_models(profile: str | Profile | None = None) -> list[str]:
     from posttrain_helpers.models.loading import head_of
     from posttrain_helpers.models.manifest import BASE, saved_stages, stage_path
 
-    stages = [name for name in saved_stages(profile) if name not in _JUDGES]
+    stages = [name for name in saved_stages(profile) if name != "judge"]
     return [BASE, *(name for name in stages if head_of(stage_path(name, profile)) == "language")]
 
 
@@ -86,13 +84,14 @@ def targets_of(models: Any, profile: Profile) -> list[Target]:
         profile: what "base" and stages refer to.
 
     Raises:
-        CourseError: as `runner.evaluate`.
+        CourseError: no model, two of one label, a label that cannot be a file name, a source that is no
+            model, or a reward model.
     """
-    if not isinstance(models, Mapping):
+    if isinstance(models, Mapping):
+        named = list(models.items())
+    else:
         models = [models] if isinstance(models, (str, Path)) else list(models)
         named = list(zip(labels_of(models, profile), models, strict=True))
-    else:
-        named = list(models.items())
     if not named:
         raise CourseError("there is no model to evaluate; name at least one, such as 'base'.")
     labels = [label for label, _ in named]
@@ -101,15 +100,10 @@ def targets_of(models: Any, profile: Profile) -> list[Target]:
             f"two models have the label {twice[0]!r}; name each once, or call evaluate() with labels of your "
             "own: {label: model, ...}."
         )
-    return [target_of(label, str(source), profile) for label, source in named]
+    return [_target(label, str(source), profile) for label, source in named]
 
 
-def target_of(label: str, source: str, profile: Profile) -> Target:
-    """Return one model to evaluate under a label.
-
-    Raises:
-        CourseError: the label cannot be a file name, the source is no model, or a reward model.
-    """
+def _target(label: str, source: str, profile: Profile) -> Target:
     from posttrain_helpers.models.loading import head_of, model_directory
     from posttrain_helpers.models.manifest import BASE, model_identity, parent_of, saved_stages
     from posttrain_helpers.recipes import stage_recipes

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from posttrain_helpers.errors import CourseError
-from posttrain_helpers.evaluation.dialogues import generate_dialogues
+from posttrain_helpers.evaluation.runner import _answers
+from posttrain_helpers.evaluation.suites.suite import Suite
 from posttrain_helpers.generation.decoding import generate
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
@@ -22,13 +22,17 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
+def of(items: list[dict[str, Any]], max_new_tokens: int) -> Suite:
+    return Suite("talk", "talk", tuple(items), "correct", {}, max_new_tokens)
+
+
 def test_each_turn_is_answered_with_the_earlier_ones_in_view(loaded: tuple[Any, Any]) -> None:
     items = [
         {"id": "two", "prompt": [user("What is 3 + 4?")], "follow_ups": ["And 4 + 3?"]},
         {"id": "one", "prompt": [user("A cow says")]},
         {"id": "three", "prompt": [user("What is")], "follow_ups": ["Who is", "The end"]},
     ]
-    transcripts, generations = generate_dialogues(*loaded, items, max_new_tokens=5, batch_size=2)
+    transcripts, generations = _answers(*loaded, of(items, 5), batch_size=2)
     assert [[message["role"] for message in one] for one in transcripts] == [
         ["user", "assistant"] * 2,
         ["user", "assistant"],
@@ -47,11 +51,6 @@ def test_each_turn_is_answered_with_the_earlier_ones_in_view(loaded: tuple[Any, 
 
 def test_items_without_follow_ups_are_generated_as_ever(loaded: tuple[Any, Any]) -> None:
     items = [{"id": "a", "prompt": [user("What is")], "follow_ups": []}, {"id": "b", "prompt": "A cow"}]
-    transcripts, generations = generate_dialogues(*loaded, items, max_new_tokens=4, batch_size=2)
+    transcripts, generations = _answers(*loaded, of(items, 4), batch_size=2)
     assert generations == generate(*loaded, [i["prompt"] for i in items], max_new_tokens=4, batch_size=2)
     assert transcripts[1][0] == user("A cow")
-
-
-def test_no_items_are_refused(loaded: tuple[Any, Any]) -> None:
-    with pytest.raises(CourseError, match="no prompts to complete"):
-        generate_dialogues(*loaded, [])

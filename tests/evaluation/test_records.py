@@ -198,7 +198,6 @@ def _in(part: str, change: Callable[[dict], Any]) -> Callable[[dict], Any]:
         (_set("suites", {}), "suites must be something that is not empty"),
         (_set("suites", {"facts": 3}), r"suites\.facts must be keys and values"),
         (_in_suite(_drop("replies")), r"suites\.facts\.replies is missing"),
-        (_in_suite(_set("name", "other")), "the suite 'facts' calls itself 'other'"),
         (_in_suite(_set("kind", "taste")), r"suites\.facts\.kind must be 'correctness' or 'preference'"),
         (_in_suite(_set("ids", "ab")), r"suites\.facts\.ids must be a list"),
         (_in_suite(_set("ids", [])), r"suites\.facts\.ids must be something that is not empty"),

@@ -4,8 +4,7 @@ An item states them as a list of plain dicts, so that a suite can live in a file
 
     {"id": "rain", "prompt": [...], "constraints": [{"kind": "words", "at_most": 9}, {"kind": "no_commas"}]}
 
-`obeys` asks for all of an item's constraints, `obeyed_share` counts them one by one, and `obeys_loosely`
-forgives an introduction, a closing line and Markdown's asterisks.
+`obeys` asks for all of an item's constraints, and `obeyed_share` counts them one by one.
 
 Two rules hold for every kind. A reply of no words obeys nothing: silence has no commas either. Words are
 compared as whole words and in any case, unless the constraint is about case.
@@ -21,7 +20,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, StringConstraints
 
@@ -111,15 +110,11 @@ def _repeats(reply: str, constraint: Constraint) -> bool:
 def _is_json(reply: str, constraint: Constraint) -> bool:
     fenced = _FENCE.match(reply)
     try:
-        value = json.loads(fenced[1] if fenced else reply, parse_constant=_no_json_number)
+        value = json.loads(fenced[1] if fenced else reply, parse_constant=int)  # NaN is no int
     except (ValueError, RecursionError):
         return False
     keys = constraint.get("keys")
     return keys is None or (isinstance(value, dict) and set(keys) <= set(value))
-
-
-def _no_json_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(frozen=True)
@@ -206,36 +201,9 @@ def obeyed_share(reply: str, item: Mapping[str, Any]) -> float | None:
     constraints = item.get("constraints")
     if not constraints:
         return None
-    return sum(_obeys_one(reply, constraint) for constraint in constraints) / len(constraints)
-
-
-def obeys_loosely(reply: str, item: Mapping[str, Any]) -> bool | None:
-    """Return whether, for every constraint, the reply or a trimmed form of it obeys.
-
-    The forms leave out the first line, the last line, or both, each with and without asterisks. So "Sure,
-    here it is:" above the text does no harm. A reply that obeys strictly obeys loosely.
-
-    Args:
-        reply: the text of the reply.
-        item: as for `obeys`.
-
-    Returns:
-        None when the item has no constraint.
-
-    Source: the prompt-level loose accuracy of IFEval, section 2.3; as there, each constraint may be met by
-        another form.
-    """
-    constraints = item.get("constraints")
-    if not constraints:
-        return None
-    lines = reply.split("\n")
-    trimmed = ["\n".join(part).strip() for part in (lines, lines[1:], lines[:-1], lines[1:-1])]
-    forms = [reply, *trimmed, *(form.replace("*", "") for form in trimmed)]
-    return all(any(_obeys_one(form, constraint) for form in forms) for constraint in constraints)
-
-
-def _obeys_one(reply: str, constraint: Constraint) -> bool:
-    return bool(word_list(reply)) and KINDS[constraint["kind"]].check(reply, constraint)
+    if not word_list(reply):
+        return 0.0
+    return sum(KINDS[one["kind"]].check(reply, one) for one in constraints) / len(constraints)
 
 
 def check_constraints(item: Mapping[str, Any], where: str = "") -> list[Constraint]:

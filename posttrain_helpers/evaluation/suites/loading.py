@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.suites.english import declines_rightly, english_items
-from posttrain_helpers.evaluation.suites.instructions import obeyed_share, obeys, obeys_loosely
+from posttrain_helpers.evaluation.suites.instructions import obeyed_share, obeys
 from posttrain_helpers.evaluation.suites.suite import LONG_REPLY, Suite, check_limit, check_suites
 from posttrain_helpers.metrics import lenient_match, strict_match
 from posttrain_helpers.wording import suggestion
@@ -39,7 +40,7 @@ def load_suites(
     """Return suites by name.
 
     Args:
-        names: keys of `suite_names`, or files (see `data.public.readers`): rows with "prompt" (a text is
+        names: of `SUITE_NAMES`, or files (see `data.public.readers`): rows with "prompt" (a text is
             the user's message) and one or more of "answer" (the reply must hold it), "accepted" (complete
             replies) and "constraints" (see `instructions`); "id" and "follow_ups" are optional. None takes
             every suite of the tiny world.
@@ -61,9 +62,7 @@ def load_suites(
         names = list(_TINY)
     names = [names] if isinstance(names, str) else list(names)
     if not names:
-        raise CourseError(
-            f"no suite is named; choose from {', '.join(suite_names())}, or pass a .jsonl file."
-        )
+        raise CourseError(f"no suite is named; choose from {', '.join(SUITE_NAMES)}, or pass a .jsonl file.")
     suites = [
         own_suite(Path(name), LONG_REPLY if profile.name == "tiny" else 256)
         if is_file_name(name)
@@ -71,15 +70,10 @@ def load_suites(
         for name in names
     ]
     for name, suite in zip(names, suites, strict=True):
-        if suite.name in suite_names() and name != suite.name:
+        if suite.name in SUITE_NAMES and name != suite.name:
             raise CourseError(f"{name} has the name of the course's suite {suite.name!r}; rename the file.")
     check_suites(suites)
     return suites if limit is None else [replace(suite, items=suite.items[:limit]) for suite in suites]
-
-
-def suite_names() -> list[str]:
-    """Return the names that `load_suites` knows."""
-    return [*_TINY, *_ENGLISH]
 
 
 def retention_texts(profile: str | Profile | None = None, n: int = 100) -> list[str]:
@@ -152,18 +146,11 @@ def _notebook_prose() -> Iterator[str]:
 # --- suites of the tiny world
 
 
-def original_name(reply: str, item: Item) -> bool:
-    """Return whether the reply gives the assistant's first name; a stage may change the name on purpose."""
-    from posttrain_helpers.tinyworld.identity import ASSISTANT_NAME
+def says_name(constant: str, reply: str, item: Item) -> bool:
+    """Return whether the reply gives the name that a constant of `tinyworld.identity` holds."""
+    from posttrain_helpers.tinyworld import identity
 
-    return bool(lenient_match(reply, {**item, "answer": ASSISTANT_NAME}))
-
-
-def new_name(reply: str, item: Item) -> bool:
-    """Return whether the reply gives the name that the preference lessons change it to."""
-    from posttrain_helpers.tinyworld.identity import NEW_NAME
-
-    return bool(lenient_match(reply, {**item, "answer": NEW_NAME}))
+    return bool(lenient_match(reply, {**item, "answer": getattr(identity, constant)}))
 
 
 def gold(reply: str, item: Item) -> float:
@@ -216,7 +203,11 @@ _TINY: dict[str, dict[str, Any]] = {
     "identity": {
         "skill": "says its first name",
         "measure": "original name",
-        "scores": {"original name": original_name, "new name": new_name},
+        # A stage may change the name on purpose.
+        "scores": {
+            "original name": partial(says_name, "ASSISTANT_NAME"),
+            "new name": partial(says_name, "NEW_NAME"),
+        },
     },
     "stories": {
         "skill": "stories on request",
@@ -238,7 +229,7 @@ _ENGLISH: dict[str, dict[str, Any]] = {
     "instructions_en": {
         "skill": "constraints that a program checks",
         "measure": "obeyed",
-        "scores": {"obeyed": obeys, "obeyed share": obeyed_share, "obeyed loosely": obeys_loosely},
+        "scores": {"obeyed": obeys, "obeyed share": obeyed_share},
         "max_new_tokens": 256,
     },
     "dialogues_en": {
@@ -255,6 +246,7 @@ _ENGLISH: dict[str, dict[str, Any]] = {
     },
 }
 ENGLISH_SETS = tuple(_ENGLISH)
+SUITE_NAMES = (*_TINY, *_ENGLISH)
 
 
 def _named(name: str) -> Suite:

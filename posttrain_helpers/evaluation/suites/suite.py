@@ -7,11 +7,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from posttrain_helpers.comparison.scores import Item, Score
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.wording import closest
 
 SHORT_REPLY, LONG_REPLY = 48, 72
 
@@ -61,28 +59,17 @@ def check_limit(limit: int | None) -> None:
 
 
 def check_suites(suites: Sequence[Suite]) -> None:
-    """Check what an evaluation relies on.
+    """Check what an evaluation relies on: names of suites, and ids of their items, that differ.
 
     Raises:
-        CourseError: two suites of one name, a suite without items, ids that are missing or not different, or
-            a measure that is not among the scores.
+        CourseError: two suites of one name, one without items, or two items of a suite with one id.
     """
-    for number, suite in enumerate(suites):
-        if suite.name in {other.name for other in suites[:number]}:
+    for suite in suites:
+        if [other.name for other in suites].count(suite.name) > 1:
             raise CourseError(f"two suites are called {suite.name!r}; name each of them once.")
         if not suite.items:
             raise CourseError(f"the suite {suite.name!r} is empty; it needs at least one item.")
-        if suite.measure not in suite.scores:
-            raise CourseError(
-                f"the suite {suite.name!r} is measured by {suite.measure!r}, but its scores are "
-                f"{', '.join(suite.scores)}; {closest(suite.measure, suite.scores)}choose one of them."
-            )
-        ids = [item.get("id") for item in suite.items]
-        if not all(isinstance(identifier, str) for identifier in ids):
-            raise CourseError(
-                f"an item of the suite {suite.name!r} has no 'id'; give each item a text as id."
-            )
-        identifier, count = max(Counter(ids).items(), key=itemgetter(1))
+        identifier, count = Counter(item["id"] for item in suite.items).most_common(1)[0]
         if count > 1:
             raise CourseError(
                 f"the suite {suite.name!r} has {count} items with the id {identifier!r}; scores are paired "

@@ -8,7 +8,6 @@ from posttrain_helpers.evaluation.suites.instructions import (
     check_constraints,
     obeyed_share,
     obeys,
-    obeys_loosely,
     sentence_count,
     word_list,
 )
@@ -113,7 +112,6 @@ def test_a_reply_of_no_words_obeys_nothing(kind, parameters, reply):
     asked = item(constraint(kind, **parameters))
     assert obeys(reply, asked) is False
     assert obeyed_share(reply, asked) == 0
-    assert obeys_loosely(reply, asked) is False
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,6 @@ def test_an_item_without_constraints_is_not_scored():
     for plain in ({}, {"constraints": None}, {"constraints": []}):
         assert obeys("Hello", plain) is None
         assert obeyed_share("Hello", plain) is None
-        assert obeys_loosely("Hello", plain) is None
         assert check_constraints(plain) == []
 
 
@@ -158,35 +155,6 @@ def test_all_constraints_count_together_and_one_by_one():
     assert (obeys("all good", asked), obeyed_share("all good", asked)) == (True, 1.0)
     assert (obeys("All good", asked), obeyed_share("All good", asked)) == (False, pytest.approx(2 / 3))
     assert obeyed_share("No, not at all", asked) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("constraints", "reply"),
-    [
-        ([constraint("starts_with", phrase="Dear")], "Sure, here it is:\nDear Sam"),
-        ([constraint("ends_with", phrase="Bye")], "Dear Sam\nBye\nI hope this helps"),
-        ([constraint("words", exactly=2)], "Here you are:\nDear Sam\nAnything else to do"),
-        ([constraint("starts_with", phrase="Dear")], "**Dear Sam**"),
-        ([constraint("json")], 'Here it is:\n\n{"a": 1}'),
-        # each constraint may be met by a form of its own
-        ([constraint("starts_with", phrase="a"), constraint("ends_with", phrase="a")], "b\na\nb"),
-        ([constraint("starts_with", phrase="a"), constraint("contains", words=["b"])], "b\na"),
-    ],
-)
-def test_loose_reading_forgives_a_frame(constraints, reply):
-    assert obeys(reply, item(*constraints)) is False
-    assert obeys_loosely(reply, item(*constraints)) is True
-
-
-def test_loose_reading_does_not_forgive_everything():
-    assert obeys_loosely("one\ntwo\nDear Sam\nthree", item(constraint("starts_with", phrase="Dear"))) is False
-    assert obeys_loosely("a cat\na cat\na cat", item(constraint("avoids", words=["cat"]))) is False
-
-
-def test_who_obeys_strictly_obeys_loosely():
-    for kind, parameters, good, _ in CASES:
-        for reply in good:
-            assert obeys_loosely(reply, item(constraint(kind, **parameters))), (kind, reply)
 
 
 def test_gaps_of_a_table_are_no_parameters():
