@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
+from posttrain_helpers.data.forms import identity
 from posttrain_helpers.data.public.adapters import advice
 from posttrain_helpers.data.public.converters import normalized_messages
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.messages import ROLES, Row, is_conversation, plain_messages, text_key
+from posttrain_helpers.messages import ROLES, Row, is_conversation, plain_messages
 
 UNKNOWN_ROLE, TOOL_CALL, WEIGHTED = "unknown role", "tool call", "reply with a weight"
 # Why messages are dropped in every form of rows, and what a set needs to have messages without this fault.
@@ -105,14 +106,14 @@ def check_some_left(
 
 
 def sift(
-    rows: Iterable[Row], usable: Callable[[Row], Row | str], key: Callable[[Row], Hashable]
+    rows: Iterable[Row], usable: Callable[[Row], Row | str], form: str
 ) -> tuple[list[Row], Counter[str]]:
     """Keep what can be learned from, each row once, and count the rest by its fault.
 
     Args:
         rows: as they were read.
         usable: returns a row in the form that it is kept in, or the fault for which it is dropped.
-        key: equal for kept rows that say the same.
+        form: of the rows kept.
 
     Returns:
         The rows kept, and for each fault and for "duplicate" the number of rows dropped.
@@ -124,10 +125,10 @@ def sift(
         found = usable(row)
         if isinstance(found, str):
             dropped[found] += 1
-        elif (identity := key(found)) in seen:
+        elif (key := identity(found, form)) in seen:
             dropped["duplicate"] += 1
         else:
-            seen.add(identity)
+            seen.add(key)
             kept.append(found)
     return kept, dropped
 
@@ -147,7 +148,7 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
     """
     needed = "Each row needs messages=[{'role': ..., 'content': ...}, ...]. "
     check_columns(rows, ("messages",), source, "conversations", needed)
-    kept, dropped = sift(rows, _usable, lambda row: text_key(row["messages"]))
+    kept, dropped = sift(rows, _usable, "conversations")
     if rows and dropped["not conversational"] == len(rows):
         raise CourseError(
             f"the rows of {source!r} are not conversational: 'messages' must be a list of "
@@ -167,19 +168,3 @@ def _usable(row: Row) -> Row | str:
     if any(m["role"] == "assistant" and not m["content"].strip() for m in messages):
         return "empty reply"
     return {"messages": messages}
-
-
-def conversation_turns(row: Row) -> list[Row]:
-    """Return every message of a row, the reply last."""
-    return row["messages"]
-
-
-def held_out_conversation(row: Row, identifier: str) -> Row:
-    """Return a row as a held-out item that asks for its last reply."""
-    return {
-        "id": identifier,
-        "task": "conversation",
-        "prompt": row["messages"][:-1],
-        "answer": None,
-        "reference": row["messages"][-1]["content"],
-    }

@@ -1,16 +1,52 @@
-"""From one form of rows to another, and the system prompt of all rows of a set."""
+"""The four forms of rows: the messages of each, the way from one to another, and a system prompt for all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Hashable
 
-from posttrain_helpers.messages import control_tokens, is_unicode, text_key, texts_in
+from posttrain_helpers.messages import Row, control_tokens, is_unicode, text_key, texts_in
 
-Row = dict[str, Any]
-_PARTS = ("messages", "prompt", "chosen", "rejected", "completion")
+# Where the messages of a row stand; a row of prompts may have further columns of any name.
+PARTS = {
+    "conversations": ("messages",),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "labels": ("prompt", "completion"),
+    "prompts": ("prompt",),
+}
+_BESIDE_PAIRS = ("chosen", "rejected", "score_chosen", "score_rejected")
 HALF_A_CHARACTER, CONTROL_TOKEN = "half a character in a text", "control token in a text"
+
+
+def turns(row: Row, form: str) -> list[Row]:
+    """Return the messages of a usable row, the reply last: of a pair the better one, of a prompt none yet."""
+    if form == "prompts":
+        return [*row["prompt"], {"role": "assistant", "content": ""}]
+    return [message for part in PARTS[form][:2] for message in row[part]]
+
+
+def identity(row: Row, form: str) -> Hashable:
+    """Return what is equal for usable rows that say the same."""
+    return text_key(_messages(row, form)), form == "labels" and row["label"]
+
+
+def held_out_item(row: Row, form: str, identifier: str) -> Row:
+    """Return a usable row as a held-out item.
+
+    Its reply is the reference, unless it is undesirable. Pairs keep both replies and their ratings, prompts
+    all their columns.
+    """
+    if form == "prompts":
+        return {**row, "id": identifier, "task": row.get("task") or "prompt", "answer": row.get("answer")}
+    *prompt, reply = turns(row, form)
+    return {
+        "id": identifier,
+        "task": "preference" if form == "pairs" else "conversation",
+        "prompt": prompt,
+        "answer": None,
+        "reference": reply["content"] if row.get("label", True) else None,
+        **{key: row[key] for key in _BESIDE_PAIRS if key in row},
+    }
 
 
 def with_messages(rows: list[Row]) -> list[Row]:
@@ -40,14 +76,12 @@ def as_form(rows: list[Row], form: str, wanted: str, dropped: Counter[str]) -> l
     """
     if wanted == "conversations":
         kept = [row for row in rows if row["label"]]
-        if len(kept) < len(rows):
-            dropped["undesirable reply"] += len(rows) - len(kept)
+        dropped["undesirable reply"] += len(rows) - len(kept)
         return [{"messages": row["prompt"] + row["completion"]} for row in kept]
-    prompts = [{"prompt": _before_reply(row["messages"])} if form == "conversations" else row for row in rows]
-    usable = [{"prompt": row["prompt"]} for row in prompts if row["prompt"]]
-    if len(usable) < len(rows):
-        dropped["empty prompt"] += len(rows) - len(usable)
-    return _once(usable, dropped)
+    prompts = [_before_reply(row["messages"]) if form == "conversations" else row["prompt"] for row in rows]
+    usable = [{"prompt": prompt} for prompt in prompts if prompt]
+    dropped["empty prompt"] += len(rows) - len(usable)
+    return _once(usable, wanted, dropped)
 
 
 def _before_reply(messages: list[Row]) -> list[Row]:
@@ -56,38 +90,40 @@ def _before_reply(messages: list[Row]) -> list[Row]:
     return messages[: users[-1] + 1] if users else []
 
 
-def set_system_prompt(rows: list[Row], text: str | None, dropped: Counter[str]) -> list[Row]:
+def set_system_prompt(rows: list[Row], form: str, text: str | None, dropped: Counter[str]) -> list[Row]:
     """Give every row the same system turn; rows that differed in their own only become duplicates.
 
     Args:
-        rows: usable ones of any form; what comes first is `messages` or `prompt`.
+        rows: usable ones.
+        form: of the rows.
         text: the system turn; empty takes it away, None leaves the rows as they are.
         dropped: counts the duplicates.
     """
     if text is None:
         return rows
     turn = [{"role": "system", "content": text.strip()}] if text.strip() else []
-    changed = []
+    key, changed = PARTS[form][0], []
     for row in rows:
-        key = "messages" if "messages" in row else "prompt"
         own = row[key][1:] if row[key][0]["role"] == "system" else row[key]
         changed.append({**row, key: turn + own})
-    return _once(changed, dropped)
+    return _once(changed, form, dropped)
 
 
 def with_clean_texts(
-    rows: list[Row], dropped: Counter[str], special_tokens: Collection[str] = ()
+    rows: list[Row], form: str, dropped: Counter[str], special_tokens: Collection[str] = ()
 ) -> list[Row]:
     """Keep rows whose texts are valid Unicode and forge no turn.
 
     Args:
-        rows: usable ones of any form.
+        rows: usable ones.
+        form: of the rows.
         dropped: counts the others by what was found.
         special_tokens: of the tokenizer in use, beside those of the usual families.
     """
     control, kept = control_tokens(special_tokens), []
     for row in rows:
-        found = next(filter(None, (control.search(message["content"]) for message in _messages(row))), None)
+        texts = [message["content"] for message in _messages(row, form)]
+        found = next(filter(None, map(control.search, texts)), None)
         if not all(map(is_unicode, texts_in(row))):
             dropped[HALF_A_CHARACTER] += 1
         elif found:
@@ -97,15 +133,14 @@ def with_clean_texts(
     return kept
 
 
-def _messages(row: Row) -> list[Row]:
-    return [message for part in _PARTS if part in row for message in row[part]]
+def _messages(row: Row, form: str) -> list[Row]:
+    return [message for part in PARTS[form] for message in row[part]]
 
 
-def _once(rows: list[Row], dropped: Counter[str]) -> list[Row]:
+def _once(rows: list[Row], form: str, dropped: Counter[str]) -> list[Row]:
     """Return the rows without repetitions."""
-    seen: dict[tuple[str, object], Row] = {}
+    seen: dict[Hashable, Row] = {}
     for row in rows:
-        seen.setdefault((text_key(_messages(row)), row.get("label")), row)
-    if len(seen) < len(rows):
-        dropped["duplicate"] += len(rows) - len(seen)
+        seen.setdefault(identity(row, form), row)
+    dropped["duplicate"] += len(rows) - len(seen)
     return list(seen.values())

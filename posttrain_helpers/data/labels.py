@@ -6,7 +6,6 @@ rows, dropped = usable_labels(rows, "trl-lib/kto-mix-14k")
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from posttrain_helpers.data.conversations import (
     MESSAGE_FAULTS,
@@ -15,9 +14,8 @@ from posttrain_helpers.data.conversations import (
     read_messages,
     sift,
 )
-from posttrain_helpers.messages import text_key
+from posttrain_helpers.messages import Row
 
-Row = dict[str, Any]
 COLUMNS = ("prompt", "completion", "label")
 # Why a row is dropped, and what a set needs to have rows without this fault.
 FAULTS = {
@@ -49,27 +47,9 @@ def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]
         CourseError: a missing column, or no row left.
     """
     check_columns(rows, COLUMNS, source, "labels")
-    kept, dropped = sift(
-        rows, _usable, lambda row: (text_key(row["prompt"] + row["completion"]), row["label"])
-    )
+    kept, dropped = sift(rows, _usable, "labels")
     check_some_left(kept, dropped, "labelled reply", source, FAULTS)
     return kept, dropped
-
-
-def label_turns(row: Row) -> list[Row]:
-    """Return every message of a row, the reply last."""
-    return row["prompt"] + row["completion"]
-
-
-def held_out_label(row: Row, identifier: str) -> Row:
-    """Return a row as a held-out item; its reply is a reference only if it is desirable."""
-    return {
-        "id": identifier,
-        "task": "conversation",
-        "prompt": row["prompt"],
-        "answer": None,
-        "reference": row["completion"][-1]["content"] if row["label"] else None,
-    }
 
 
 def _usable(row: Row) -> Row | str:

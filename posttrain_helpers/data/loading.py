@@ -26,23 +26,18 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data.conversations import (
-    conversation_turns,
-    held_out_conversation,
-    listed_counts,
-    usable_conversations,
+from posttrain_helpers.data.conversations import listed_counts, usable_conversations
+from posttrain_helpers.data.forms import (
+    as_form,
+    held_out_item,
+    set_system_prompt,
+    turns,
+    with_clean_texts,
+    with_messages,
 )
-from posttrain_helpers.data.forms import as_form, set_system_prompt, with_clean_texts, with_messages
-from posttrain_helpers.data.labels import has_labels, held_out_label, label_turns, usable_labels
-from posttrain_helpers.data.preferences import (
-    explicit_pairs,
-    for_method,
-    held_out_pair,
-    in_length_groups,
-    is_preference,
-    pair_turns,
-)
-from posttrain_helpers.data.prompts import held_out_prompt, prompt_dataset, prompt_turns, usable_prompts
+from posttrain_helpers.data.labels import has_labels, usable_labels
+from posttrain_helpers.data.preferences import explicit_pairs, for_method, in_length_groups, is_preference
+from posttrain_helpers.data.prompts import prompt_dataset, usable_prompts
 from posttrain_helpers.data.public.adapters import Adapter, convert, find_adapter, serves, text_adapter
 from posttrain_helpers.data.public.files import local_file, read_rows
 from posttrain_helpers.data.replay import tokenized_rows
@@ -164,7 +159,7 @@ def _without_dev(
     wanted = recipe.data.get("dev")
     if wanted is None:
         return train, None, 0
-    turns = [_turns(row) for row in train]
+    of_train = [_turns(row) for row in train]
     if isinstance(wanted, str):
         apart = ("dev", "max_samples", "held_out_samples", "length_groups")
         data = {
@@ -180,12 +175,12 @@ def _without_dev(
         dropped["dev row with the prompt of a held-out item"] += len(dev) - len(kept)
         dev, questions = dev.select(kept), {text_key(of_dev[place][:-1]) for place in kept}
     else:
-        all_of_them = dict.fromkeys(text_key(messages[:-1]) for messages in turns)
+        all_of_them = dict.fromkeys(text_key(messages[:-1]) for messages in of_train)
         questions = set([*all_of_them][: max(0, wanted)])
         dev = train.select(
-            [place for place, messages in enumerate(turns) if text_key(messages[:-1]) in questions]
+            [place for place, messages in enumerate(of_train) if text_key(messages[:-1]) in questions]
         )
-    kept = [place for place, messages in enumerate(turns) if not _begins_with(questions, messages)]
+    kept = [place for place, messages in enumerate(of_train) if not _begins_with(questions, messages)]
     if not kept or not questions:
         raise CourseError(
             f"data.dev={wanted} leaves {len(kept):,} of {len(train):,} training rows and {len(questions):,} "
@@ -197,7 +192,7 @@ def _without_dev(
 
 def _turns(row: Row) -> list[Row]:
     """Return the messages of a training row and its reply last; of a row of tokens, these as a question."""
-    if row.get("messages"):
+    if row.get("messages") and not row.get("prompt"):  # prompts may have any other column
         return row["messages"]
     prompt = row.get("prompt") or str(row)
     if isinstance(prompt, str):  # rendered already, or tokens
@@ -277,12 +272,12 @@ def _built_in(
     return rows, [item for name in names for item in suites[name]], Counter(*counted)
 
 
-# Of the rows of each form: what checks them, their messages, and their shape as held-out items.
-FORMS = {
-    "conversations": (usable_conversations, conversation_turns, held_out_conversation),
-    "pairs": (explicit_pairs, pair_turns, held_out_pair),
-    "labels": (usable_labels, label_turns, held_out_label),
-    "prompts": (usable_prompts, prompt_turns, held_out_prompt),
+# What keeps the usable rows of each form.
+_USABLE = {
+    "conversations": usable_conversations,
+    "pairs": explicit_pairs,
+    "labels": usable_labels,
+    "prompts": usable_prompts,
 }
 
 
@@ -334,7 +329,7 @@ def public_rows(
         tokenizer: as in `load_data`.
 
     Returns:
-        The rows, their form (a key of `FORMS`), and how many were dropped for which reason.
+        The rows, their form (a key of `forms.PARTS`), and how many were dropped for which reason.
 
     Raises:
         CourseError: as `load_data`.
@@ -358,12 +353,12 @@ def public_rows(
             row | {"messages": calls_in_words(row["messages"], tokenizer)} if "messages" in row else row
             for row in rows
         ]
-    kept, dropped = FORMS[form][0](rows, source)
+    kept, dropped = _USABLE[form](rows, source)
     dropped.update(converted)
     if (wanted := _wanted_form(form, kind)) != form:
         kept = as_form(kept, form, wanted, dropped)
-    kept = set_system_prompt(kept, data.get("system_prompt"), dropped)
-    kept = with_clean_texts(kept, dropped, special_tokens(tokenizer) if tokenizer else ())
+    kept = set_system_prompt(kept, wanted, data.get("system_prompt"), dropped)
+    kept = with_clean_texts(kept, wanted, dropped, special_tokens(tokenizer) if tokenizer else ())
     random.Random(seed).shuffle(kept)
     return kept, wanted, dropped
 
@@ -372,11 +367,10 @@ def _public(
     source: str, data: dict[str, Any], seed: int, kind: str, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[list[Row], list[Row], Counter[str]]:
     kept, form, dropped = public_rows(source, data, seed, kind, tokenizer)
-    _, turns, as_item = FORMS[form]
-    held_out, kept = _split(kept, data.get("held_out_samples"), turns, dropped)
+    held_out, kept = _split(kept, form, data.get("held_out_samples"), dropped)
     path = local_file(source)
     name = path.stem if path else Path(source).name  # a Hub id may hold a dot and has no ending
-    items = [as_item(row, f"{name}/{number}") for number, row in enumerate(held_out)]
+    items = [held_out_item(row, form, f"{name}/{number}") for number, row in enumerate(held_out)]
     return kept[: data.get("max_samples")], items, dropped
 
 
@@ -398,7 +392,7 @@ def _wanted_form(form: str, kind: str) -> str:
 
 
 def _split(
-    rows: list[Row], count: int | None, turns: Callable[[Row], list[Row]], dropped: Counter[str]
+    rows: list[Row], form: str, count: int | None, dropped: Counter[str]
 ) -> tuple[list[Row], list[Row]]:
     """Take `count` rows with prompts of their own; whatever else has one of these prompts is dropped."""
     if count is None:
@@ -407,7 +401,7 @@ def _split(
     for row in rows:
         if len(held_out) == count:
             break
-        messages = turns(row)
+        messages = turns(row, form)
         if messages[-1]["role"] == "assistant" and len(messages) > 1:
             held_out.setdefault(text_key(messages[:-1]), row)
     chosen = {id(row) for row in held_out.values()}
@@ -415,7 +409,7 @@ def _split(
     for row in rows:
         if id(row) in chosen:
             continue
-        if _begins_with(held_out, turns(row)):
+        if _begins_with(held_out, turns(row, form)):
             dropped["prompt of a held-out item"] += 1
         else:
             kept.append(row)

@@ -10,7 +10,7 @@ or in both places. Here every pair becomes {"prompt": messages, "chosen": [reply
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.data.conversations import (
     MESSAGE_FAULTS,
@@ -21,12 +21,11 @@ from posttrain_helpers.data.conversations import (
 )
 from posttrain_helpers.data.public.adapters import advice
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.messages import ROLES, text_key
+from posttrain_helpers.messages import ROLES, Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Row = dict[str, Any]
 SIDES = ("chosen", "rejected")
 SCORES = ("score_chosen", "score_rejected")
 # Why a pair is dropped, and what a set needs to have pairs without this fault.
@@ -64,9 +63,7 @@ def explicit_pairs(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
         CourseError: a missing column, text where messages are expected, or no pair left.
     """
     _check_columns(rows, source)
-    kept, dropped = sift(
-        rows, _explicit, lambda pair: text_key(pair["prompt"] + pair["chosen"] + pair["rejected"])
-    )
+    kept, dropped = sift(rows, _explicit, "pairs")
     check_some_left(kept, dropped, "pair", source, FAULTS)
     return kept, dropped
 
@@ -92,23 +89,6 @@ def for_method(rows: list[Row], data_kind: str, seed: int) -> Dataset:
 
     # TRL writes all chosen replies of 1,000 pairs before their rejected ones, and KTO reads in order.
     return unpair_preference_dataset(pairs).shuffle(seed=seed)
-
-
-def pair_turns(row: Row) -> list[Row]:
-    """Return every message of an explicit row, the chosen reply last."""
-    return row["prompt"] + row["chosen"]
-
-
-def held_out_pair(row: Row, identifier: str) -> Row:
-    """Return an explicit row as a held-out item, with both replies and their ratings where it has any."""
-    return {
-        "id": identifier,
-        "task": "preference",
-        "prompt": row["prompt"],
-        "answer": None,
-        "reference": row["chosen"][-1]["content"],
-        **{key: row[key] for key in (*SIDES, *SCORES) if key in row},
-    }
 
 
 def _explicit(row: Row) -> Row | str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain_helpers.data.conversations import listed_counts, usable_conversations
+from posttrain_helpers.data.forms import turns
 from posttrain_helpers.data.lengths import length_counts, length_profile, length_sentence, token_lengths
-from posttrain_helpers.data.loading import FORMS, public_rows
+from posttrain_helpers.data.loading import public_rows
 from posttrain_helpers.data.preferences import for_method
 from posttrain_helpers.data.public.adapters import licence_of
 from posttrain_helpers.data.public.files import local_file
@@ -110,7 +111,7 @@ def prepare(
     if not rows:
         raise CourseError(f"no row of {source!r} is left, {listed_counts(dropped) or 'it is empty'}.")
     usable, rows = len(rows), rows[: data.get("max_samples")]
-    splits = _splits(rows, FORMS[form][1], test_share, source)
+    splits = _splits(rows, form, test_share, source)
     measured = [lengths[id(row)] for row in rows]
     written = {
         name: for_method(part, kind, seed).to_list() if (form, kind) == ("pairs", "labels") else part
@@ -144,12 +145,11 @@ def prepare(
     return target
 
 
-def _splits(
-    rows: list[Row], turns: Callable[[Row], list[Row]], share: float, source: str
-) -> dict[str, list[Row]]:
+def _splits(rows: list[Row], form: str, share: float, source: str) -> dict[str, list[Row]]:
     """Share out rows in their order; all that begin with one question fall into the same split."""
     questions = [
-        next((turn["content"].strip() for turn in turns(row) if turn["role"] == "user"), "") for row in rows
+        next((turn["content"].strip() for turn in turns(row, form) if turn["role"] == "user"), "")
+        for row in rows
     ]
     wanted = max(1, round(share * len(rows))) if share else 0
     counts, place, filled = Counter(questions), {}, Counter()

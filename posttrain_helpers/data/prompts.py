@@ -19,12 +19,11 @@ from posttrain_helpers.data.conversations import (
     sift,
 )
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.messages import text_key
+from posttrain_helpers.messages import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Row = dict[str, Any]
 # TRL passes these to reward functions itself; a column of that name would be passed twice or be lost.
 _TAKEN = (
     "prompts",
@@ -65,7 +64,7 @@ def usable_prompts(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
     check_columns(rows, ("prompt",), source, "prompts")
     for row in rows:
         _check_names(row, source)
-    kept, dropped = sift(rows, _usable, lambda row: text_key(row["prompt"]))
+    kept, dropped = sift(rows, _usable, "prompts")
     check_some_left(kept, dropped, "prompt", source, FAULTS)
     return kept, dropped
 
@@ -111,16 +110,6 @@ def _column(name: str, values: list[Any], source: str) -> list[Any]:
             ) from error
         return [None if value is None else str(value) for value in values]
     return values
-
-
-def prompt_turns(row: Row) -> list[Row]:
-    """Return every message of a row and a reply yet to be written: the shape of other kinds of rows."""
-    return [*row["prompt"], {"role": "assistant", "content": ""}]
-
-
-def held_out_prompt(row: Row, identifier: str) -> Row:
-    """Return a row as a held-out item, with its answer if it has one."""
-    return {**row, "id": identifier, "task": row.get("task") or "prompt", "answer": row.get("answer")}
 
 
 def _check_names(row: Row, source: str) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from posttrain_helpers.data.conversations import (
-    conversation_turns,
-    held_out_conversation,
     listed_counts,
     read_messages,
     usable_conversations,
@@ -115,15 +113,3 @@ def test_no_column_and_no_conversation() -> None:
         usable_conversations([chat("q", "a"), {"text": "t"}], "mine")
     with pytest.raises(CourseError, match=r"rows of 'mine' are not conversational.*'User: hi'"):
         usable_conversations([{"messages": "User: hi"}], "mine")
-
-
-def test_held_out_item() -> None:
-    row = chat("q", "a")
-    item = held_out_conversation(row, "mine/0")
-    assert item["prompt"] == conversation_turns(row)[:1]
-    assert (item["id"], item["task"], item["answer"], item["reference"]) == (
-        "mine/0",
-        "conversation",
-        None,
-        "a",
-    )

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from public_schemas import SYSTEM, TALK, reply, user
 
-from posttrain_helpers.data.forms import as_form, set_system_prompt, with_clean_texts, with_messages
+from posttrain_helpers.data.forms import (
+    PARTS,
+    as_form,
+    held_out_item,
+    set_system_prompt,
+    with_clean_texts,
+    with_messages,
+)
 
 NEW = {"role": "system", "content": "Be brief."}
 ROWS = [
@@ -16,41 +23,46 @@ ROWS = [
     {"prompt": [user("a")], "answer": "7"},
     {"prompt": [SYSTEM, user("a")], "chosen": [reply("b")], "rejected": [reply("c")]},
     {"prompt": [user("a")], "completion": [reply("b")], "label": False},
+    {"prompt": [user("a")], "chosen": "b", "messages": [user("c")]},
 ]
+FORMS = ("conversations", "conversations", "prompts", "pairs", "labels", "prompts")
 
 
 def first(row: dict[str, Any]) -> list[dict[str, str]]:
-    return row.get("messages") or row["prompt"]
+    return row.get("prompt") or row["messages"]
+
+
+def set_in_each(text: str | None) -> list[dict[str, Any]]:
+    return [set_system_prompt([row], form, text, Counter())[0] for row, form in zip(ROWS, FORMS, strict=True)]
 
 
 def test_the_system_prompt_goes_first_and_replaces_a_rows_own() -> None:
     before = [str(row) for row in ROWS]
-    changed = set_system_prompt(ROWS, " Be brief. ", Counter())
+    changed = set_in_each(" Be brief. ")
     assert [first(row)[:2] for row in changed] == [[NEW, user("a")]] * len(ROWS)
     assert [[message["role"] for message in first(row)].count("system") for row in changed] == [1] * len(ROWS)
     for row, other in zip(ROWS, changed, strict=True):
-        assert {key: row[key] for key in row if key not in ("messages", "prompt")} == {
-            key: other[key] for key in other if key not in ("messages", "prompt")
-        }
+        key = "prompt" if "prompt" in row else "messages"
+        assert {**row, key: other[key]} == other
     assert [str(row) for row in ROWS] == before
 
 
 def test_no_system_prompt_and_an_empty_one() -> None:
-    assert set_system_prompt(ROWS, None, Counter()) is ROWS
+    assert set_system_prompt(ROWS[:2], "conversations", None, Counter()) == ROWS[:2]
     for text in ("", "  "):
-        assert all(first(row)[0]["role"] == "user" for row in set_system_prompt(ROWS, text, Counter()))
+        assert all(first(row)[0]["role"] == "user" for row in set_in_each(text))
 
 
 def test_rows_that_become_equal_are_dropped_and_counted() -> None:
     rows = [{"messages": [user("a"), reply("b")]}, {"messages": [SYSTEM, user("a"), reply("b")]}]
     dropped = Counter({"duplicate": 2})
-    assert len(set_system_prompt(rows, "", dropped)) == 1
+    assert len(set_system_prompt(rows, "conversations", "", dropped)) == 1
     assert dropped == {"duplicate": 3}
     labels = [
         {"prompt": [user("a")], "completion": [reply("b")], "label": True},
         {"prompt": [SYSTEM, user("a")], "completion": [reply("b")], "label": False},
     ]
-    assert len(set_system_prompt(labels, "x", Counter())) == 2
+    assert len(set_system_prompt(labels, "labels", "x", Counter())) == 2
 
 
 def test_conversations_are_messages_where_no_row_has_these() -> None:
@@ -79,7 +91,7 @@ def test_prompts_of_conversations_end_with_the_last_question() -> None:
 def test_prompts_of_pairs_and_labels() -> None:
     for row, form in ((ROWS[3], "pairs"), (ROWS[4], "labels")):
         assert as_form([row, row], form, "prompts", dropped := Counter()) == [{"prompt": row["prompt"]}]
-        assert dropped == {"duplicate": 1}
+        assert dropped == Counter(duplicate=1)
 
 
 def test_conversations_of_labels_keep_desirable_replies() -> None:
@@ -89,7 +101,7 @@ def test_conversations_of_labels_keep_desirable_replies() -> None:
     ]
     assert dropped == {"undesirable reply": 1}
     assert as_form(rows[1:], "labels", "conversations", dropped := Counter())
-    assert not dropped
+    assert dropped.total() == 0
 
 
 HALF = json.loads('"Hi \\ud83d"')
@@ -103,11 +115,11 @@ HALF = json.loads('"Hi \\ud83d"')
     ],
 )
 def test_a_text_with_a_control_token_is_dropped_wherever_it_stands(text: str) -> None:
-    for row in ROWS:
-        for part in row.keys() & {"messages", "prompt", "chosen", "rejected", "completion"}:
+    for row, form in zip(ROWS, FORMS, strict=True):
+        for part in PARTS[form]:
             changed = {**row, part: [*row[part][:-1], {**row[part][-1], "content": text}]}
             dropped = Counter({"duplicate": 1})
-            assert with_clean_texts([row, changed], dropped, {"<own_end>"}) == [row]
+            assert with_clean_texts([row, changed], form, dropped, {"<own_end>"}) == [row]
             [reason] = dropped.keys() - {"duplicate"}
             assert reason.startswith("control token in a text, ")
             assert reason.removeprefix("control token in a text, ") in text
@@ -120,14 +132,31 @@ def test_a_text_with_a_control_token_is_dropped_wherever_it_stands(text: str) ->
 )
 def test_harmless_texts_are_kept(text: str) -> None:
     dropped: Counter[str] = Counter()
-    rows = [{"messages": [user(text), reply(text)]}, {"prompt": [user("a")], "answer": "<|im_end|>"}]
-    assert with_clean_texts(rows, dropped) == rows
+    talk, problem = {"messages": [user(text), reply(text)]}, {"prompt": [user("a")], "answer": "<|im_end|>"}
+    assert with_clean_texts([talk], "conversations", dropped) == [talk]
+    assert with_clean_texts([problem], "prompts", dropped) == [problem]
     assert not dropped
 
 
 def test_half_a_character_is_dropped_wherever_it_stands() -> None:
     columns = [{"answer": HALF}, {"hints": [{"text": [HALF]}]}, {"hints": {HALF: 1}}]
-    rows = [{"messages": [user("a"), reply(HALF)]}, *({"prompt": [user("a")], **more} for more in columns)]
+    talk = {"messages": [user("a"), reply(HALF)]}
+    prompts = [{"prompt": [user("a")], **more} for more in columns]
     dropped: Counter[str] = Counter()
-    assert with_clean_texts([*rows, *ROWS], dropped) == ROWS
-    assert dropped == {"half a character in a text": len(rows)}
+    assert with_clean_texts([talk, *ROWS[:2]], "conversations", dropped) == ROWS[:2]
+    assert with_clean_texts([*prompts, ROWS[2]], "prompts", dropped) == [ROWS[2]]
+    assert dropped == {"half a character in a text": 1 + len(prompts)}
+
+
+def test_held_out_items() -> None:
+    whole = {"answer": None, "id": "a/0"}
+    talk, pair, labelled = ROWS[0], {**ROWS[3], "score_chosen": 8.0, "score_rejected": 3.5}, ROWS[4]
+    item = {**whole, "task": "conversation", "prompt": [user("a")], "reference": "b"}
+    assert held_out_item(talk, "conversations", "a/0") == item
+    assert held_out_item({**labelled, "label": True}, "labels", "a/0") == item
+    assert held_out_item(labelled, "labels", "a/0") == {**item, "reference": None}
+    both = {**pair, **whole, "task": "preference", "reference": "b"}
+    assert held_out_item(pair, "pairs", "a/0") == both
+    assert held_out_item(ROWS[2], "prompts", "a/0") == {**ROWS[2], "id": "a/0", "task": "prompt"}
+    sums = held_out_item({**ROWS[5], "task": "sums"}, "prompts", "a/0")
+    assert sums == {**ROWS[5], **whole, "task": "sums"}

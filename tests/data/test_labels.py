@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from public_schemas import SYSTEM, reply, user
 
-from posttrain_helpers.data.labels import FAULTS, has_labels, held_out_label, label_turns, usable_labels
+from posttrain_helpers.data.labels import FAULTS, has_labels, usable_labels
 from posttrain_helpers.errors import CourseError
 
 GOOD = {"prompt": [SYSTEM, user("Tea?")], "completion": [reply("Yes.")], "label": True}
@@ -70,11 +70,3 @@ def test_what_has_labels() -> None:
     assert not has_labels([])
     assert not has_labels([{"prompt": "a", "completion": "b"}])
     assert not has_labels([{**GOOD, "messages": []}])
-
-
-def test_held_out_item() -> None:
-    item = held_out_label(GOOD, "mine/0")
-    assert label_turns(GOOD) == [*item["prompt"], reply("Yes.")]
-    assert (item["id"], item["task"], item["answer"]) == ("mine/0", "conversation", None)
-    assert item["reference"] == "Yes."
-    assert held_out_label({**GOOD, "label": False}, "mine/1")["reference"] is None

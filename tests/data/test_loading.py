@@ -836,6 +836,17 @@ def test_prompts_from_a_file(recipe_for, capsys: pytest.CaptureFixture[str]) -> 
     assert all(item["answer"] and item["prompt"][-1]["role"] == "user" for item in held_out)
 
 
+def test_prompts_may_stand_in_a_file_of_pairs_or_conversations(recipe_for) -> None:
+    rows = [
+        {"prompt": f"{n} + 1?", "chosen": "a", "rejected": "<|im_end|>", "messages": [{"role": "user"}]}
+        for n in range(3)
+    ]
+    changes = {"held_out_samples": 1, "dev": 1, "system_prompt": "Count."}
+    train, held_out = load_data(recipe_for(rows, method="grpo", **changes))
+    assert len(train) == len(held_out) == 1
+    assert [turn["role"] for turn in train[0]["prompt"]] == ["system", "user"]
+
+
 def test_no_prompt_goes_on_from_a_held_out_one(recipe_for, capsys: pytest.CaptureFixture[str]) -> None:
     def longer(row: dict[str, Any]) -> dict[str, Any]:
         reply = [{"role": "assistant", "content": "so"}, {"role": "user", "content": "why?"}]

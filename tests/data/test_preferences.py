@@ -12,7 +12,6 @@ from posttrain_helpers.data.preferences import (
     FAULTS,
     explicit_pairs,
     for_method,
-    held_out_pair,
     in_length_groups,
     is_preference,
 )
@@ -274,20 +273,6 @@ def test_a_label_stays_with_its_prompt() -> None:
 def test_the_control_learns_the_chosen_reply() -> None:
     train = for_method([SCORED], "conversations", 0)
     assert train.to_list() == [{"prompt": [user("cook?")], "completion": [reply("Slowly.")]}]
-
-
-def test_held_out_item_keeps_both_replies() -> None:
-    assert held_out_pair(SCORED, "set/3") == {
-        "id": "set/3",
-        "task": "preference",
-        "prompt": [user("cook?")],
-        "answer": None,
-        "reference": "Slowly.",
-        "chosen": [reply("Slowly.")],
-        "rejected": [reply("No.")],
-        "score_chosen": 8.0,
-        "score_rejected": 3.5,
-    }
 
 
 def of_lengths(lengths: list[int]) -> Any:

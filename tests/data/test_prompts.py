@@ -6,9 +6,7 @@ import pytest
 
 from posttrain_helpers.data.prompts import (
     FAULTS,
-    held_out_prompt,
     prompt_dataset,
-    prompt_turns,
     usable_prompts,
 )
 from posttrain_helpers.errors import CourseError
@@ -129,11 +127,3 @@ def test_a_data_set_has_the_columns_of_all_rows() -> None:
     assert dataset["answer"][:] == [None, "7"]
     with pytest.raises(CourseError, match="'grpo' samples replies to prompts, but the source 'mine' holds"):
         prompt_dataset([{"messages": [user("one?"), ASSISTANT]}], "grpo", "mine")
-
-
-def test_a_held_out_item_keeps_what_the_row_has() -> None:
-    row = {"prompt": [user("one?")], "answer": "7", "level": 3}
-    assert held_out_prompt(row, "rows/0") == {**row, "id": "rows/0", "task": "prompt"}
-    item = held_out_prompt({"prompt": row["prompt"], "task": "sums"}, "rows/1")
-    assert (item["task"], item["answer"]) == ("sums", None)
-    assert prompt_turns(row)[:-1] == row["prompt"]
