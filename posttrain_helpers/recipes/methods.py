@@ -13,8 +13,15 @@ from typing import Any
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import suggestion
 
-_CONVERSATIONS = (("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels"))
+# Alternatives of columns that a training set of each form may have.
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
+_COLUMNS = {
+    "conversations": (("messages",), ("prompt", "completion"), ("text",), ("input_ids", "labels")),
+    "pairs": _PAIRS,
+    # KTO would take pairs apart by itself, into all chosen replies and then all rejected ones.
+    "labels": (("prompt", "completion", "label"),),
+    "prompts": (("prompt",),),
+}
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,12 @@ class Method:
     """How to build the trainer of one method.
 
     Attributes:
-        config: "module:class" of the arguments.
         trainer: "module:class" of the trainer.
-        columns: alternatives of columns that the training set may have.
         data: the form of a training row: "conversations", "pairs" (chosen and rejected), "labels" (a reply
             and whether it is desirable) or "prompts" (it samples its own replies).
+        own_config: "module:class" of the arguments, where that is not the trainer's with "Config" for
+            "Trainer".
+        own_columns: alternatives of columns that the training set may have, if others than those of the form.
         head: the head of the model that it trains: "language" or "reward".
         arguments: of the config, where the trainer needs another value than the default; a recipe may
             overrule them.
@@ -38,10 +46,10 @@ class Method:
         evaluates: whether the trainer can look at dev rows while it trains.
     """
 
-    config: str
     trainer: str
-    columns: tuple[tuple[str, ...], ...]
-    data: str = "conversations"
+    data: str
+    own_config: str = ""
+    own_columns: tuple[tuple[str, ...], ...] = ()
     head: str = "language"
     arguments: dict[str, Any] = field(default_factory=dict)
     rewards: bool = False
@@ -50,97 +58,60 @@ class Method:
     sampler: str | None = None
     evaluates: bool = True
 
+    @property
+    def config(self) -> str:
+        """The class of the arguments as "module:class"."""
+        return self.own_config or self.trainer.replace("Trainer", "Config")
 
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        """Alternatives of columns that the training set may have."""
+        return self.own_columns or _COLUMNS[self.data]
+
+
+_TRL, _OWN = "trl.experimental", "posttrain_helpers.training"
+# ORPO and CPO collate by columns of their own and warn about the default.
+_ALL_COLUMNS = {"remove_unused_columns": False}
 METHODS: dict[str, Method] = {
-    "sft": Method(
-        config="trl:SFTConfig",
-        trainer="trl:SFTTrainer",
-        columns=_CONVERSATIONS,
-    ),
+    "sft": Method("trl:SFTTrainer", "conversations"),
     "kl_sft": Method(
-        config="posttrain_helpers.training.regularized_sft_config:RegularizedSFTConfig",
-        trainer="posttrain_helpers.training.regularized_sft:RegularizedSFTTrainer",
-        columns=_CONVERSATIONS,
+        f"{_OWN}.regularized_sft:RegularizedSFTTrainer",
+        "conversations",
+        own_config=f"{_OWN}.regularized_sft_config:RegularizedSFTConfig",
         reference="any",
     ),
     "reward": Method(
-        config="trl:RewardConfig",
-        trainer="trl:RewardTrainer",
-        columns=(*_PAIRS, ("chosen_ids", "rejected_ids")),
-        data="pairs",
-        head="reward",
+        "trl:RewardTrainer", "pairs", own_columns=(*_PAIRS, ("chosen_ids", "rejected_ids")), head="reward"
     ),
-    "dpo": Method(
-        config="trl:DPOConfig",
-        trainer="trl:DPOTrainer",
-        columns=_PAIRS,
-        data="pairs",
-        reference="any",
-    ),
-    "kto": Method(
-        config="trl:KTOConfig",
-        trainer="trl:KTOTrainer",
-        # It would take pairs apart by itself, into all chosen replies and then all rejected ones.
-        columns=(("prompt", "completion", "label"),),
-        data="labels",
-        reference="any",
-    ),
-    # These two collate by columns of their own and warn about the default.
-    "orpo": Method(
-        config="trl.experimental.orpo:ORPOConfig",
-        trainer="trl.experimental.orpo:ORPOTrainer",
-        columns=_PAIRS,
-        data="pairs",
-        arguments={"remove_unused_columns": False},
-    ),
-    "cpo": Method(
-        config="trl.experimental.cpo:CPOConfig",
-        trainer="trl.experimental.cpo:CPOTrainer",
-        columns=_PAIRS,
-        data="pairs",
-        arguments={"remove_unused_columns": False},
-    ),
+    "dpo": Method("trl:DPOTrainer", "pairs", reference="any"),
+    "kto": Method("trl:KTOTrainer", "labels", reference="any"),
+    "orpo": Method(f"{_TRL}.orpo:ORPOTrainer", "pairs", arguments=_ALL_COLUMNS),
+    "cpo": Method(f"{_TRL}.cpo:CPOTrainer", "pairs", arguments=_ALL_COLUMNS),
     "grpo": Method(
-        config="trl:GRPOConfig",
-        trainer="trl:GRPOTrainer",
-        columns=(("prompt",),),
-        data="prompts",
+        "trl:GRPOTrainer",
+        "prompts",
         rewards=True,
         reference="parent",
         sampler="posttrain_helpers.generation.rollouts:grpo_rollouts",
     ),
-    "rloo": Method(
-        config="trl:RLOOConfig",
-        trainer="trl:RLOOTrainer",
-        columns=(("prompt",),),
-        data="prompts",
-        rewards=True,
-        reference="parent",
-    ),
+    "rloo": Method("trl:RLOOTrainer", "prompts", rewards=True, reference="parent"),
     "ppo": Method(
-        config="posttrain_helpers.training.ppo.config:PPOConfig",
-        trainer="posttrain_helpers.training.ppo.trainer:PPOTrainer",
-        columns=(("prompt",),),
-        data="prompts",
+        f"{_OWN}.ppo.trainer:PPOTrainer",
+        "prompts",
+        own_config=f"{_OWN}.ppo.config:PPOConfig",
         rewards=True,
         reference="any",
         evaluates=False,
     ),
     # The same divergence on replies that are given, and on replies that the student samples.
     "distill_offline": Method(
-        config="trl.experimental.gkd:GKDConfig",
-        trainer="trl.experimental.gkd:GKDTrainer",
-        columns=(("messages",),),
+        f"{_TRL}.gkd:GKDTrainer",
+        "conversations",
+        own_columns=(("messages",),),
         arguments={"lmbda": 0.0},
         teacher=True,
     ),
-    "distill_on_policy": Method(
-        config="trl:DistillationConfig",
-        trainer="trl:DistillationTrainer",
-        columns=(("prompt",),),
-        data="prompts",
-        teacher=True,
-    ),
+    "distill_on_policy": Method("trl:DistillationTrainer", "prompts", teacher=True),
 }
 
 

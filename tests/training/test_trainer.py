@@ -299,7 +299,9 @@ def test_another_trainer_class_is_one_entry(pair, monkeypatch: pytest.MonkeyPatc
         pass
 
     monkeypatch.setattr(training, "Quiet", Quiet, raising=False)
-    method = replace(METHODS["sft"], trainer="posttrain_helpers.training.trainer:Quiet")
+    method = replace(
+        METHODS["sft"], trainer="posttrain_helpers.training.trainer:Quiet", own_config="trl:SFTConfig"
+    )
     monkeypatch.setitem(METHODS, "sft", method)
     assert type(make_trainer(recipe(), *pair, rows())) is Quiet
 
