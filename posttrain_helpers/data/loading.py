@@ -303,15 +303,10 @@ def check_source(recipe: Recipe) -> bool:
 
 def _adapter_for(source: str, data: Mapping[str, Any], kind: str) -> Adapter | None:
     adapter = find_adapter(source, data)
-    if data.get("answer_format") is not None and kind != "prompts":
-        raise CourseError(
-            "data.answer_format makes prompts of problems, but this recipe's method learns from replies; "
-            "remove the key."
-        )
     if adapter and not serves(adapter.kind, kind):
         raise CourseError(
             f"the columns of {source!r} are read as {adapter.kind}, but this recipe's method learns from "
-            f"{kind}; choose another source{_OTHER_READING if adapter.name != 'columns' else ''}."
+            f"{kind}; choose another source, or say with data.columns how to read this one."
         )
     return adapter
 
@@ -372,9 +367,6 @@ def _public(
     name = path.stem if path else Path(source).name  # a Hub id may hold a dot and has no ending
     items = [held_out_item(row, form, f"{name}/{number}") for number, row in enumerate(held_out)]
     return kept[: data.get("max_samples")], items, dropped
-
-
-_OTHER_READING = ", or say with data.columns how to read this one"
 
 
 def _form_of(rows: list[Row], kind: str) -> str:

@@ -6,7 +6,9 @@ recipe loads no data. A test holds the two together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.wording import suggestion
@@ -14,8 +16,9 @@ from posttrain_helpers.wording import suggestion
 _EVERYWHERE = {"source": str, "seed": int, "length_groups": int, "dev": int | str}
 # Where in a source the rows are and how they are read: another source has other places and columns.
 _PLACE = {
-    **dict.fromkeys(("split", "subset", "revision", "answer_format", "adapter"), str),
-    "columns": dict[str, Any],
+    **dict.fromkeys(("split", "subset", "revision", "adapter"), str),
+    "answer_format": Literal["gsm8k"],
+    "columns": Annotated[dict[str, str], Field(min_length=1)],
 }
 _PUBLIC = {**_EVERYWHERE, **_PLACE, "max_samples": int, "held_out_samples": int, "system_prompt": str}
 _REPLIES = {"n_prompts": int, "policy": str, "samples": int, "sampling_temperature": float}

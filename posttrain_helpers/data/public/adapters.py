@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from posttrain_helpers.data.public.catalog import ADAPTERS, Adapter
 from posttrain_helpers.data.public.converters import (
@@ -21,9 +20,9 @@ from posttrain_helpers.data.public.converters import (
     transcript_pair,
 )
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import Row
 from posttrain_helpers.wording import suggestion
 
-Row = dict[str, Any]
 _BESIDE_PROMPT = ("system", "context")
 # The fields that rows of each kind are made of: alternatives of what is needed and what may be added to it.
 FIELDS = {
@@ -34,8 +33,6 @@ FIELDS = {
 }
 
 _BY_HUB_ID = {adapter.hub_id.lower(): adapter for adapter in ADAPTERS.values()}
-# Those that make prompts of problems with solutions, each with the request for an answer that can be checked.
-ANSWER_FORMATS = {"gsm8k": ADAPTERS["gsm8k"]}
 
 
 def licence_of(source: str) -> str | None:
@@ -44,63 +41,43 @@ def licence_of(source: str) -> str | None:
     return adapter.licence if adapter else None
 
 
-def find_adapter(source: str, data: Mapping[str, Any]) -> Adapter | None:
+def find_adapter(source: str, data: Mapping[str, object]) -> Adapter | None:
     """Return the adapter of a data section: the named one, its column mapping, or that of the Hub id.
 
     Args:
         source: a Hub id, in any case, or a file.
-        data: the section; `adapter`, `columns` and `answer_format` count.
+        data: the section, its types checked; `adapter`, `columns` and `answer_format` count.
 
     Returns:
         The adapter, None where the rows should have one of TRL's own forms already.
 
     Raises:
-        CourseError: an unknown adapter or field, fields that make no kind of row, or two keys that contradict
-            each other.
+        CourseError: an unknown adapter or field, fields that make no kind of row, or two of the keys.
     """
-    name, columns, answer_format = (data.get(key) for key in ("adapter", "columns", "answer_format"))
-    for key, other in (("adapter", name), ("answer_format", answer_format)):
-        if columns is not None and other is not None:
-            raise CourseError(
-                f"data.columns and data.{key} both say how to read the columns; keep one of them."
-            )
-    if columns is not None:
-        return mapping_adapter(columns)
-    adapter = _BY_HUB_ID.get(source.lower()) if name is None else _chosen(name, ADAPTERS, "adapter")
-    if answer_format is None:
-        return adapter
-    if adapter and adapter.kind != "prompts":
+    named = [key for key in ("adapter", "answer_format", "columns") if data.get(key) is not None]
+    if len(named) > 1:
         raise CourseError(
-            f"data.answer_format is {answer_format!r}, but the columns of {source!r} are read as "
-            f"{adapter.kind}, which hold no problems with solutions; set data.answer_format to null."
+            f"data.{named[0]} and data.{named[1]} both say how to read the columns; keep one of them."
         )
-    return _chosen(answer_format, ANSWER_FORMATS, "answer_format")
-
-
-def _chosen(name: object, known: Mapping[str, Adapter], key: str) -> Adapter:
-    if not isinstance(name, str) or name not in known:
+    if not named:
+        return _BY_HUB_ID.get(source.lower())
+    if named == ["columns"]:
+        return mapping_adapter(data["columns"])
+    name = data[named[0]]
+    if name not in ADAPTERS:
         raise CourseError(
-            f"data.{key} {name!r} does not exist{suggestion(name, known)}The {key.replace('_', ' ')}s are "
-            f"{', '.join(known)}; for other columns set data.columns."
+            f"data.adapter {name!r} does not exist{suggestion(name, ADAPTERS)}The adapters are "
+            f"{', '.join(ADAPTERS)}; for other columns set data.columns."
         )
-    return known[name]
+    return ADAPTERS[name]
 
 
-def mapping_adapter(columns: object) -> Adapter:
+def mapping_adapter(columns: Mapping[str, str]) -> Adapter:
     """Return the adapter of a column mapping, such as {"prompt": "question", "reply": "text"}.
 
     Raises:
-        CourseError: no mapping of texts, an unknown field, or fields that make no kind of row.
+        CourseError: an unknown field, or fields that make no kind of row.
     """
-    if (
-        not isinstance(columns, Mapping)
-        or not columns
-        or not all(isinstance(text, str) for pair in columns.items() for text in pair)
-    ):
-        raise CourseError(
-            f"data.columns must map fields to columns, such as {{prompt: question, reply: text}}, but it is "
-            f"{columns!r}."
-        )
     known = dict.fromkeys(
         field for forms in FIELDS.values() for needed, more in forms for field in (*needed, *more)
     )
@@ -112,7 +89,7 @@ def mapping_adapter(columns: object) -> Adapter:
     for kind, forms in FIELDS.items():
         for needed, more in forms:
             if set(needed) <= columns.keys() <= {*needed, *more}:
-                return Adapter(name="columns", kind=kind, columns=dict(columns))
+                return Adapter("columns", kind, None, columns)
     wanted = "; ".join(
         f"{' or '.join('+'.join(needed) for needed, _ in forms)} for {kind}" for kind, forms in FIELDS.items()
     )

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from posttrain_helpers.data.public.converters import gsm8k_problem, transcript_pair
+from posttrain_helpers.data.public.converters import SCORES, gsm8k_problem, transcript_pair
+from posttrain_helpers.messages import Row
 
-Row = dict[str, Any]
-_SCORES = ("score_chosen", "score_rejected")
 # Columns that some rows, or some copies of a set, do without.
-_OPTIONAL = frozenset({"context", "system", *_SCORES})
-_UNKNOWN = "not stated; read the set's page"
+_OPTIONAL = frozenset({"context", "system", *SCORES})
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ class Adapter:
         name: what `data.adapter` takes.
         kind: of its rows: "conversations", "pairs" (chosen and rejected), "labels" (a reply and whether it is
             desirable) or "prompts".
-        columns: field -> column of the set; a field of `FIELDS`, or a score of a reply.
         hub_id: the data set on the Hub; None for a reader's own columns.
+        columns: field -> column of the set; a field of `FIELDS`, or a score of a reply.
         converter: makes a row of the fields; None takes the kind's own.
         split: the part to train on.
         subset: a configuration or a folder of the set, None for its default.
@@ -36,12 +33,12 @@ class Adapter:
 
     name: str
     kind: str
+    hub_id: str | None
     columns: Mapping[str, str]
-    hub_id: str | None = None
     converter: Callable[[Row], Row | str] | None = None
     split: str = "train"
     subset: str | None = None
-    licence: str = _UNKNOWN
+    licence: str = "not stated; read the set's page"
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -50,113 +47,64 @@ class Adapter:
 
 
 _INSTRUCTION = {"prompt": "instruction", "context": "input", "reply": "output"}
+_DOLLY = {"prompt": "instruction", "context": "context", "reply": "response"}
+_MESSAGES = {"messages": "messages"}
 _BOTH = {side: side for side in ("chosen", "rejected")}
-_SCORED = {**_BOTH, **{score: score for score in _SCORES}}
-
+_SCORED = {**_BOTH, **{score: score for score in SCORES}}
+_ORCA = {"system": "system", "prompt": "question", **_BOTH}
+_STACK_EXCHANGE = {"prompt": "question", "chosen": "response_j", "rejected": "response_k"}
+_LABELLED = {name: name for name in ("prompt", "completion", "label")}
+_PROBLEM = {"prompt": "question", "answer": "answer"}
 ADAPTERS = {
     adapter.name: adapter
     for adapter in (
+        Adapter("alpaca", "conversations", "tatsu-lab/alpaca", _INSTRUCTION, licence="CC BY-NC 4.0"),
+        Adapter("alpaca_cleaned", "conversations", "yahma/alpaca-cleaned", _INSTRUCTION, licence="CC BY 4.0"),
+        Adapter("dolly", "conversations", "databricks/databricks-dolly-15k", _DOLLY, licence="CC BY-SA 3.0"),
         Adapter(
-            name="alpaca",
-            kind="conversations",
-            columns=_INSTRUCTION,
-            hub_id="tatsu-lab/alpaca",
-            licence="CC BY-NC 4.0",
-        ),
-        Adapter(
-            name="alpaca_cleaned",
-            kind="conversations",
-            columns=_INSTRUCTION,
-            hub_id="yahma/alpaca-cleaned",
-            licence="CC BY 4.0",
-        ),
-        Adapter(
-            name="dolly",
-            kind="conversations",
-            columns={"prompt": "instruction", "context": "context", "reply": "response"},
-            hub_id="databricks/databricks-dolly-15k",
-            licence="CC BY-SA 3.0",
-        ),
-        Adapter(
-            name="ultrachat",
-            kind="conversations",
-            columns={"messages": "messages"},
-            hub_id="HuggingFaceH4/ultrachat_200k",
+            "ultrachat",
+            "conversations",
+            "HuggingFaceH4/ultrachat_200k",
+            _MESSAGES,
             split="train_sft",
             licence="MIT",
         ),
         Adapter(
-            name="slimorca",
-            kind="conversations",
-            columns={"messages": "conversations"},
-            hub_id="Open-Orca/SlimOrca",
-            licence="MIT",
+            "slimorca", "conversations", "Open-Orca/SlimOrca", {"messages": "conversations"}, licence="MIT"
         ),
+        Adapter("dl_sft", "conversations", "banghua/DL-SFT-Dataset", _MESSAGES),
         Adapter(
-            name="dl_sft",
-            kind="conversations",
-            columns={"messages": "messages"},
-            hub_id="banghua/DL-SFT-Dataset",
-        ),
-        Adapter(
-            name="ultrafeedback",
-            kind="pairs",
-            columns=_SCORED,
-            hub_id="trl-lib/ultrafeedback_binarized",
+            "ultrafeedback",
+            "pairs",
+            "trl-lib/ultrafeedback_binarized",
+            _SCORED,
             licence="MIT, as openbmb/UltraFeedback",
         ),
+        # Its prompt is a text that both replies hold as a message.
         Adapter(
-            name="ultrafeedback_h4",
-            kind="pairs",
-            columns=_SCORED,  # its prompt is a text that both replies hold as a message
-            hub_id="HuggingFaceH4/ultrafeedback_binarized",
+            "ultrafeedback_h4",
+            "pairs",
+            "HuggingFaceH4/ultrafeedback_binarized",
+            _SCORED,
             split="train_prefs",
             licence="MIT",
         ),
+        # Some texts are offensive; data.subset=helpful-base takes a part.
+        Adapter("hh_rlhf", "pairs", "Anthropic/hh-rlhf", _BOTH, transcript_pair, licence="MIT"),
+        Adapter("orca_dpo", "pairs", "Intel/orca_dpo_pairs", _ORCA, licence="Apache-2.0"),
+        # Millions of rows: set data.max_samples.
         Adapter(
-            name="hh_rlhf",  # some texts are offensive; data.subset=helpful-base takes a part
-            kind="pairs",
-            columns=_BOTH,
-            hub_id="Anthropic/hh-rlhf",
-            converter=transcript_pair,
-            licence="MIT",
-        ),
-        Adapter(
-            name="orca_dpo",
-            kind="pairs",
-            columns={"system": "system", "prompt": "question", **_BOTH},
-            hub_id="Intel/orca_dpo_pairs",
-            licence="Apache-2.0",
-        ),
-        Adapter(
-            name="stack_exchange_paired",
-            kind="pairs",
-            columns={"prompt": "question", "chosen": "response_j", "rejected": "response_k"},
-            hub_id="lvwerra/stack-exchange-paired",
-            subset="data/rl",  # millions of rows: set data.max_samples
+            "stack_exchange_paired",
+            "pairs",
+            "lvwerra/stack-exchange-paired",
+            _STACK_EXCHANGE,
+            subset="data/rl",
             licence="CC BY-SA, as Stack Exchange",
         ),
+        Adapter("dl_dpo", "pairs", "banghua/DL-DPO-Dataset", _BOTH),
         Adapter(
-            name="dl_dpo",
-            kind="pairs",
-            columns=_BOTH,
-            hub_id="banghua/DL-DPO-Dataset",
+            "kto_mix_14k", "labels", "trl-lib/kto-mix-14k", _LABELLED, licence="MIT, as argilla/dpo-mix-7k"
         ),
-        Adapter(
-            name="kto_mix_14k",
-            kind="labels",
-            columns={"prompt": "prompt", "completion": "completion", "label": "label"},
-            hub_id="trl-lib/kto-mix-14k",
-            licence="MIT, as argilla/dpo-mix-7k",
-        ),
-        Adapter(
-            name="gsm8k",
-            kind="prompts",
-            columns={"prompt": "question", "answer": "answer"},
-            hub_id="openai/gsm8k",
-            subset="main",
-            converter=gsm8k_problem,
-            licence="MIT",
-        ),
+        Adapter("gsm8k", "prompts", "openai/gsm8k", _PROBLEM, gsm8k_problem, subset="main", licence="MIT"),
     )
 }

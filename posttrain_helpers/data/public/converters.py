@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import Row
 from posttrain_helpers.rewards.verifiers import BOXED_REQUEST, gsm8k_answer
 
-Row = dict[str, Any]
 # What chat sets call the speakers, in any case. Bing and Bard answer in ShareGPT's.
 _SPEAKERS = {
     "system": ("developer",),
@@ -26,7 +25,7 @@ ROLE_NAMES = {name: role for role, names in _SPEAKERS.items() for name in (role,
 _NO_CONTEXT = frozenset({"<noinput>", "<no input>", "noinput", "no input"})
 _NO_REPLY = frozenset({"<nooutput>", "<no output>"})
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-_SCORES = ("score_chosen", "score_rejected")
+SCORES = ("score_chosen", "score_rejected")
 _SHAREGPT = ("from", "value")
 _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 BROKEN = "broken transcript"
@@ -44,7 +43,7 @@ def conversation(fields: Row) -> Row | str:
 
 def pair(fields: Row) -> Row | str:
     """Return {"chosen", "rejected"} the scores if any, and `prompt` where it is apart."""
-    scores = {name: fields[name] for name in _SCORES if name in fields}
+    scores = {name: fields[name] for name in SCORES if name in fields}
     sides = {side: reply_of(fields[side]) for side in ("chosen", "rejected")}
     if "prompt" not in fields:
         return {**sides, **scores}

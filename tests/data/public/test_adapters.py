@@ -19,11 +19,8 @@ def test_a_hub_id_in_any_case_finds_its_adapter() -> None:
 
 
 def test_an_answer_format_reads_problems() -> None:
-    for source, name in (("mine.jsonl", None), ("openai/gsm8k", None), ("mine.jsonl", "gsm8k")):
-        data = {"answer_format": "gsm8k", "adapter": name}
-        assert find_adapter(source, data) is ADAPTERS["gsm8k"]
-    with pytest.raises(CourseError, match=r"data\.answer_format 'gsm8' does not exist; did you mean 'gsm8k'"):
-        find_adapter("mine.jsonl", {"answer_format": "gsm8"})
+    for source in ("mine.jsonl", "openai/gsm8k"):
+        assert find_adapter(source, {"answer_format": "gsm8k", "adapter": None}) is ADAPTERS["gsm8k"]
 
 
 def test_the_named_adapter_goes_before_the_hub_id() -> None:
@@ -38,15 +35,12 @@ def test_the_named_adapter_goes_before_the_hub_id() -> None:
             {"adapter": "alpacca"},
             r"data\.adapter 'alpacca' does not exist; did you mean 'alpaca'\? The adapters",
         ),
-        ({"adapter": ["alpaca"]}, r"data\.adapter \['alpaca'\] does not exist"),
         ({"adapter": "alpaca", "columns": {"prompt": "a"}}, "both say how to read the columns; keep one"),
         (
             {"answer_format": "gsm8k", "columns": {"prompt": "a"}},
             "both say how to read the columns; keep one",
         ),
-        ({"columns": "prompt"}, r"must map fields to columns, such as .*, but it is 'prompt'"),
-        ({"columns": {}}, "must map fields to columns"),
-        ({"columns": {"prompt": 3}}, "must map fields to columns"),
+        ({"adapter": "gsm8k", "answer_format": "gsm8k"}, "both say how to read the columns; keep one"),
         ({"columns": {"prompt": "q", "replay": "a"}}, "field 'replay' does not exist; did you mean 'reply'"),
         (
             {"columns": {"reply": "a"}},

@@ -133,18 +133,6 @@ def test_sets_that_a_method_cannot_learn_from(name: str, method: str, sentence: 
         load_data(file_recipe(tmp_path, SCHEMAS[name][0], method, adapter=name))
 
 
-def test_an_answer_format_of_a_set_without_answers(tmp_path: Path) -> None:
-    rows = SCHEMAS["alpaca"][0]
-    settings = {"adapter": "alpaca", "answer_format": "gsm8k"}
-    with pytest.raises(
-        CourseError, match=r"read as conversations, which hold no problems .*answer_format to nu"
-    ):
-        load_data(file_recipe(tmp_path, rows, "grpo", **settings))
-    problems, kept, _ = SCHEMAS["gsm8k"]
-    settings = {"adapter": "gsm8k", "answer_format": "gsm8k"}
-    assert len(load_data(file_recipe(tmp_path, problems, "grpo", **settings))[0]) == len(kept)
-
-
 def test_pairs_and_labels_teach_conversations_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs, labels = SCHEMAS["orca_dpo"][0], SCHEMAS["kto_mix_14k"][0]
     train, _ = load_data(file_recipe(tmp_path, pairs, "sft", adapter="orca_dpo"))
