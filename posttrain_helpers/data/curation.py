@@ -24,9 +24,9 @@ def best_of_each(scores: Sequence[Sequence[float]], seed: int = 0) -> list[int]:
         CourseError: an empty group, or a score that is NaN.
     """
     rng = random.Random(f"best of each/{seed}")
+    _check(scores)
     chosen = []
     for number, group in enumerate(scores):
-        _check(group, number)
         if any(map(math.isnan, group)):
             raise CourseError(
                 f"group {number} has a score that is NaN, so none is the highest; leave it out."
@@ -47,11 +47,10 @@ def one_of_each(groups: Sequence[Sequence[object]], seed: int = 0) -> list[int]:
         CourseError: an empty group.
     """
     rng = random.Random(f"one of each/{seed}")
-    for number, group in enumerate(groups):
-        _check(group, number)
+    _check(groups)
     return [rng.randrange(len(group)) for group in groups]
 
 
-def _check(group: Sequence[object], number: int) -> None:
-    if not len(group):
-        raise CourseError(f"group {number} is empty, so there is nothing to choose from; leave it out.")
+def _check(groups: Sequence[Sequence[object]]) -> None:
+    if empty := [number for number, group in enumerate(groups) if not len(group)]:
+        raise CourseError(f"group {empty[0]} is empty, so there is nothing to choose from; leave it out.")

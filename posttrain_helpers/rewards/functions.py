@@ -35,9 +35,7 @@ def reward_functions(names: Iterable[str], profile: str | Profile | None = None)
     return [VERIFIERS.get(name) or reward_model_function(name, profile) for name in names]
 
 
-def reward_model_function(
-    model: str | Path, profile: str | Profile | None = None, name: str | None = None
-) -> RewardFunction:
+def reward_model_function(model: str | Path, profile: str | Profile | None = None) -> RewardFunction:
     """Return a function that scores replies with a reward model, at the token that it was trained to score.
 
     The model is loaded at the first call and kept.
@@ -45,11 +43,10 @@ def reward_model_function(
     Args:
         model: a stage that is there (`load_stage` builds it), a directory, or a Hub id.
         profile: what a stage name refers to; None takes the profile in use.
-        name: of the function; None takes the last part of `model`.
 
     Returns:
-        A function `f(prompts, completions, **columns)`; prompts are lists of messages, completions texts or
-        lists of messages. It raises CourseError where `model` is no reward model.
+        A function `f(prompts, completions, **columns)` of the model's name; prompts are lists of messages,
+        completions texts or lists of messages. It raises CourseError where `model` is no reward model.
 
     Raises:
         CourseError: a stage that is not there.
@@ -64,7 +61,7 @@ def reward_model_function(
     def score(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
         return loaded()(prompts=prompts, completions=completions)
 
-    score.__name__ = score.__qualname__ = name or Path(model).name
+    score.__name__ = score.__qualname__ = Path(model).name
     return score
 
 

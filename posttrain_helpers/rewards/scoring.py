@@ -102,19 +102,16 @@ def score_completions(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
     completions: Sequence[Sequence[int]],
-    trainer_state: Any = None,
-    log_metric: Callable[[str, float], None] = lambda name, value: None,
+    trainer_state: Any,
+    log_metric: Callable[[str, float], None],
 ) -> torch.Tensor:
     """Return the score of each completion by each reward function, shape (functions, completions).
 
     Args:
-        functions: the reward functions.
+        functions: the reward functions, as `guard.guarded` returns them.
         tokenizer: decodes the completions, without special tokens.
         rows, trainer_state, log_metric: as for `reward_columns`.
         completions: B lists of token ids.
-
-    Raises:
-        CourseError: as `checked_rewards`.
     """
     import torch
 
@@ -122,6 +119,6 @@ def score_completions(
     columns = reward_columns(rows, texts, completions, trainer_state, log_metric)
     scores = []
     for function in functions:
-        rewards = checked_rewards(reward_name(function), function(**columns), columns["completions"])
+        rewards = function(**columns)
         scores.append(torch.tensor([0.0 if reward is None else reward for reward in rewards]))
     return torch.stack(scores)

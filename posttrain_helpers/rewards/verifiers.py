@@ -4,8 +4,9 @@ Each verifier has the signature of TRL's reward functions, so a recipe names it 
 
     exact_answer(completions=["12 + 7 = 19. Mia has 19 pens."], answer=["19"])  # [1.0]
 
-A policy is trained to raise the number that a verifier returns, and finds out what the verifier does not
-check. What each of them lets through stands in its docstring.
+The completions are B replies, texts or lists of messages; columns that a verifier does not read are passed
+over. A policy is trained to raise the number that a verifier returns, and finds out what the verifier does
+not check. What each of them lets through stands in its docstring.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def exact_answer(
     word, a reply that lists many of them passes.
 
     Args:
-        completions: B replies, texts or lists of messages.
+        completions: B replies.
         answer: B answers; None gives no reward, which TRL leaves out.
         **kwargs: other columns, unused.
 
@@ -86,10 +87,6 @@ def worked_format(completions: Sequence[Completion], **kwargs: Any) -> list[floa
 
     Only the form counts. "1 + 1 = 5. Mia has 5 pens." gets the full reward, so a policy that is trained on
     this alone learns to write any equation. `equations_right` looks at the numbers.
-
-    Args:
-        completions: B replies, texts or lists of messages.
-        **kwargs: other columns, unused.
     """
     return [float(_has_worked_form(reply)) for reply in reply_texts(completions)]
 
@@ -99,10 +96,6 @@ def equations_right(completions: Sequence[Completion], **kwargs: Any) -> list[fl
 
     The comparison is exact: "10 / 3 = 3.33" is not true. Whether an equation has to do with the question is
     not checked, so "1 + 1 = 2." gets the full reward.
-
-    Args:
-        completions: B replies, texts or lists of messages.
-        **kwargs: other columns, unused.
     """
     shares = []
     for reply in reply_texts(completions):
@@ -115,10 +108,6 @@ def boxed_format(completions: Sequence[Completion], **kwargs: Any) -> list[float
     r"""Reward a reply with exactly one \boxed{...} that is closed and not empty: 1.0 or 0.0.
 
     Whatever stands in the box counts.
-
-    Args:
-        completions: B replies, texts or lists of messages.
-        **kwargs: other columns, unused.
     """
     rewards = []
     for reply in reply_texts(completions):
@@ -144,11 +133,7 @@ def reward_models(names: Iterable[str]) -> list[str]:
 def gsm8k_answer(text: str) -> str:
     """Return the final number of a solution in the form of GSM8K: what stands behind "####".
 
-    Args:
-        text: the solution, such as "... 2 + 1 = 3 clips.\\n#### 1,003".
-
-    Returns:
-        The number without thousands separators, such as "1003".
+    It loses its thousands separators: "... 2 + 1 = 3 clips.\\n#### 1,003" gives "1003".
 
     Raises:
         CourseError: there is no "####", or what follows is no number.
@@ -164,11 +149,7 @@ def gsm8k_answer(text: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what the last complete \boxed{...} of a text holds, None if there is none.
-
-    Args:
-        text: a reply; braces inside the box must be balanced.
-    """
+    r"""Return what the last complete \boxed{...} with balanced braces holds, None if there is none."""
     start = text.rfind(_BOX)
     while start >= 0:
         depth = 1

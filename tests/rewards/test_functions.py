@@ -45,7 +45,7 @@ def test_names_of_verifiers_and_of_reward_models(reward_model_dir: Path) -> None
     exact, judge = reward_functions(["exact_answer", str(reward_model_dir)], "tiny")
     assert exact is verifiers.exact_answer
     assert judge.__name__ == "judge"
-    assert reward_model_function(reward_model_dir, name="mine").__name__ == "mine"
+    assert reward_model_function(reward_model_dir).__name__ == reward_model_dir.name
     assert verifiers.reward_models(["exact_answer", "reward_model", "a/b"]) == ["reward_model", "a/b"]
 
 

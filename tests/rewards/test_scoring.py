@@ -10,12 +10,17 @@ import torch
 from transformers import AutoTokenizer
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.rewards.scoring import reward_name, score_completions
+from posttrain_helpers.rewards.scoring import checked_rewards, reward_name
+from posttrain_helpers.rewards.scoring import score_completions as scored_completions
 
 
 @pytest.fixture
 def tokenizer(random_model_dir: Path) -> Any:
     return AutoTokenizer.from_pretrained(random_model_dir)
+
+
+def score_completions(*arguments: Any, state: Any = None, log: Any = None) -> torch.Tensor:
+    return scored_completions(*arguments, state, log)
 
 
 def length(completions: list, **_: Any) -> list[float]:
@@ -51,7 +56,7 @@ def test_a_function_gets_texts_ids_columns_and_the_state(tokenizer: Any) -> None
     logged: dict[str, float] = {}
     ids, state = completions(tokenizer), SimpleNamespace(global_step=3)
     rows = [{**row, "completion": "of the data set"} for row in ROWS]
-    scores = score_completions([note], tokenizer, rows, ids, state, logged.__setitem__)
+    scores = score_completions([note], tokenizer, rows, ids, state=state, log=logged.__setitem__)
     assert scores.tolist() == [[1, 2]]
     assert logged == {"mean": 1.5}
     assert found == {
@@ -78,25 +83,19 @@ def test_no_opinion_counts_nothing(tokenizer: Any) -> None:
     assert scores.tolist() == [[0, 2]]
 
 
-def test_a_wrong_number_of_scores(tokenizer: Any) -> None:
-    def single(**_: Any) -> list[float]:
-        return [1.0]
-
+def test_a_wrong_number_of_scores() -> None:
     with pytest.raises(
         CourseError, match=r"'single' returned 1 rewards for 2 replies; return a list with one"
     ):
-        score_completions([length, single], tokenizer, ROWS, completions(tokenizer))
+        checked_rewards("single", [1.0], ["cow", "3 + 4"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_scores_must_be_finite(bad: float, tokenizer: Any) -> None:
-    def broken(**_: Any) -> list[float]:
-        return [1.0, bad]
-
+def test_scores_must_be_finite(bad: float) -> None:
     with pytest.raises(
         CourseError, match=r"'broken' returned -?(nan|inf) for the reply '3 \+ 4'; a reward must be finite"
     ):
-        score_completions([broken], tokenizer, ROWS, completions(tokenizer))
+        checked_rewards("broken", [1.0, bad], ["cow", "3 + 4"])
 
 
 def test_the_name_of_a_reward() -> None:
@@ -109,6 +108,5 @@ def test_the_name_of_a_reward() -> None:
     assert reward_name(partial(length, scale=2.0)) == "length"
 
 
-def test_tensors_and_integers_are_numbers(tokenizer: Any) -> None:
-    scores = score_completions([lambda **_: torch.tensor([1, 2])], tokenizer, ROWS, completions(tokenizer))
-    assert scores.tolist() == [[1, 2]]
+def test_tensors_and_integers_are_numbers() -> None:
+    assert checked_rewards("mine", torch.tensor([1, 2]), ["cow", "3 + 4"]) == [1, 2]

@@ -165,16 +165,15 @@ def prompt_of(fields: Row) -> list[Row] | str:
     """Return the messages before the reply, or the fault of a row that has none."""
     prompt = _as_list(fields["prompt"])
     if isinstance(prompt, list):
-        system = _text(fields.get("system"))
         messages = normalized_messages(prompt)
-        own_system = bool(messages) and isinstance(messages[0], dict) and messages[0].get("role") == "system"
-        return [{"role": "system", "content": system}, *messages] if system and not own_system else messages
-    parts = [_text(prompt), _text(fields.get("context"), _NO_CONTEXT)]
-    if not parts[0]:
-        return "empty prompt"
-    messages = [{"role": "user", "content": "\n\n".join(part for part in parts if part)}]
+    else:
+        parts = [_text(prompt), _text(fields.get("context"), _NO_CONTEXT)]
+        if not parts[0]:
+            return "empty prompt"
+        messages = [{"role": "user", "content": "\n\n".join(filter(None, parts))}]
     system = _text(fields.get("system"))
-    return [{"role": "system", "content": system}, *messages] if system else messages
+    own_system = bool(messages) and isinstance(messages[0], dict) and messages[0].get("role") == "system"
+    return [{"role": "system", "content": system}, *messages] if system and not own_system else messages
 
 
 def reply_of(value: object) -> list[Row]:
