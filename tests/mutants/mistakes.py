@@ -2208,10 +2208,10 @@ CONVERTERS = Group(
     ("tests/data/public/test_converters.py",),
     (
         Mistake(
-            "pair",
+            "as_row",
             "the scores are lost",
-            '{"prompt": prompt, **sides, **scores}',
-            '{"prompt": prompt, **sides}',
+            'for key in (*SCORES, "answer")',
+            'for key in ("answer",)',
         ),
         Mistake("joined_parts", "parts in lines", 'separator: str = ""', 'separator: str = "\\n"'),
     ),

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 from posttrain_helpers.data.public.catalog import ADAPTERS, Adapter
 from posttrain_helpers.data.public.converters import (
-    CONVERTERS,
     is_transcript,
     split_transcript,
     transcript_pair,
@@ -110,9 +109,6 @@ def text_adapter(rows: list[Row]) -> Adapter | None:
     A text is then one message: a prompt the user's, a reply the assistant's. Pairs and labelled replies that
     are messages already need no adapter, and transcripts of several turns in one text, where most rows have
     them, need another one.
-
-    Args:
-        rows: as they were read.
     """
     if not rows or "messages" in rows[0]:
         return None
@@ -120,8 +116,7 @@ def text_adapter(rows: list[Row]) -> Adapter | None:
     if fields is None:
         return None
     texts = [column for field, column in fields.items() if field != "label"]
-    read_as_messages = "reply" not in fields
-    if read_as_messages and any(
+    if "reply" not in fields and any(
         not isinstance(row.get(name), str | None) for row in rows for name in texts[1:]
     ):
         return None
@@ -135,20 +130,17 @@ def convert(adapter: Adapter, rows: list[Row], source: str) -> tuple[list[Row], 
     """Return rows in the form of an adapter's kind, and for each fault the number of rows dropped.
 
     Args:
-        adapter: as `find_adapter` returns it.
-        rows: as they were read.
-        source: what to call them in an error.
+        source: what to call the rows in an error.
 
     Raises:
         CourseError: a row lacks a column.
     """
-    converter = adapter.converter or CONVERTERS[adapter.kind]
     kept, dropped = [], Counter()
     mapped = set(adapter.columns.values())
     _check_columns(adapter, rows, source)
     for row in rows:
         fields = {field: row[column] for field, column in adapter.columns.items() if column in row}
-        converted = converter(fields)
+        converted = adapter.converter(fields)
         if isinstance(converted, str):
             dropped[converted] += 1
         elif adapter.kind == "prompts":  # reward functions may read the other columns
@@ -194,12 +186,7 @@ def serves(kind: str, needed: str) -> bool:
 
 
 def advice(row: Row, needed: str) -> str:
-    """Return what to do about a row whose columns are not the expected ones.
-
-    Args:
-        row: one of them.
-        needed: the kind of rows that the method learns from.
-    """
+    """Return what to do about a row whose columns are not those of the kind that a method needs."""
     fitting = [
         adapter for adapter in ADAPTERS.values() if serves(adapter.kind, needed) and _fits(adapter, row)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from posttrain_helpers.data.public.converters import SCORES, gsm8k_problem, transcript_pair
+from posttrain_helpers.data.public.converters import SCORES, as_row, gsm8k_problem, transcript_pair
 from posttrain_helpers.messages import Row
 
 # Columns that some rows, or some copies of a set, do without.
@@ -25,7 +25,7 @@ class Adapter:
             desirable) or "prompts".
         hub_id: the data set on the Hub; None for a reader's own columns.
         columns: field -> column of the set; a field of `FIELDS`, or a score of a reply.
-        converter: makes a row of the fields; None takes the kind's own.
+        converter: makes a row of the fields.
         split: the part to train on.
         subset: a configuration or a folder of the set, None for its default.
         licence: as the set's page states it.
@@ -35,7 +35,7 @@ class Adapter:
     kind: str
     hub_id: str | None
     columns: Mapping[str, str]
-    converter: Callable[[Row], Row | str] | None = None
+    converter: Callable[[Row], Row | str] = as_row
     split: str = "train"
     subset: str | None = None
     licence: str = "not stated; read the set's page"

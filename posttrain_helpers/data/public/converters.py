@@ -31,46 +31,28 @@ _TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.
 BROKEN = "broken transcript"
 
 
-def conversation(fields: Row) -> Row | str:
-    """Return {"messages"} from `messages`, or from `prompt`, `reply` and what goes with them."""
+def as_row(fields: Row) -> Row | str:
+    """Return what the fields say: `messages`, or whatever there is of a prompt, replies, label and answer.
+
+    A prompt and its one `reply` become `messages`.
+    """
     if "messages" in fields:
         return {"messages": normalized_messages(fields["messages"])}
-    prompt = prompt_of(fields)
-    if not prompt:
-        return "empty prompt"
-    return prompt if isinstance(prompt, str) else {"messages": prompt + reply_of(fields["reply"])}
-
-
-def pair(fields: Row) -> Row | str:
-    """Return {"chosen", "rejected"} the scores if any, and `prompt` where it is apart."""
-    scores = {name: fields[name] for name in SCORES if name in fields}
-    sides = {side: reply_of(fields[side]) for side in ("chosen", "rejected")}
-    if "prompt" not in fields:
-        return {**sides, **scores}
-    prompt = prompt_of(fields)
-    return prompt if isinstance(prompt, str) else {"prompt": prompt, **sides, **scores}
+    row = {key: fields[key] for key in (*SCORES, "answer") if key in fields}
+    if "prompt" in fields:
+        row["prompt"] = prompt_of(fields)
+        if isinstance(row["prompt"], str):
+            return row["prompt"]
+    if "reply" in fields:
+        return {"messages": row["prompt"] + reply_of(fields["reply"])} if row["prompt"] else "empty prompt"
+    row |= {key: reply_of(fields[key]) for key in ("chosen", "rejected", "completion") if key in fields}
+    return row | ({"label": _truth(fields["label"])} if "label" in fields else {})
 
 
 def transcript_pair(fields: Row) -> Row | str:
     """Return {"chosen", "rejected"} from two transcripts with speakers Human and Assistant."""
     sides = {side: split_transcript(fields[side]) for side in ("chosen", "rejected")}
     return BROKEN if None in sides.values() else sides
-
-
-def labelled(fields: Row) -> Row | str:
-    """Return {"prompt", "completion", "label"}."""
-    prompt = prompt_of(fields)
-    if isinstance(prompt, str):
-        return prompt
-    return {"prompt": prompt, "completion": reply_of(fields["completion"]), "label": _truth(fields["label"])}
-
-
-def problem(fields: Row) -> Row | str:
-    """Return {"prompt"}, and `answer` if it is a field."""
-    prompt = prompt_of(fields)
-    if isinstance(prompt, str):
-        return prompt
-    return {"prompt": prompt, **({"answer": fields["answer"]} if "answer" in fields else {})}
 
 
 def gsm8k_problem(fields: Row) -> Row | str:
@@ -83,9 +65,6 @@ def gsm8k_problem(fields: Row) -> Row | str:
     except CourseError:
         return "no answer"
     return {"prompt": [{"role": "user", "content": f"{prompt} {BOXED_REQUEST}"}], "answer": answer}
-
-
-CONVERTERS = {"conversations": conversation, "pairs": pair, "labels": labelled, "prompts": problem}
 
 
 def split_transcript(text: object) -> list[Row] | None:

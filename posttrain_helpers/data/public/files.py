@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from posttrain_helpers.data.public.readers import READABLE, file_kind, read_file
 from posttrain_helpers.environment.paths import repository_root
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from posttrain_helpers.data.public.catalog import Adapter
 
-Row = dict[str, Any]
 _OF_THE_HUB = ("split", "subset", "revision")
 # Names of data sets have dots as well ("OpenHermes-2.5"), but not these endings.
 _OTHER_FILES = (".txt", ".md", ".xlsx", ".xls", ".ods", ".docx", ".pdf", ".html", ".xml", ".yaml", ".yml")
@@ -32,7 +32,6 @@ def read_rows(
     """Return the rows of a source.
 
     Args:
-        source: a file or a Hub id.
         data: the data section; `split`, `subset` and `revision` are for a Hub id alone.
         adapter: gives split and subset where the section does not.
         seed: draws rows where there are more than `most`.
@@ -64,8 +63,7 @@ def local_file(source: str, key: str = "data.source") -> Path | None:
     """Return the file that a source names, None where it is a Hub id.
 
     Args:
-        source: what the recipe says.
-        key: where it says so.
+        key: where the recipe names it.
 
     Raises:
         CourseError: it names a directory or an address, or looks like a file, but there is none.
@@ -73,9 +71,9 @@ def local_file(source: str, key: str = "data.source") -> Path | None:
     if "://" in source:
         raise CourseError(f"{source!r} is an address; download the file and name it in {key}.")
     places = (Path(os.path.expanduser(source)), repository_root() / source)
-    for path in places:
-        if os.path.isfile(path):  # unlike Path.is_file it takes a name of any length and with any character
-            return path
+    # Unlike those of Path, these functions take a name of any length and with any character.
+    if file := next(filter(os.path.isfile, places), None):
+        return file
     for path in places:
         if os.path.isdir(path):
             raise CourseError(f"{source!r} is a directory; name one file in {key}{_files_in(path)}.")
@@ -99,7 +97,7 @@ def _files_in(directory: Path) -> str:
 
 
 def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> Dataset:
-    from datasets import load_dataset
+    from datasets import get_dataset_config_names, load_dataset
     from datasets.exceptions import DatasetsError
 
     from posttrain_helpers.models.hub import hub_snapshot
@@ -111,9 +109,11 @@ def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> 
     folder = subset if subset and "/" in subset else None
     directory = hub_snapshot(source, repo_type="dataset", revision=data.get("revision"), folder=folder)
     try:
-        inner = bool(subset) and _is_folder(directory, subset)
-        place = (str(directory / subset), None) if inner else (str(directory), subset)
-        return load_dataset(*place, split=split)
+        # A folder and no configuration of that name, as in Anthropic/hh-rlhf.
+        inner = subset and (directory / subset).is_dir()
+        if inner and subset not in get_dataset_config_names(str(directory)):
+            return load_dataset(str(directory / subset), split=split)
+        return load_dataset(str(directory), subset, split=split)
     except (ValueError, RuntimeError, FileNotFoundError, DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         raise CourseError(
@@ -121,12 +121,3 @@ def _read_hub(source: str, data: Mapping[str, Any], adapter: Adapter | None) -> 
             f"{split!r}{' of subset ' + repr(subset) if subset else ''}: {reason}; correct data.split and "
             "data.subset, or download one of its files and name it in data.source."
         ) from error
-
-
-def _is_folder(directory: Path, subset: str) -> bool:
-    """Say whether a subset is a folder and no configuration of that name, as in Anthropic/hh-rlhf."""
-    from datasets import get_dataset_config_names
-
-    if not (directory / subset).is_dir():
-        return False
-    return subset not in get_dataset_config_names(str(directory))

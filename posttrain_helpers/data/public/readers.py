@@ -28,12 +28,8 @@ from posttrain_helpers.wording import counted
 Row = dict[str, Any]
 # The name's ending -> how such a file is read.
 _KINDS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
+    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"},
 }
 _COMPRESSED = {
     ".gz": (b"\x1f\x8b", gzip.decompress),

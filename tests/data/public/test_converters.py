@@ -8,12 +8,9 @@ from public_schemas import SYSTEM, reply, transcript, user
 
 from posttrain_helpers.data.public.converters import (
     BROKEN,
-    conversation,
+    as_row,
     gsm8k_problem,
-    labelled,
     normalized_messages,
-    pair,
-    problem,
     prompt_of,
     reply_of,
     split_transcript,
@@ -112,21 +109,21 @@ def test_replies() -> None:
 
 def test_a_row_without_a_prompt_has_a_fault_in_every_form() -> None:
     fields = {"prompt": "", "reply": "a", "chosen": "a", "rejected": "b", "completion": "a", "label": True}
-    for convert in (conversation, pair, labelled, problem):
-        assert convert(fields) == "empty prompt"
-    assert conversation({"prompt": [], "reply": "a"}) == "empty prompt"
+    for parts in (("reply",), ("chosen", "rejected"), ("completion", "label"), ()):
+        assert as_row({key: fields[key] for key in ("prompt", *parts)}) == "empty prompt"
+    assert as_row({"prompt": [], "reply": "a"}) == "empty prompt"
 
 
 def test_pairs_keep_their_scores_and_a_prompt_apart() -> None:
     sides = {"chosen": [user("a"), reply("b")], "rejected": [user("a"), reply("c")]}
-    assert pair({**sides, "score_chosen": 2.0}) == {**sides, "score_chosen": 2.0}
-    assert pair({"prompt": "a", "chosen": "b", "rejected": "c"}) == {
+    assert as_row({**sides, "score_chosen": 2.0}) == {**sides, "score_chosen": 2.0}
+    assert as_row({"prompt": "a", "chosen": "b", "rejected": "c"}) == {
         "prompt": [user("a")],
         "chosen": [reply("b")],
         "rejected": [reply("c")],
     }
     scores = {"score_chosen": 2.0, "score_rejected": 1.0}
-    assert pair({"prompt": "a", "chosen": "b", "rejected": "c", **scores}).items() >= scores.items()
+    assert as_row({"prompt": "a", "chosen": "b", "rejected": "c", **scores}).items() >= scores.items()
 
 
 @pytest.mark.parametrize(
@@ -148,9 +145,9 @@ def test_a_problem_of_gsm8k(question: Any, solution: Any, expected: Any) -> None
 
 
 def test_problems_and_labels() -> None:
-    assert problem({"prompt": "a", "answer": 7}) == {"prompt": [user("a")], "answer": 7}
-    assert problem({"prompt": "a"}) == {"prompt": [user("a")]}
-    assert labelled({"prompt": "a", "completion": "b", "label": 1}) == {
+    assert as_row({"prompt": "a", "answer": 7}) == {"prompt": [user("a")], "answer": 7}
+    assert as_row({"prompt": "a"}) == {"prompt": [user("a")]}
+    assert as_row({"prompt": "a", "completion": "b", "label": 1}) == {
         "prompt": [user("a")],
         "completion": [reply("b")],
         "label": 1,
@@ -162,6 +159,6 @@ def test_problems_and_labels() -> None:
     [("True", True), ("false ", False), ("1", True), ("0.0", False), ("yes", "yes"), (0, 0), (None, None)],
 )
 def test_a_label_of_a_table_is_a_text(cell: Any, label: Any) -> None:
-    found = labelled({"prompt": "a", "completion": "b", "label": cell})["label"]
+    found = as_row({"prompt": "a", "completion": "b", "label": cell})["label"]
     assert found == label
     assert type(found) is type(label)
