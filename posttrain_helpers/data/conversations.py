@@ -1,6 +1,8 @@
 """Conversations as training rows: what counts as one, and what is dropped because it teaches no reply.
 
-rows, dropped = usable_conversations(rows, "banghua/DL-SFT-Dataset")
+    rows, dropped = usable_conversations(rows, "banghua/DL-SFT-Dataset")
+
+`rows` are as they were read, and `source` is what errors call them, here and for the other forms.
 """
 
 from __future__ import annotations
@@ -66,17 +68,10 @@ def listed_counts(dropped: Counter[str]) -> str:
 
 
 def check_columns(rows: list[Row], columns: Iterable[str], source: str, kind: str, needed: str = "") -> None:
-    """Check that every row has the columns of its kind.
+    """Raise a CourseError that says what to do, where a row lacks one of the columns of its kind.
 
     Args:
-        rows: as they were read.
-        columns: the names.
-        source: what to call the rows in an error.
-        kind: of the rows, for what to do about other columns.
         needed: a sentence that says more about the columns.
-
-    Raises:
-        CourseError: a row lacks one.
     """
     for row in rows:
         if missing := [column for column in columns if column not in row]:
@@ -86,34 +81,19 @@ def check_columns(rows: list[Row], columns: Iterable[str], source: str, kind: st
             )
 
 
-def check_some_left(
-    kept: list[Row], dropped: Counter[str], what: str, source: str, faults: Mapping[str, str]
-) -> None:
-    """Raise a CourseError that says why, where every row was dropped.
-
-    Args:
-        kept: the rows that are left.
-        dropped: reason -> rows.
-        what: a row's name, such as "pair".
-        source: where the rows come from.
-        faults: how a reason begins -> what a set needs to have rows without it.
-    """
-    if dropped and not kept:
-        needed = dict.fromkeys(
-            text for reason in dropped for fault, text in faults.items() if reason.startswith(fault)
-        )
-        raise CourseError(f"no {what} of {source!r} is left, {listed_counts(dropped)}: {'; '.join(needed)}.")
-
-
 def sift(
-    rows: Iterable[Row], usable: Callable[[Row], Row | str], form: str
+    rows: Iterable[Row],
+    usable: Callable[[Row], Row | str],
+    form: str,
+    source: str,
+    faults: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], Counter[str]]:
     """Keep what can be learned from, each row once, and count the rest by its fault.
 
     Args:
-        rows: as they were read.
         usable: returns a row in the form that it is kept in, or the fault for which it is dropped.
-        form: of the rows kept.
+        faults: how a fault begins -> what a set needs to have rows without it; with these it is an error that
+            every row is dropped.
 
     Returns:
         The rows kept, and for each fault and for "duplicate" the number of rows dropped.
@@ -130,6 +110,11 @@ def sift(
         else:
             seen.add(key)
             kept.append(found)
+    if faults and dropped and not kept:
+        needed = dict.fromkeys(
+            text for reason in dropped for fault, text in faults.items() if reason.startswith(fault)
+        )
+        raise CourseError(f"no row of {source!r} is left, {listed_counts(dropped)}: {'; '.join(needed)}.")
     return kept, dropped
 
 
@@ -138,7 +123,6 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
 
     Args:
         rows: each with `messages`, a list of {"role", "content"}.
-        source: what to call the rows in an error.
 
     Returns:
         The rows kept, with nothing but their messages, and for each reason the number of rows dropped.
@@ -148,7 +132,7 @@ def usable_conversations(rows: list[Row], source: str) -> tuple[list[Row], Count
     """
     needed = "Each row needs messages=[{'role': ..., 'content': ...}, ...]. "
     check_columns(rows, ("messages",), source, "conversations", needed)
-    kept, dropped = sift(rows, _usable, "conversations")
+    kept, dropped = sift(rows, _usable, "conversations", source)
     if rows and dropped["not conversational"] == len(rows):
         raise CourseError(
             f"the rows of {source!r} are not conversational: 'messages' must be a list of "

@@ -1,4 +1,7 @@
-"""The four forms of rows: the messages of each, the way from one to another, and a system prompt for all."""
+"""The four forms of rows: the messages of each, the way from one to another, and a system prompt for all.
+
+`dropped` counts what is lost on the way, by its reason.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,6 @@ def as_form(rows: list[Row], form: str, wanted: str, dropped: Counter[str]) -> l
         rows: usable ones of the form.
         form: "conversations", "pairs" or "labels".
         wanted: "conversations" keeps desirable replies, "prompts" no reply at all.
-        dropped: counts what is lost on the way.
     """
     if wanted == "conversations":
         kept = [row for row in rows if row["label"]]
@@ -95,9 +97,7 @@ def set_system_prompt(rows: list[Row], form: str, text: str | None, dropped: Cou
 
     Args:
         rows: usable ones.
-        form: of the rows.
         text: the system turn; empty takes it away, None leaves the rows as they are.
-        dropped: counts the duplicates.
     """
     if text is None:
         return rows
@@ -116,8 +116,6 @@ def with_clean_texts(
 
     Args:
         rows: usable ones.
-        form: of the rows.
-        dropped: counts the others by what was found.
         special_tokens: of the tokenizer in use, beside those of the usual families.
     """
     control, kept = control_tokens(special_tokens), []

@@ -1,22 +1,12 @@
-"""Labelled replies, as KTO learns from: a prompt, a reply to it, and whether the reply is desirable.
-
-rows, dropped = usable_labels(rows, "trl-lib/kto-mix-14k")
-"""
+"""Labelled replies, as KTO learns from: a prompt, a reply to it, and whether the reply is desirable."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from posttrain_helpers.data.conversations import (
-    MESSAGE_FAULTS,
-    check_columns,
-    check_some_left,
-    read_messages,
-    sift,
-)
+from posttrain_helpers.data.conversations import MESSAGE_FAULTS, check_columns, read_messages, sift
 from posttrain_helpers.messages import Row
 
-COLUMNS = ("prompt", "completion", "label")
 # Why a row is dropped, and what a set needs to have rows without this fault.
 FAULTS = {
     "not conversational": "a prompt must be messages that end with the user's, and a completion one message "
@@ -38,7 +28,6 @@ def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]
 
     Args:
         rows: each with `prompt` and `completion`, lists of messages, and `label`, true or false (1 or 0).
-        source: what to call the rows in an error.
 
     Returns:
         The rows kept, with nothing but these three, and for each of `FAULTS` the number of rows dropped.
@@ -46,10 +35,8 @@ def usable_labels(rows: list[Row], source: str) -> tuple[list[Row], Counter[str]
     Raises:
         CourseError: a missing column, or no row left.
     """
-    check_columns(rows, COLUMNS, source, "labels")
-    kept, dropped = sift(rows, _usable, "labels")
-    check_some_left(kept, dropped, "labelled reply", source, FAULTS)
-    return kept, dropped
+    check_columns(rows, ("prompt", "completion", "label"), source, "labels")
+    return sift(rows, _usable, "labels", source, FAULTS)
 
 
 def _usable(row: Row) -> Row | str:

@@ -11,15 +11,15 @@ whose prompt alone is too long; training a reward model drops every pair that ha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-Row = dict[str, Any]
 _BAR = 30  # signs of the longest bar
 
 

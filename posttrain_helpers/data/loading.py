@@ -43,7 +43,7 @@ from posttrain_helpers.data.public.files import local_file, read_rows
 from posttrain_helpers.data.replay import tokenized_rows
 from posttrain_helpers.data.tool_calls import calls_in_words
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.messages import special_tokens, text_key
+from posttrain_helpers.messages import Row, special_tokens, text_key
 from posttrain_helpers.recipes.methods import METHODS
 from posttrain_helpers.recipes.sources import data_types, is_built_in
 from posttrain_helpers.wording import counted, suggestion
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
     from posttrain_helpers.recipes import Recipe
 
-Row = dict[str, Any]
 # More rows than are asked for, as some are dropped; the rest of a very large set is not looked at.
 _SPARE_ROWS = 20_000
 
@@ -114,12 +113,10 @@ def load_rows(
         train = prompt_dataset(rows, recipe.method, source)
     elif is_preference(rows):
         train = for_method(rows, kind, seed)
-    elif kind == "labels" and has_labels(rows):
-        train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
     elif kind == "conversations" and any("text" in row for row in rows):
         train = tokenized_rows(rows, tokenizer)
-    elif kind == "conversations" and "completion" in rows[0]:
-        train = Dataset.from_list(rows)  # rendered already
+    elif (kind == "labels" and has_labels(rows)) or (kind == "conversations" and "completion" in rows[0]):
+        train = Dataset.from_list(rows)  # in random order, which KTO needs and does not make itself
     elif not any("messages" in row for row in rows):
         raise CourseError(
             f"the method {recipe.method!r} learns from replies, but the source {source!r} holds prompts "
@@ -151,11 +148,8 @@ def _without_dev(
     tokenizer: PreTrainedTokenizerBase | None,
     dropped: Counter[str],
 ) -> tuple[Dataset, Dataset | None, int]:
-    """Return the rows to train on, those to watch meanwhile, and of how many questions the latter are.
-
-    The latter are all rows of the first so many questions, or those of a file. A question is all of a
-    conversation but its last turn, as for held-out items, with which they share none either.
-    """
+    """Return the rows to train on, those to watch meanwhile, and of how many questions the latter are."""
+    # A question is all of a conversation but its last turn. Held-out items share none with either part.
     wanted = recipe.data.get("dev")
     if wanted is None:
         return train, None, 0
@@ -211,12 +205,10 @@ def _check_dev_file(recipe: Recipe) -> None:
         local_file(dev, "data.dev")
 
 
-def raw_rows(recipe: Recipe, most: int = 1000) -> list[Row]:
+def raw_rows(recipe: Recipe) -> list[Row]:
     """Return rows of a recipe's file or public set as they are, before anything is renamed or dropped.
 
-    Args:
-        recipe: whose source is not built in.
-        most: rows of a larger set, drawn by the recipe's seed.
+    Of a larger set these are a thousand, drawn by the recipe's seed.
 
     Raises:
         CourseError: a built-in source, or one that cannot be read.
@@ -225,7 +217,7 @@ def raw_rows(recipe: Recipe, most: int = 1000) -> list[Row]:
     if not isinstance(source, str) or is_built_in(source):
         raise CourseError(f"raw rows are those of a file or a set on the Hub, but the source is {source!r}.")
     adapter = find_adapter(source, recipe.data)
-    return read_rows(source, recipe.data, adapter, recipe.data.get("seed", recipe.seed), most)
+    return read_rows(source, recipe.data, adapter, recipe.data.get("seed", recipe.seed), 1000)
 
 
 # Module and function that make each source. The function's parameters are the keys of `recipes.sources`, and
@@ -284,11 +276,8 @@ _USABLE = {
 def check_source(recipe: Recipe) -> bool:
     """Check that a method can learn from a file or public set, as far as that shows without its rows.
 
-    Args:
-        recipe: of any source; a built-in one is made for its methods.
-
     Returns:
-        Whether the rows would be downloaded.
+        Whether the rows would be downloaded; those of a built-in source are not.
 
     Raises:
         CourseError: the file does not exist, or the set is one for other methods.
@@ -317,11 +306,9 @@ def public_rows(
     """Return the usable rows of a file or public set in an order that the seed fixes.
 
     Args:
-        source: a file or a Hub id.
         data: the data section of a recipe.
         seed: of the order, and of the rows drawn where there are many more than are asked for.
         kind: of the rows that a method learns from.
-        tokenizer: as in `load_data`.
 
     Returns:
         The rows, their form (a key of `forms.PARTS`), and how many were dropped for which reason.
@@ -350,7 +337,9 @@ def public_rows(
         ]
     kept, dropped = _USABLE[form](rows, source)
     dropped.update(converted)
-    if (wanted := _wanted_form(form, kind)) != form:
+    # What a method needs; `for_method` makes that of pairs later.
+    wanted = form if form == "pairs" and kind != "prompts" else kind
+    if wanted != form:
         kept = as_form(kept, form, wanted, dropped)
     kept = set_system_prompt(kept, wanted, data.get("system_prompt"), dropped)
     kept = with_clean_texts(kept, wanted, dropped, special_tokens(tokenizer) if tokenizer else ())
@@ -376,11 +365,6 @@ def _form_of(rows: list[Row], kind: str) -> str:
     if kind in ("labels", "conversations") and has_labels(rows):
         return "labels"
     return "pairs" if kind != "conversations" or is_preference(rows) else "conversations"
-
-
-def _wanted_form(form: str, kind: str) -> str:
-    """Return the form that a method needs; `preferences.for_method` makes what it needs of pairs itself."""
-    return form if form == "pairs" and kind != "prompts" else kind
 
 
 def _split(

@@ -12,13 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from posttrain_helpers.data.conversations import (
-    MESSAGE_FAULTS,
-    check_columns,
-    check_some_left,
-    read_messages,
-    sift,
-)
+from posttrain_helpers.data.conversations import MESSAGE_FAULTS, check_columns, read_messages, sift
 from posttrain_helpers.data.public.adapters import advice
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import ROLES, Row
@@ -63,9 +57,7 @@ def explicit_pairs(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
         CourseError: a missing column, text where messages are expected, or no pair left.
     """
     _check_columns(rows, source)
-    kept, dropped = sift(rows, _explicit, "pairs")
-    check_some_left(kept, dropped, "pair", source, FAULTS)
-    return kept, dropped
+    return sift(rows, _explicit, "pairs", source, FAULTS)
 
 
 def for_method(rows: list[Row], data_kind: str, seed: int) -> Dataset:

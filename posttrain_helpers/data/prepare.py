@@ -28,6 +28,7 @@ from posttrain_helpers.environment.paths import (
 )
 from posttrain_helpers.environment.profiles import Profile
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import Row
 from posttrain_helpers.models.loading import load_tokenizer
 from posttrain_helpers.models.manifest import BASE
 from posttrain_helpers.recipes.checks import check_settings
@@ -35,8 +36,6 @@ from posttrain_helpers.recipes.methods import METHODS, method_named
 from posttrain_helpers.recipes.sources import is_built_in
 from posttrain_helpers.wording import counted
 
-Row = dict[str, Any]
-SPLITS = ("train", "dev", "test")
 # Keys of a data section that say nothing here, and what to do in their place.
 _ELSEWHERE = {
     "source": "name the file or Hub id as SOURCE",
@@ -156,7 +155,7 @@ def _splits(rows: list[Row], form: str, share: float, source: str) -> dict[str, 
     for question, count in counts.items():
         place[question] = next((name for name in ("test", "dev") if filled[name] + count <= wanted), "train")
         filled[place[question]] += count
-    expected = SPLITS if share else ("train",)
+    expected = ("train", "dev", "test") if share else ("train",)
     if empty := [name for name in expected if not filled[name]]:
         raise CourseError(
             f"{source!r} has {counted(len(rows), 'usable row')} with "

@@ -1,7 +1,5 @@
 """Prompts without replies, for methods that sample their own replies and learn from a reward.
 
-    rows, dropped = usable_prompts(rows, "my_prompts.jsonl")
-
 A row needs a `prompt`, a text or messages. Whatever else it has reaches the reward functions by name: a
 verifier reads `answer`.
 """
@@ -11,13 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.data.conversations import (
-    MESSAGE_FAULTS,
-    check_columns,
-    check_some_left,
-    read_messages,
-    sift,
-)
+from posttrain_helpers.data.conversations import MESSAGE_FAULTS, check_columns, read_messages, sift
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.messages import Row
 
@@ -52,7 +44,6 @@ def usable_prompts(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
 
     Args:
         rows: each with `prompt`, a text or messages.
-        source: what to call the rows in an error.
 
     Returns:
         The rows with `prompt` as messages and every other column as it was, and for each of `FAULTS` the
@@ -64,9 +55,7 @@ def usable_prompts(rows: list[Row], source: str) -> tuple[list[Row], Counter[str
     check_columns(rows, ("prompt",), source, "prompts")
     for row in rows:
         _check_names(row, source)
-    kept, dropped = sift(rows, _usable, "prompts")
-    check_some_left(kept, dropped, "prompt", source, FAULTS)
-    return kept, dropped
+    return sift(rows, _usable, "prompts", source, FAULTS)
 
 
 def prompt_dataset(rows: list[Row], method: str, source: str) -> Dataset:
@@ -74,8 +63,7 @@ def prompt_dataset(rows: list[Row], method: str, source: str) -> Dataset:
 
     Args:
         rows: each with `prompt`, a list of messages.
-        method: which learns from them, for the error.
-        source: where they come from, for the error.
+        method: which learns from them.
 
     Raises:
         CourseError: the rows have no prompt, as conversations do not.
@@ -93,11 +81,7 @@ def prompt_dataset(rows: list[Row], method: str, source: str) -> Dataset:
 
 
 def _column(name: str, values: list[Any], source: str) -> list[Any]:
-    """Return values of one kind: texts, where they mix kinds or hold numbers that a table cannot.
-
-    Raises:
-        CourseError: lists or mappings that have nothing in common.
-    """
+    """Return values of one kind: texts, where they mix kinds or hold numbers that a table cannot."""
     import pyarrow
 
     try:

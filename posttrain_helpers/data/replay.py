@@ -5,17 +5,16 @@ Of a conversation the replies are trained, of a document every token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
+from posttrain_helpers.messages import Row
 from posttrain_helpers.models.chat_markers import check_markers, mark_replies
 from posttrain_helpers.models.chatml import END_OF_DOCUMENT
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-Row = dict[str, Any]
 
 
 def tokenized_rows(rows: list[Row], tokenizer: PreTrainedTokenizerBase | None) -> Dataset:

@@ -1,4 +1,7 @@
-"""Whether what a recipe says can be: every key known, every value of its type, every reward there."""
+"""Whether what a recipe says can be: every key known, every value of its type, every reward there.
+
+`where` is what errors call the recipe, and `profile` what names of stages refer to.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,6 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
 
     Args:
         settings: with all sections, as they are after every change.
-        where: what to call the recipe in an error.
 
     Raises:
         CourseError: a key that does not exist, a value of another type or out of range, or no method or
@@ -51,17 +53,13 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
     for key in ("method", "parent"):
         if not isinstance(settings.get(key), str):
             raise CourseError(f"{where} lacks {key!r}, or it is no text; found {settings.get(key)!r}.")
-    if settings.get("quantization") not in (None, "4bit", "8bit"):
-        raise CourseError(
-            f"{where}: quantization must be 4bit, 8bit or null, but it is {settings['quantization']!r}."
-        )
+    values = {key: settings[key] for key in VALUE_TYPES if settings.get(key) is not None}
+    check_values(values, VALUE_TYPES, "", where)
     if settings.get("quantization") and not settings["lora"]:
         raise CourseError(
             f"{where}: quantized weights do not train, and there is no adapter that would; set lora.r=8, or "
             "quantization to null."
         )
-    values = {key: settings[key] for key in VALUE_TYPES if settings.get(key) is not None}
-    check_values(values, VALUE_TYPES, "", where)
     types = data_types(settings["data"].get("source"))
     check_keys(settings["data"], types, "data.", where)
     # Null means "not set" for all of the data but the seed, which is never left open.
@@ -88,22 +86,15 @@ def check_settings(settings: dict[str, Any], where: str) -> None:
 def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tuple[str, ...]:
     """Return the rewards of a recipe, there if and only if its method learns from them; nothing is loaded.
 
-    Args:
-        names: what the recipe says.
-        method: of the recipe.
-        profile: what stage names refer to.
-        where: what to call the recipe in an error.
-
     Raises:
         CourseError: rewards for a method that has none, none for one that needs them, one twice, or one that
             is neither verifier nor stage nor a place of models.
     """
     if not METHODS[method].rewards:
         if names:
-            raise CourseError(
-                f"{where}: the method {method!r} does not learn from rewards, but rewards is {names!r}; "
-                "remove it, or choose a method that does: "
-                f"{', '.join(name for name, other in METHODS.items() if other.rewards)}."
+            able = [name for name, other in METHODS.items() if other.rewards]
+            raise _misplaced(
+                where, method, "does not learn from rewards", f"rewards is {names!r}", "that does", able
             )
         return ()
     if not names:
@@ -117,12 +108,9 @@ def check_rewards(names: Any, method: str, profile: Profile, where: str) -> tupl
     if len(set(names)) < len(names):
         raise CourseError(f"{where}: rewards names one reward twice: {', '.join(names)}; name each once.")
     known = [*VERIFIERS, *stage_recipes(), *saved_stages(profile)]
+    remedy = f"Known are the verifiers {', '.join(VERIFIERS)}, and stages and directories of reward models."
     for name in names:
-        if not _is_place(name) and name not in known:
-            raise CourseError(
-                f"{where}: the reward {name!r} does not exist{suggestion(name, known)}Known are the "
-                f"verifiers {', '.join(VERIFIERS)}, and stages and directories of reward models."
-            )
+        _check_place(name, known, f"{where}: the reward", remedy)
     return tuple(names)
 
 
@@ -132,18 +120,15 @@ def check_teacher(name: str | None, method: str, where: str) -> str | None:
     Raises:
         CourseError: a teacher for a method that has none, or none for one that needs it.
     """
-    if METHODS[method].teacher == bool(name):
-        return name or None
-    distilling = ", ".join(key for key, other in METHODS.items() if other.teacher)
-    if name:
+    if name and not METHODS[method].teacher:
+        able = [key for key, other in METHODS.items() if other.teacher]
+        raise _misplaced(where, method, "has no teacher", f"teacher is {name!r}", "that distils", able)
+    if METHODS[method].teacher and not name:
         raise CourseError(
-            f"{where}: the method {method!r} has no teacher, but teacher is {name!r}; remove it, or choose a "
-            f"method that distils: {distilling}."
+            f"{where}: the method {method!r} learns from a teacher, but the recipe names none; set teacher, "
+            "for example teacher=grpo."
         )
-    raise CourseError(
-        f"{where}: the method {method!r} learns from a teacher, but the recipe names none; set teacher, for "
-        "example teacher=grpo."
-    )
+    return name or None
 
 
 def check_reference_name(
@@ -154,8 +139,6 @@ def check_reference_name(
     Args:
         settings: of the recipe, their types checked.
         recipe: its name.
-        profile: what stage names refer to.
-        where: what to call the recipe in an error.
 
     Raises:
         CourseError: the method's trainer takes no reference model, there is no stage of that name, or it is
@@ -165,44 +148,40 @@ def check_reference_name(
     if name is None:
         return None
     if METHODS[method].reference != "any":
-        taking = ", ".join(key for key, other in METHODS.items() if other.reference == "any")
-        trainer = METHODS[method].trainer.split(":")[1]
-        why = (
-            f"has no reference model but the parent, as {trainer} takes no other"
-            if METHODS[method].reference == "parent"
-            else "has no reference model"
-        )
-        raise CourseError(
-            f"{where}: the method {method!r} {why}, but reference is {name!r}; remove it, or choose a method "
-            f"whose trainer takes one: {taking}."
-        )
+        lacks = "has no reference model"
+        if METHODS[method].reference == "parent":
+            lacks += f" but the parent, as {METHODS[method].trainer.split(':')[1]} takes no other"
+        able = [key for key, other in METHODS.items() if other.reference == "any"]
+        raise _misplaced(where, method, lacks, f"reference is {name!r}", "whose trainer takes one", able)
     if name == stage_name(settings, recipe):
         raise CourseError(
             f"{where}: the reference {name!r} is the stage that the recipe makes; name another stage, or "
             "give what it makes another name by stage=..."
         )
     known = [BASE, *READY_MADE, *stage_recipes(), *saved_stages(profile)]
-    if not _is_place(name) and name not in known:
-        raise CourseError(
-            f"{where}: the reference {name!r} does not exist{suggestion(name, known)}Name a stage, a "
-            "directory, or a Hub id with its owner."
-        )
+    remedy = "Name a stage, a directory, or a Hub id with its owner."
+    _check_place(name, known, f"{where}: the reference", remedy)
     return name
 
 
-def _is_place(name: str) -> bool:
-    """Say whether a name can be that of a directory or of a model on the Hub."""
-    return "/" in name or "\\" in name or Path(name).expanduser().exists()
+def _misplaced(where: str, method: str, lacks: str, found: str, which: str, able: list[str]) -> CourseError:
+    return CourseError(
+        f"{where}: the method {method!r} {lacks}, but {found}; remove it, or choose a method {which}: "
+        f"{', '.join(able)}."
+    )
+
+
+def _check_place(name: str, known: list[str], what: str, remedy: str) -> None:
+    """Refuse a name that is neither known nor can be that of a directory or of a model on the Hub."""
+    if name not in known and "/" not in name and "\\" not in name and not Path(name).expanduser().exists():
+        raise CourseError(f"{what} {name!r} does not exist{suggestion(name, known)}{remedy}")
 
 
 def check_keys(found: Mapping[str, Any], known: Iterable[str], prefix: str, where: str) -> None:
     """Check that keys exist.
 
     Args:
-        found: keys and their values.
-        known: the keys that exist.
         prefix: what to write before a key, such as "args.".
-        where: what to call the recipe in an error.
 
     Raises:
         CourseError: the sentence names the key and the closest known one.

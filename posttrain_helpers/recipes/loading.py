@@ -30,12 +30,10 @@ from posttrain_helpers.recipes.methods import config_class
 from posttrain_helpers.recipes.overrides import SECTIONS, VALUES, parsed_overrides, readers_changes
 from posttrain_helpers.recipes.recipe import Recipe
 from posttrain_helpers.recipes.shipped import check_parents, recipe_names, recipe_path, stage_name
-from posttrain_helpers.recipes.sources import KEYS_OF_ONE_SOURCE, data_types
+from posttrain_helpers.recipes.sources import PLACE_KEYS, data_types
 from posttrain_helpers.recipes.yaml_files import read_yaml
 from posttrain_helpers.wording import suggestion
 
-# What one profile may not change: a stage is found by this name in every profile.
-_SHARED_ONLY = ("stage",)
 _EXAMPLES = {"data": "data.source=rows.jsonl", "args": "args.learning_rate=1e-3", "lora": "lora.r=8"}
 
 
@@ -109,14 +107,7 @@ def _shared_among_processes(settings: dict[str, Any]) -> dict[str, Any]:
 def _settings(
     path: Path, profile: Profile, overrides: Mapping[str, Any], taken_by: str | None = None
 ) -> dict[str, Any]:
-    """Return what a recipe sets for a profile, after every change; its keys are known, its values unchecked.
-
-    Args:
-        path: of the recipe.
-        profile: with the reader's own changes.
-        overrides: of the call, by dotted key.
-        taken_by: what to call the recipe that takes the data of this one, None where it is for itself.
-    """
+    """Return what a recipe sets for a profile, after every change; `taken_by` takes its data."""
     where = f"recipe {path.stem!r}"
     shared, own = _changes_of_file(read_yaml(path), profile, where)
     other = own.pop("data.same_as", shared.pop("data.same_as", None))
@@ -154,19 +145,17 @@ def _changes_of_file(
                 f"{where}, profile {name}: keys and values such as args and data are expected, but "
                 f"{section!r} was found."
             )
-    keys = (*VALUES, *SECTIONS)
-    own_keys = [key for key in keys if key not in _SHARED_ONLY]
-    check_keys(document, (*keys, "profiles"), "", where)
-    own = sections.get(profile.name) or {}
-    own_place = f"{where}, profile {profile.name}"
-    check_keys(own, own_keys, "", own_place)
-    for part, place in ((document, where), (own, own_place)):
-        if part.get("model") and part.get("models"):
-            raise CourseError(f"{place}: model and models both say what to start from; keep one of them.")
-    return _by_dotted_key(document, where), _by_dotted_key(own, own_place)
+    keys = [*VALUES, *SECTIONS]
+    shared = _by_dotted_key(document, [*keys, "profiles"], where)
+    # A stage is found by its name in every profile, so no profile may change it.
+    keys.remove("stage")
+    return shared, _by_dotted_key(sections.get(profile.name) or {}, keys, f"{where}, profile {profile.name}")
 
 
-def _by_dotted_key(part: dict[str, Any], where: str) -> dict[str, Any]:
+def _by_dotted_key(part: dict[str, Any], keys: list[str], where: str) -> dict[str, Any]:
+    check_keys(part, keys, "", where)
+    if part.get("model") and part.get("models"):
+        raise CourseError(f"{where}: model and models both say what to start from; keep one of them.")
     changes: dict[str, Any] = {}
     for key, value in part.items():
         if key not in SECTIONS:
@@ -179,7 +168,6 @@ def _by_dotted_key(part: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _data_of(recipe: Any, profile: Profile, where: str) -> dict[str, Any]:
-    """Return the data section of another recipe: two methods are compared on the same data, written once."""
     names = recipe_names()
     if recipe not in names:
         raise CourseError(
@@ -194,7 +182,7 @@ def _lay_over(settings: dict[str, Any], changes: Mapping[str, Any], where: str) 
     before = settings["data"].get("source")
     source = changes.get("data.source", before)
     if before is not None and source != before:
-        known = data_types(source).keys() - KEYS_OF_ONE_SOURCE
+        known = data_types(source).keys() - PLACE_KEYS
         settings["data"] = {key: value for key, value in settings["data"].items() if key in known}
     if "model" in changes:  # what says one model says it in place of several
         settings.pop("models", None)

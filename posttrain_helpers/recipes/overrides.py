@@ -12,20 +12,8 @@ from posttrain_helpers.wording import suggestion
 
 # `data`, `args` and `lora` are merged key by key; of the others the more specific value wins.
 SECTIONS = ("data", "args", "lora")
-VALUES = (
-    "description",
-    "method",
-    "stage",
-    "parent",
-    "model",
-    "models",
-    "seed",
-    "quantization",
-    "rewards",
-    "teacher",
-    "reference",
-    "early_stopping",
-)
+VALUES = ("description", "method", "stage", "parent", "model", "models", "seed", "quantization")
+VALUES += ("rewards", "teacher", "reference", "early_stopping")
 
 
 def parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:
@@ -37,10 +25,8 @@ def parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dic
     Raises:
         CourseError: a text without key or equals sign, or whose value is no YAML.
     """
-    if overrides is None:
-        return {}
-    if isinstance(overrides, Mapping):
-        return dict(overrides)
+    if overrides is None or isinstance(overrides, Mapping):
+        return dict(overrides or {})
     parsed = {}
     for text in [overrides] if isinstance(overrides, str) else overrides:
         key, equals, value = text.partition("=")
@@ -53,9 +39,9 @@ def parsed_overrides(overrides: Mapping[str, Any] | Iterable[str] | None) -> dic
 def readers_changes(profile: Profile, recipe: str, names: Iterable[str]) -> dict[str, Any]:
     """Return what `POSTTRAIN_OVERRIDES` changes in a recipe.
 
+    A change behind the recipe's name wins over one for every recipe.
+
     Args:
-        profile: holds the changes.
-        recipe: its name. A change behind this name wins over one for every recipe.
         names: of all recipes.
 
     Returns:

@@ -6,14 +6,11 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from posttrain_helpers.environment.runtime import display_path
 from posttrain_helpers.environment.splits import WORLD
 from posttrain_helpers.recipes.sources import is_built_in
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,14 +98,10 @@ class Recipe:
                 pairs.append((key, display_path(_shown(value))))
         return pairs
 
-    def to_frame(self) -> pandas.DataFrame:
-        """Return what the recipe sets as a table."""
+    def _repr_html_(self) -> str:
         import pandas
 
-        return pandas.DataFrame(self.rows(), columns=["setting", "value"])
-
-    def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False, border=0)
+        return pandas.DataFrame(self.rows(), columns=["setting", "value"]).to_html(index=False, border=0)
 
     def __repr__(self) -> str:
         rows = self.rows()

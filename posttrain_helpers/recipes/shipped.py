@@ -92,31 +92,19 @@ def recipe_path(name_or_path: str | Path) -> Path:
 def check_parents(settings: dict[str, Any], path: Path) -> None:
     """Refuse a recipe that starts, itself or through its parents, from the stage that it makes.
 
-    Args:
-        settings: of the recipe.
-        path: its file; recipes beside it count as well as the shipped ones.
+    Recipes beside its file count as well as the shipped ones.
 
     Raises:
         CourseError: the sentence shows the circle.
     """
     line = [stage_name(settings, path.stem)]
     while (parent := settings.get("model") or settings.get("parent")) not in line:
-        file = _file_of_stage(parent, path.parent)
-        if file is None:
+        shipped, own = stage_recipes().get(str(parent)), path.parent / f"{parent}.yaml"
+        if not shipped and not own.is_file():
             return
         line.append(parent)
-        settings = read_yaml(file)
+        settings = read_yaml(recipe_files()[shipped] if shipped else own)
     raise CourseError(
         f"recipe {path.stem!r} starts from the stage that it makes: {' <- '.join((*line, parent))}; start "
         "from 'base' or another stage, or give what it makes another name by stage=..."
     )
-
-
-def _file_of_stage(stage: Any, directory: Path) -> Path | None:
-    """Return the recipe that makes a stage, shipped or beside another recipe, None where there is none."""
-    if not isinstance(stage, str):
-        return None
-    if shipped := stage_recipes().get(stage):
-        return recipe_files()[shipped]
-    own = directory / f"{stage}.yaml"
-    return own if own.is_file() else None

@@ -15,12 +15,12 @@ from posttrain_helpers.wording import suggestion
 
 _EVERYWHERE = {"source": str, "seed": int, "length_groups": int, "dev": int | str}
 # Where in a source the rows are and how they are read: another source has other places and columns.
-_PLACE = {
+PLACE_KEYS = {
     **dict.fromkeys(("split", "subset", "revision", "adapter"), str),
     "answer_format": Literal["gsm8k"],
     "columns": Annotated[dict[str, str], Field(min_length=1)],
 }
-_PUBLIC = {**_EVERYWHERE, **_PLACE, "max_samples": int, "held_out_samples": int, "system_prompt": str}
+_PUBLIC = {**_EVERYWHERE, **PLACE_KEYS, "max_samples": int, "held_out_samples": int, "system_prompt": str}
 _REPLIES = {"n_prompts": int, "policy": str, "samples": int, "sampling_temperature": float}
 _SAMPLED = {**_REPLIES, "label_temperature": float}
 # The sources that the tiny world makes itself.
@@ -43,7 +43,6 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     },
     "tinyworld/word_problems": {"n_train": int, "steps": int, "largest": int, "smallest": int},
 }
-KEYS_OF_ONE_SOURCE = frozenset(_PLACE)
 
 
 def is_built_in(source: object) -> bool:

@@ -19,10 +19,14 @@ from posttrain_helpers.environment.runtime import LARGEST_SEED
 from posttrain_helpers.environment.schemas import checked
 
 _NAME = Annotated[str, Field(min_length=1)]
-_MODELS = Annotated[list[_NAME], Field(min_length=1)]
-VALUE_TYPES = {"description": str, "model": str, "models": _MODELS, "teacher": str, "seed": int}
-VALUE_TYPES["reference"] = _NAME
-VALUE_TYPES["early_stopping"] = Annotated[int, Field(ge=1)]
+VALUE_TYPES = {
+    **dict.fromkeys(("description", "model", "teacher"), str),
+    "models": Annotated[list[_NAME], Field(min_length=1)],
+    "reference": _NAME,
+    "seed": int,
+    "early_stopping": Annotated[int, Field(ge=1)],
+    "quantization": Literal["4bit", "8bit"],
+}
 
 # What the libraries take beyond what they declare.
 _ALSO_TAKEN = {
@@ -52,7 +56,7 @@ _LEAST = {
 _BELOW = {"replay": 1, "lora_dropout": 1}
 _ABOVE = dict.fromkeys(("temperature", "label_temperature", "sampling_temperature"), 0)
 # A number out of the range that the libraries read as "not set".
-_NOT_SET = {"max_steps": -1}
+_NOT_SET = ("max_steps", -1)
 _MOST = dict.fromkeys(("seed", "data_seed"), LARGEST_SEED)
 
 
@@ -73,7 +77,6 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
 
     Args:
         found: the values by key; keys without a type are not looked at.
-        types: annotations by key.
         prefix: what to write before a key, such as "args.".
         where: what to call the recipe in an error.
 
@@ -81,8 +84,7 @@ def check_values(found: Mapping[str, Any], types: Mapping[str, Any], prefix: str
         CourseError: the sentence names the key, what it must be, and what it is.
     """
     for key, value in found.items():
-        is_set = key not in _NOT_SET or value != _NOT_SET[key]
-        if key in types and is_set:
+        if key in types and (key, value) != _NOT_SET:
             limits = Field(ge=_LEAST.get(key), gt=_ABOVE.get(key), le=_MOST.get(key), lt=_BELOW.get(key))
             checked(Annotated[_narrowed(types[key]), limits], value, where, f"{prefix}{key}")
 

@@ -69,8 +69,7 @@ def load_reward_model(model: str | Path, profile: str | Profile | None = None) -
     """Load a reward model, such as the one that a critic starts as a copy of.
 
     Args:
-        model: a stage that is there (`load_stage` builds it), a directory, or a Hub id.
-        profile: what a stage name refers to; None takes the profile in use.
+        model, profile: as for `reward_model_function`.
 
     Raises:
         CourseError: a stage that is not there, or no reward model.

@@ -85,25 +85,19 @@ def score_replies(
 
 
 def as_reward_function(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "reward_model"
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[..., list[float]]:
     """Return a reward model as a reward function with TRL's signature, for online RL.
-
-    Args:
-        model: a reward model.
-        tokenizer: its tokenizer.
-        name: the `__name__` under which trainers log it.
 
     Raises:
         CourseError: what `check_scored_token` raises; later, what `score_replies` raises.
     """
     check_scored_token(model, tokenizer)
 
-    def reward(prompts: list[Messages], completions: list[Reply], **_: Any) -> list[float]:
+    def reward_model(prompts: list[Messages], completions: list[Reply], **_: Any) -> list[float]:
         return score_replies(model, tokenizer, prompts, completions).tolist()
 
-    reward.__name__ = name
-    return reward
+    return reward_model
 
 
 def check_scored_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -35,7 +35,6 @@ def checked_rewards(
     Args:
         name: of the function.
         rewards: what it returned.
-        completions: what it rated.
         where: in which step, for the sentence of an error.
 
     Raises:

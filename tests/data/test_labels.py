@@ -54,9 +54,7 @@ def test_one_reply_may_have_both_labels() -> None:
 
 
 def test_sets_that_cannot_be_used() -> None:
-    with pytest.raises(
-        CourseError, match=r"no labelled reply of 'mine' is left, 1 no label: a label must be"
-    ):
+    with pytest.raises(CourseError, match=r"no row of 'mine' is left, 1 no label: a label must be"):
         usable_labels([{**GOOD, "label": "good"}], "mine")
     with pytest.raises(
         CourseError, match=r"'mine' has no column 'prompt' .*found the columns completion, lab"

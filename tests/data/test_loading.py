@@ -478,8 +478,8 @@ def test_rows_with_messages_beside_pairs_serve_both(recipe_for) -> None:
         ("dpo", GOOD, "has no column 'chosen' in every row; found the columns messages"),
         ("kto", [{"chosen": "a", "rejected": "b"}], "holds text where messages are expected, such as 'a'"),
         ("sft", [{"chosen": "a", "rejected": "b"}], "holds text where messages are expected, such as 'a'"),
-        ("reward", [{**PAIRS[0], "rejected": PAIRS[0]["chosen"]}], "no pair of .* is left, 1 identical"),
-        ("dpo", [{**PAIRS[0], "score_chosen": 1, "score_rejected": 1}], "no pair of .* is left, 1 tie"),
+        ("reward", [{**PAIRS[0], "rejected": PAIRS[0]["chosen"]}], "no row of .* is left, 1 identical"),
+        ("dpo", [{**PAIRS[0], "score_chosen": 1, "score_rejected": 1}], "no row of .* is left, 1 tie"),
         ("dpo", [], "the source is empty"),
     ],
 )
@@ -877,7 +877,7 @@ def test_problems_with_solutions_from_a_file(recipe_for) -> None:
     ("method", "rows", "settings", "sentence"),
     [
         ("grpo", GOOD, {}, "has no column 'prompt' in every row; found the columns messages"),
-        ("grpo", [{"prompt": ""}], {}, "no prompt of .* is left, 1 empty prompt"),
+        ("grpo", [{"prompt": ""}], {}, "no row of .* is left, 1 empty prompt"),
         ("grpo", [], {}, "the source is empty"),
         ("grpo", PROBLEMS, {"answer_format": "gsm8"}, "must be 'gsm8k', but it is 'gsm8'; did you"),
         ("grpo", PROBLEMS, {"columns": {}}, r"data\.columns must be something that is not empty"),

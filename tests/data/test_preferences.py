@@ -179,8 +179,8 @@ def test_unequal_scores_one_score_and_another_order_are_pairs_of_their_own() -> 
             [{**PAIRS[0], "prompt": "question 0"}],
             "column 'prompt' of 'mine' holds text where messages are expected, such as 'question 0'",
         ),
-        ([ULTRAFEEDBACK[1]] * 2, "no pair of 'mine' is left, 2 tie: score_chosen and score_rejected must"),
-        (DL_DPO[1:], "no pair of 'mine' is left, 2 identical: the two replies must differ"),
+        ([ULTRAFEEDBACK[1]] * 2, "no row of 'mine' is left, 2 tie: score_chosen and score_rejected must"),
+        (DL_DPO[1:], "no row of 'mine' is left, 2 identical: the two replies must differ"),
         ([ULTRAFEEDBACK[1], *DL_DPO[1:]], "is left, 2 identical, 1 tie: .*must differ; the two replies must"),
         (
             [{"chosen": [{"role": "gpt", "text": "a"}], "rejected": [{"role": "gpt", "text": "b"}]}],

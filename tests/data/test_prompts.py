@@ -64,7 +64,7 @@ def test_what_is_dropped_is_counted(row: dict[str, Any], reason: str) -> None:
 
 def test_nothing_left_says_why() -> None:
     rows = [{"prompt": ""}, {"prompt": [user("one?"), ASSISTANT]}]
-    with pytest.raises(CourseError, match="no prompt of 'mine' is left, 1 empty prompt, 1 prompt that does"):
+    with pytest.raises(CourseError, match="no row of 'mine' is left, 1 empty prompt, 1 prompt that does"):
         usable_prompts(rows, "mine")
     assert usable_prompts([], "mine") == ([], {})
 

@@ -1361,7 +1361,7 @@ CONVERSATIONS = Group(
     ("tests/data/test_conversations.py",),
     (
         Mistake("sift", "duplicates are not counted", 'dropped["duplicate"] += 1', "pass"),
-        Mistake("sift", "duplicates stay", "            seen.add(identity)\n", ""),
+        Mistake("sift", "duplicates stay", "            seen.add(key)\n", ""),
         Mistake("_usable", "an empty reply passes", 'return "empty reply"', "pass"),
     ),
 )
@@ -2413,8 +2413,8 @@ RECIPE_OVERRIDES = Group(
         Mistake(
             "parsed_overrides",
             "the caller's own are given away",
-            "return dict(overrides)",
-            "return overrides",
+            "return dict(overrides or {})",
+            "return overrides or {}",
         ),
         Mistake("parsed_overrides", "blanks around a key stay", "parsed[key.strip()]", "parsed[key]"),
     ),

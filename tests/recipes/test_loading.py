@@ -176,7 +176,7 @@ def test_hash_does_not_depend_on_where_it_is_written(monkeypatch: pytest.MonkeyP
         ("args.gradient_checkpointing=true", "renamed; write args.activation_checkpointing"),
         ("args.warmup_ratio=0.1", r"renamed; write args.warmup_steps \(below 1"),
         ("args.learning_rate", "override looks like 'args.learning_rate=1e-3'"),
-        ("quantization=2bit", "quantization must be 4bit, 8bit or null"),
+        ("quantization=2bit", "quantization must be '4bit' or '8bit', but it is '2bit'"),
         ("seed=-1", "seed must be at least 0, but it is -1"),
         ("parent=", "lacks 'parent'"),
         ("args.learning_rate=fast", "args.learning_rate must be a number, but it is 'fast'"),
@@ -423,8 +423,7 @@ def test_missing_file() -> None:
 
 def test_the_table_shows_what_the_recipe_sets_and_nothing_of_the_machine() -> None:
     recipe = load_recipe("sft", "tiny")
-    frame = recipe.to_frame()
-    shown = dict(zip(frame["setting"], frame["value"], strict=True))
+    shown = dict(recipe.rows())
     assert shown["args.learning_rate"] == str(recipe.own_args["learning_rate"])
     assert shown["seed"] == "0"
     assert not any("use_cpu" in key or "output_dir" in key for key in shown)
