@@ -11,4 +11,3 @@ from .likelihood import mean_log_probs as mean_log_probs
 from .likelihood import text_losses as text_losses
 from .rollouts import sample_completions as sample_completions
 from .rollouts import sample_rewards as sample_rewards
-from .rollouts import sample_texts as sample_texts

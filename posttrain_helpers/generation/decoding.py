@@ -16,7 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.progress_bars import ProgressBar
-from posttrain_helpers.environment.runtime import sampling_precision
+from posttrain_helpers.environment.runtime import preserved_random_state, sampling_precision
 from posttrain_helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Generation:
 
     Attributes:
         text: the completion without special tokens.
-        token_ids: the completion's tokens, the stop token included, padding excluded.
+        token_ids: its tokens, the stop token included, padding excluded.
         stop_reason: "stop" when the model ended by itself, "length" when it was cut at `max_new_tokens`.
     """
 
@@ -87,6 +87,8 @@ def generate(
             padding token, a prompt that leaves no room for `max_new_tokens`, or settings that contradict each
             other.
     """
+    import torch
+
     check_sampling(temperature, num_return_sequences, max_new_tokens=max_new_tokens, batch_size=batch_size)
     if not model.can_generate():
         raise CourseError(
@@ -102,7 +104,8 @@ def generate(
     generations: list[Generation] = []
     progress = ProgressBar(len(rows), "prompt" if num_return_sequences == 1 else "sample")
     precision = sampling_precision(model) if temperature > 0 else nullcontext()
-    with evaluation_mode(model), _private_random_state(_device(model), seed), precision, progress:
+    with evaluation_mode(model), preserved_random_state(), precision, progress:
+        torch.manual_seed(seed)
         read = _read_opening(model, opening) if opening else None
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
@@ -235,6 +238,19 @@ def positions(model: PreTrainedModel) -> float:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
+def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that texts of several lengths can share a batch.
+
+    Raises:
+        CourseError: there is no padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise CourseError(
+            "The tokenizer has no padding token, so texts cannot share a batch; load the model with "
+            "load_model_and_tokenizer, which picks one, or set tokenizer.pad_token."
+        )
+
+
 def check_fits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]], max_new_tokens: int
 ) -> None:
@@ -243,11 +259,7 @@ def check_fits(
     Raises:
         CourseError: no padding token, too long a prompt, or a token that the model does not have.
     """
-    if tokenizer.pad_token_id is None:
-        raise CourseError(
-            "The tokenizer has no padding token, so prompts cannot share a batch; load the model with "
-            "load_model_and_tokenizer, which picks one, or set tokenizer.pad_token."
-        )
+    check_padding(tokenizer)
     limit = positions(model)
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
     if len(encoded[longest]) + max_new_tokens > limit:
@@ -333,18 +345,9 @@ def _generate_batch(
     for tokens in sequences[:, padded["input_ids"].shape[1] :].tolist():
         # Cut at the first stop token and nowhere else: a model may write the padding token in mid-text.
         end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
-        length = len(tokens) if end is None else end + 1
-        generations.append(
-            Generation(
-                text=tokenizer.decode(
-                    tokens[: length if end is None else end],
-                    skip_special_tokens=True,
-                    clean_up_tokenization_spaces=False,
-                ),
-                token_ids=tuple(tokens[:length]),
-                stop_reason="length" if end is None else "stop",
-            )
-        )
+        text = tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        written = tokens if end is None else tokens[: end + 1]
+        generations.append(Generation(text, tuple(written), "length" if end is None else "stop"))
     return generations
 
 
@@ -353,12 +356,9 @@ def _decoding(
 ) -> GenerationConfig:
     from transformers import GenerationConfig
 
-    sampling = (
-        {"do_sample": True, "temperature": temperature, **_FULL_DISTRIBUTION}
-        if temperature > 0
-        else {"do_sample": False}
-    )
+    sampling = {"temperature": temperature, **_FULL_DISTRIBUTION} if temperature > 0 else {}
     return GenerationConfig(
+        do_sample=temperature > 0,
         max_new_tokens=max_new_tokens,
         use_cache=True,  # trainers switch the cache off in the config of a model with checkpointing
         eos_token_id=stop_ids or None,
@@ -452,21 +452,6 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def _private_random_state(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators that sampling uses, and put the caller's state back afterwards."""
-    import torch
-
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else [], device_type="cuda"):
-        # Not torch.manual_seed: it would also reset the generators of devices that are not put back.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def _device(model: torch.nn.Module) -> torch.device:

@@ -7,13 +7,14 @@ that training paid: the KL divergence from the policy to the reference, on promp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.generation.decoding import (
     Generation,
     Prompt,
+    check_padding,
     encode_prompts,
     evaluation_mode,
     generate,
@@ -86,9 +87,6 @@ def mean_log_probs(
     Raises:
         CourseError: what `encode_completions` raises, or a row longer than the model can read.
     """
-    import numpy as np
-    import torch
-
     encoded = encode_completions(tokenizer, prompts, completions)
     lengths = encoded["attention_mask"].sum(1)
     if (longest := int(lengths.max())) > positions(model):
@@ -96,15 +94,23 @@ def mean_log_probs(
             f"Prompt {int(lengths.argmax())} and its completion have {longest} tokens, but the model can "
             f"read {positions(model)}; drop or shorten them."
         )
-    batch_size = _rows_that_fit(batch_size, longest, model, MOST_LOGITS)
-    result = np.empty(len(lengths))
+    sums = _sums_of_log_probs(model, encoded, lengths.argsort(), _rows_that_fit(batch_size, longest, model))
+    return (sums / encoded["completion_mask"][:, 1:].sum(1)).double().numpy()
+
+
+def _sums_of_log_probs(
+    model: PreTrainedModel, encoded: Mapping[str, torch.Tensor], by_length: torch.Tensor, batch_size: int
+) -> torch.Tensor:
+    """Return what `completion_log_probs` gives for all rows: of similar length in a batch, little padding."""
+    import torch
+
+    sums = torch.empty(len(by_length))
     with evaluation_mode(model), torch.no_grad():
-        for rows in lengths.argsort().split(batch_size):  # rows of similar length: little padding
-            longest = int(lengths[rows].max())
+        for rows in by_length.split(batch_size):
+            longest = int(encoded["attention_mask"][rows].sum(1).max())
             batch = {name: tensor[rows, :longest].to(model.device) for name, tensor in encoded.items()}
-            sums = completion_log_probs(model, **batch)
-            result[rows.numpy()] = (sums / batch["completion_mask"][:, 1:].sum(1)).cpu().numpy()
-    return result
+            sums[rows] = completion_log_probs(model, **batch).cpu()
+    return sums
 
 
 def encode_completions(
@@ -134,11 +140,7 @@ def encode_completions(
 
     conversations = _conversations(prompts, completions)
     opened = encode_prompts(tokenizer, prompts)
-    if tokenizer.pad_token_id is None:
-        raise CourseError(
-            "The tokenizer has no padding token, so completions cannot share a batch; load the model with "
-            "load_model_and_tokenizer, which picks one, or set tokenizer.pad_token."
-        )
+    check_padding(tokenizer)
     rows, masks = [], []
     for prompt_ids, conversation in zip(opened, conversations, strict=True):
         text = tokenizer.apply_chat_template(conversation, tokenize=False)
@@ -221,7 +223,7 @@ def kl_to_reference(
     encoded = encode_prompts(tokenizer, prompts)
     rows = [[*ids, *completion.token_ids] for ids, completion in zip(encoded, generations, strict=True)]
     longest = max(len(row) for row in rows)
-    size = _rows_that_fit(batch_size, longest, policy, MOST_LOGITS)
+    size = _rows_that_fit(batch_size, longest, policy)
     divergences: list[float] = []
     with evaluation_mode(policy), evaluation_mode(reference), torch.no_grad():
         for start in range(0, len(rows), size):
@@ -281,9 +283,9 @@ def _check_comparable(policy: PreTrainedModel, reference: PreTrainedModel, tempe
         )
 
 
-def _rows_that_fit(batch_size: int, longest: int, model: PreTrainedModel, most_logits: int) -> int:
-    """Return how many rows a batch may have, so that its logits are no more than `most_logits`."""
-    return max(1, min(batch_size, most_logits // (longest * _vocabulary(model))))
+def _rows_that_fit(batch_size: int, longest: int, model: PreTrainedModel) -> int:
+    """Return how many rows a batch may have, so that its logits are no more than `MOST_LOGITS`."""
+    return max(1, min(batch_size, MOST_LOGITS // (longest * _vocabulary(model))))
 
 
 def _vocabulary(model: PreTrainedModel) -> int:
@@ -317,18 +319,13 @@ def text_losses(
         CourseError: when there is no text, a text has fewer than two tokens or more than the model can read,
             the tokenizer cannot pad, or a loss is not finite.
     """
-    import torch
-
     texts = list(several_texts(texts))
     if not texts or batch_size < 1:
         raise CourseError(
             f"A loss needs at least one text and batch_size >= 1; found {len(texts)} texts and batch_size="
             f"{batch_size}. Pass held-out texts."
         )
-    if tokenizer.pad_token_id is None:
-        raise CourseError(
-            "The tokenizer has no padding token. Load it with load_model_and_tokenizer, which adds one."
-        )
+    check_padding(tokenizer)
     ids = tokenizer(texts)["input_ids"]
     limit = positions(model)
     for text, tokens in zip(texts, ids, strict=True):
@@ -338,18 +335,13 @@ def text_losses(
                 "Drop or split it."
             )
 
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding per batch
+    encoded = right_padded(ids, tokenizer.pad_token_id)
+    encoded["completion_mask"] = encoded["attention_mask"]
+    lengths = encoded["attention_mask"].sum(1)
     # The loss makes several copies of the logits; a CPU is also slower at blocks that no cache holds.
-    batch_size = _rows_that_fit(batch_size, max(map(len, ids)), model, MOST_LOGITS // 16)
-    losses: list[tuple[float, int]] = [(0.0, 0)] * len(ids)
-    with evaluation_mode(model), torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            padded = right_padded([ids[row] for row in rows], tokenizer.pad_token_id)
-            batch = {name: tensor.to(model.device) for name, tensor in padded.items()}
-            sums = completion_log_probs(model, **batch, completion_mask=batch["attention_mask"])
-            for row, total in zip(rows, sums.tolist(), strict=True):
-                losses[row] = (-total, len(ids[row]) - 1)
+    batch_size = _rows_that_fit(batch_size, 16 * int(lengths.max()), model)
+    sums = _sums_of_log_probs(model, encoded, lengths.argsort(stable=True), batch_size)
+    losses = [(-total, len(tokens) - 1) for total, tokens in zip(sums.tolist(), ids, strict=True)]
     broken = sum(not math.isfinite(total) for total, _ in losses)
     if broken:
         raise CourseError(

@@ -95,17 +95,11 @@ def token_batch(
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """One completion and what the policy thought at each of its tokens.
+    """One completion and what the policy thought at each of its tokens."""
 
-    Attributes:
-        ids: token ids; a completion that ended by itself has its end token as its last one.
-        log_probs: of the tokens, in nats, under the distribution that they were drawn from.
-        values: what the value head predicted before each token; empty without one.
-    """
-
-    ids: list[int]
-    log_probs: list[float]
-    values: list[float]
+    ids: list[int]  # if it ended by itself, its end token is the last one
+    log_probs: list[float]  # in nats, under the distribution that the tokens were drawn from
+    values: list[float]  # what the value head predicted before each token; empty without one
 
 
 def sample_completions(
@@ -137,11 +131,8 @@ def sample_completions(
         N completions, in the order of the prompts.
 
     Raises:
-        CourseError: no prompts, an empty prompt, a temperature that is not above 0, or a policy whose
-            probabilities are no numbers.
+        CourseError: a temperature that is not above 0, or a policy whose probabilities are no numbers.
     """
-    if not prompts or not all(len(ids) for ids in prompts):
-        raise CourseError("each prompt needs at least one token, and there must be at least one prompt.")
     if not temperature > 0:
         raise CourseError(
             f"sampling needs a temperature above 0, but it is {temperature}; 1 samples from the policy as it "
@@ -221,24 +212,6 @@ def sample_groups(
     return [drawn[start : start + samples] for start in range(0, len(drawn), samples)]
 
 
-def sample_texts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **options: Any
-) -> list[list[str]]:
-    """Return only the texts of what `sample_groups` samples, without special tokens.
-
-    Args:
-        model, tokenizer, prompts, **options: as for `sample_groups`.
-
-    Returns:
-        For each prompt the texts of its replies.
-
-    Raises:
-        CourseError: what `sample_completions` raises.
-    """
-    groups = sample_groups(model, tokenizer, prompts, **options)
-    return [[reply.text for reply in group] for group in groups]
-
-
 def sample_rewards(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -249,7 +222,7 @@ def sample_rewards(
     """Sample several replies to each item and reward them.
 
     Args:
-        model, tokenizer: as for `sample_texts`.
+        model, tokenizer: as for `sample_groups`.
         items: N items with a "prompt" and the columns that the reward reads, such as "answer".
         reward: a reward function as TRL takes it, called with the replies of one item.
         **options: `samples`, `max_new_tokens` and the others of `sample_groups`.
@@ -257,7 +230,8 @@ def sample_rewards(
     Returns:
         For each item the texts of its replies, and their rewards.
     """
-    texts = sample_texts(model, tokenizer, [item["prompt"] for item in items], **options)
+    groups = sample_groups(model, tokenizer, [item["prompt"] for item in items], **options)
+    texts = [[reply.text for reply in group] for group in groups]
     rewards = []
     for item, replies in zip(items, texts, strict=True):
         columns = {key: [value] * len(replies) for key, value in item.items() if key != "prompt"}
@@ -369,13 +343,11 @@ def _sample_batch(
 
 
 def _draw(probabilities: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Draw one index from each row by inverting its distribution function, shape (B, 1).
-
-    One random number per row; `torch.multinomial` draws one for every entry of the vocabulary, which took a
-    sixth of the sampling time on a CPU.
-    """
+    """Draw one index from each row by inverting its distribution function, shape (B, 1)."""
     import torch
 
+    # One random number per row; `torch.multinomial` draws one for every entry of the vocabulary, which took a
+    # sixth of the sampling time on a CPU.
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1:]
     uniform = torch.rand(total.shape, generator=generator, device=total.device, dtype=total.dtype)

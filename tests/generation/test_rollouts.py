@@ -17,7 +17,6 @@ from posttrain_helpers.generation.rollouts import (
     sample_completions,
     sample_groups,
     sample_rewards,
-    sample_texts,
     token_batch,
 )
 from posttrain_helpers.stages.loading import load_model_and_tokenizer
@@ -251,6 +250,10 @@ def test_the_global_generator_is_the_default(policy: Any) -> None:
     assert found[0] != sample_completions(policy, PROMPTS, **settings)
 
 
+def sample_texts(*arguments: Any, **options: Any) -> list[list[str]]:
+    return [[reply.text for reply in group] for group in sample_groups(*arguments, **options)]
+
+
 def test_texts_are_those_of_the_sampled_completions(random_model_dir: Path) -> None:
     model, tokenizer = load_model_and_tokenizer(random_model_dir, use_gpu=False, verbose=False)
     asked = ["The cow", [{"role": "user", "content": "Can an owl fly?"}]]
@@ -356,12 +359,6 @@ def test_train_mode_with_checkpointing_does_no_harm(policy: Any) -> None:
 
 
 # --- guards
-
-
-def test_there_must_be_prompts_with_tokens(policy: Any) -> None:
-    for prompts in ([], [[1], []]):
-        with pytest.raises(CourseError, match="each prompt needs at least one token"):
-            sample(policy, prompts)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])

@@ -643,7 +643,7 @@ LIKELIHOOD = Group(
             "evaluation_mode(policy), ",
         ),
         Mistake(
-            "text_losses",
+            "_sums_of_log_probs",
             "dropout stays on",
             "with evaluation_mode(model), torch.no_grad():",
             "with torch.no_grad():",
@@ -652,15 +652,15 @@ LIKELIHOOD = Group(
         Mistake(
             "text_losses",
             "padding counts",
-            'completion_mask=batch["attention_mask"]',
-            'completion_mask=torch.ones_like(batch["attention_mask"])',
+            'encoded["completion_mask"] = encoded["attention_mask"]',
+            'encoded["completion_mask"] = encoded["attention_mask"] * 0 + 1',
             ("tests/test_metrics.py",),
         ),
         Mistake(
             "text_losses",
             "the given token counts",
-            "len(ids[row]) - 1)",
-            "len(ids[row]))",
+            "len(tokens) - 1)",
+            "len(tokens))",
             ("tests/test_metrics.py",),
         ),
     ),
