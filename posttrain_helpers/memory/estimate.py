@@ -60,23 +60,14 @@ _FIXED = {"cuda": 500 * 2**20, "cpu": 50 * 2**20}
 
 @dataclass(frozen=True)
 class MethodNeeds:
-    """What a method keeps in memory.
+    """What a method keeps in memory."""
 
-    Attributes:
-        rows: sequences in a batch for each row of `per_device_train_batch_size`.
-        reference: "always", "if beta" (the weight of the KL divergence is not 0) or "never".
-        teacher: whether a second model of its own is held, which an adapter does not save.
-        logits: "tiles", "whole" or "none" (a reward model).
-        kl: whether a KL divergence over the whole vocabulary is trained.
-        samples: whether it samples its own replies.
-    """
-
-    rows: int = 1
-    reference: str = "never"
-    teacher: bool = False
-    logits: str = "tiles"
-    kl: bool = False
-    samples: bool = False
+    rows: int = 1  # sequences in a batch for each row of `per_device_train_batch_size`
+    reference: str = "never"  # or "always", or "if beta" (the weight of the KL divergence is not 0)
+    teacher: bool = False  # a second model of its own, which an adapter does not save
+    logits: str = "tiles"  # or "whole", or "none" (a reward model)
+    kl: bool = False  # a KL divergence over the whole vocabulary is trained
+    samples: bool = False  # it samples its own replies
 
 
 NEEDS = {
@@ -97,28 +88,16 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the estimate has to know of a model.
+    """What the estimate has to know of a model."""
 
-    Attributes:
-        parameters: how many, adapters included.
-        weights: their bytes.
-        trained: bytes of those that train.
-        adapter: whether only an adapter trains.
-        width: bytes of a parameter that is not quantized.
-        linear: parameters of the model's own linear layers inside its stack of layers.
-        linear_ends: inputs and outputs of these layers, the parameters of a LoRA adapter of rank 1.
-        head_norms: whether queries and keys are normalized in each head.
-        config: of the language model.
-    """
-
-    parameters: int
-    weights: int
-    trained: int
-    adapter: bool
-    width: int
-    linear: int
-    linear_ends: int
-    head_norms: bool
+    parameters: int  # how many, adapters included
+    weights: int  # their bytes
+    trained: int  # bytes of those that train
+    adapter: bool  # whether only an adapter trains
+    width: int  # bytes of a parameter that is not quantized
+    linear: int  # parameters of the model's own linear layers inside its stack of layers
+    linear_ends: int  # inputs and outputs of these layers, the parameters of a LoRA adapter of rank 1
+    head_norms: bool  # whether queries and keys are normalized in each head
     config: PreTrainedConfig
 
     def quantized(self, bits: str) -> ModelSize:
@@ -128,24 +107,14 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The peak of a training run, estimated.
-
-    Attributes:
-        size: of the model.
-        method: of training.
-        arguments: of the trainer.
-        length: tokens of the longest row.
-        reference: bytes of a teacher, or of a reference model that is not the parent, None where the policy's
-            own parent is meant or none is.
-        moments: for each moment of a step the bytes of each item that is held.
-    """
+    """The peak of a training run, estimated."""
 
     size: ModelSize
     method: str
-    arguments: Mapping[str, Any]
-    length: int
-    reference: int | None
-    moments: dict[str, dict[str, int]]
+    arguments: Mapping[str, Any]  # of the trainer
+    length: int  # tokens of the longest row
+    reference: int | None  # bytes of a teacher, or of a reference model that is not the parent
+    moments: dict[str, dict[str, int]]  # for each moment of a step the bytes of each item that is held
 
     @property
     def peak(self) -> str:
@@ -229,8 +198,8 @@ def estimate_memory(
         method: a key of `NEEDS`.
         arguments: the fields of the trainer's config.
         reward_models: how many models of the policy's size give rewards.
-        reference: bytes of a teacher, or of a reference model that is not the parent. It is held beside an
-            adapter too, and with log-probabilities that are computed in advance.
+        reference: as in `MemoryEstimate`. It is held beside an adapter too, and with log-probabilities that
+            are computed in advance.
 
     Raises:
         CourseError: there is no length, a number is below 1, or the optimizer is unknown.
@@ -252,9 +221,7 @@ def estimate_memory(
         "if beta": bool(arguments.get("beta")),
         "never": False,
     }[needs.reference]
-
     with_critic = bool(arguments.get("value_model"))
-
     tokens = batch * needs.rows * length
     layer = tokens * _kept_per_token(size, compute)
     hidden = tokens * config.hidden_size * size.width
@@ -311,12 +278,8 @@ def _lengths(method: str, arguments: Mapping[str, Any], config: PreTrainedConfig
     completion = arguments["max_completion_length" if samples else "max_length"]
     if completion is None:
         raise CourseError("max_length is not set, so a row may have any length; set args.max_length.")
-    numbers = {
-        "per_device_train_batch_size": arguments["per_device_train_batch_size"],
-        "gradient_accumulation_steps": arguments["gradient_accumulation_steps"],
-        "the length": completion,
-    }
-    for name, number in numbers.items():
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    for name, number in [("the length", completion), *((name, arguments[name]) for name in names)]:
         if number is None or number < 1:
             raise CourseError(f"{name} must be a whole number of at least 1, but it is {number!r}.")
     length = completion + (PROMPT_LENGTH if samples else 0)
@@ -325,10 +288,8 @@ def _lengths(method: str, arguments: Mapping[str, Any], config: PreTrainedConfig
 
 
 def _kept_per_token(size: ModelSize, compute: int) -> int:
-    """Return the bytes that a layer keeps of a token for the backward pass.
-
-    Attention weights are computed anew in it (Dao et al. 2022, "FlashAttention").
-    """
+    """Return the bytes that a layer keeps of a token for the backward pass."""
+    # Attention weights are computed anew in it (Dao et al. 2022, "FlashAttention").
     hidden, intermediate = size.config.hidden_size, _mlp_width(size.config)
     queries, keys = _attention_widths(size.config)
     normalized = 2 * hidden + (queries + keys if size.head_norms else 0)
@@ -374,9 +335,8 @@ def _attention_widths(config: PreTrainedConfig) -> tuple[int, int]:
 
 def _mlp_width(config: PreTrainedConfig) -> int:
     """Return the width inside the MLP, whatever the architecture calls it."""
-    names = ("intermediate_size", "ffn_dim", "n_inner")
-    widths = [getattr(config, name, None) for name in names]
-    return next((width for width in widths if width), 4 * config.hidden_size)
+    widths = (getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    return next(filter(None, widths), 4 * config.hidden_size)
 
 
 def _bytes(parameters: list[Any]) -> int:
@@ -389,12 +349,7 @@ def _device(arguments: Mapping[str, Any]) -> str:
 
 
 def free_memory(device: str) -> tuple[int | None, str]:
-    """Return how much memory this process can still take on a device, in bytes, and how that is known.
-
-    On a CPU it is the limit of the control group or of the machine, less what this process takes, and never
-    more than what the machine has available. On a GPU it is what the driver calls free and what torch holds
-    without using it.
-    """
+    """Return how much memory this process can still take on a device, in bytes, and how that is known."""
     import psutil
 
     from posttrain_helpers.environment.limits import memory_limit
@@ -403,9 +358,7 @@ def free_memory(device: str) -> tuple[int | None, str]:
         limit, source = memory_limit()
         left = max(limit - psutil.Process().memory_info().rss, 0)
         available = psutil.virtual_memory().available
-        if left <= available:
-            return left, f"what the {source} limit leaves"
-        return available, "what the machine has available"
+        return min((left, f"what the {source} limit leaves"), (available, "what the machine has available"))
     import torch
 
     if not torch.cuda.is_available():
