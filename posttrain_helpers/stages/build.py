@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,27 +57,22 @@ if TYPE_CHECKING:
 
 
 # Stages that are being made here, the outermost first.
-_underway: ContextVar[tuple[str, ...]] = ContextVar("stages being made", default=())
+_underway: list[str] = []
 
 
 @contextmanager
 def _making(stage: str) -> Iterator[None]:
-    """Refuse to make a stage in order to make it.
-
-    `check_parents` has seen to its parents; a teacher, a reward model or the model that samples its data can
-    lead back to it, too.
-    """
-    chain = (*_underway.get(), stage)
-    if stage in chain[:-1]:
+    """Refuse to make a stage in order to make it: not only a parent can lead back to it."""
+    if stage in _underway:
         raise CourseError(
-            f"the stage {stage!r} is needed to make itself: {' needs '.join(chain)}; correct the teacher, "
-            "reference, rewards or data.policy of one of their recipes."
+            f"the stage {stage!r} is needed to make itself: {' needs '.join([*_underway, stage])}; correct "
+            "the teacher, reference, rewards or data.policy of one of their recipes."
         )
-    token = _underway.set(chain)
+    _underway.append(stage)
     try:
         yield
     finally:
-        _underway.reset(token)
+        _underway.pop()
 
 
 def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = False) -> Path:
@@ -89,9 +83,6 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
             saved under a name of its own.
         profile: None takes the profile in use.
         rebuild: build it even if it is there.
-
-    Returns:
-        The directory.
 
     Raises:
         CourseError: no such stage, or one that is there but damaged.
@@ -115,13 +106,13 @@ def load_stage(name: str, profile: str | Profile | None = None, rebuild: bool = 
                 f"the stage {name!r} is needed, and {reason}; build it first: python -m posttrain_helpers "
                 f"train {recipes[name]} --profile {profile.name}, in one process or started as this one."
             )
-        if reason:
-            with stage_lock(target):
-                # Another kernel may have built it while this one waited for the lock.
-                if rebuild or _out_of_date(target, recipe, parent, others):
-                    build_stage(recipe, reason)
-        else:
+        if not reason:
             verify(target)
+            return target
+        with stage_lock(target):
+            # Another kernel may have built it while this one waited for the lock.
+            if rebuild or _out_of_date(target, recipe, parent, others):
+                build_stage(recipe, reason)
         return target
 
 
@@ -129,8 +120,7 @@ def resolve_model(name: str, profile: str | Profile | None = None) -> str:
     """Return what to load for a name: "base" and stages have a place; anything else passes through.
 
     Args:
-        name: "base" or another ready-made model of the profile ("instruct", "ready_made_sft"), a stage (built
-            if it is missing, and so is the one that its adapter stands on), a directory, or a Hub id.
+        name: as for `load_model_and_tokenizer`; the stage that an adapter stands on is built, too.
         profile: None takes the profile in use.
     """
     profile = get_profile(profile)
@@ -153,7 +143,7 @@ def build_stage(
     callbacks: Sequence[TrainerCallback] = (),
     checkpoint: Path | None = None,
 ) -> Path:
-    """Train what a recipe describes and save it as the stage that the recipe names.
+    """Train what a recipe describes, save it as the stage that the recipe names, and return its directory.
 
     Args:
         recipe: its parent is built first if need be.
@@ -161,9 +151,6 @@ def build_stage(
         verbose: also print what was loaded, and which rows are left out or cut.
         callbacks: more callbacks of the trainer.
         checkpoint: the directory of one to go on from.
-
-    Returns:
-        The stage's directory.
 
     Raises:
         CourseError: whatever is wrong with model, data, arguments, memory or disk, in one sentence.
@@ -208,8 +195,7 @@ def build_stage(
         trainer.add_callback(progress.callback())
         with uncounted_training():
             metrics = train(trainer, checkpoint)
-        notes: list[str] = []
-        state = trainer.state
+        notes, state = [], trainer.state
         if recipe.early_stopping and state.best_global_step:
             notes.append(
                 f"ended after step {state.global_step:,} of {state.max_steps:,} and kept the weights of step "
@@ -223,16 +209,13 @@ def build_stage(
 def train_stage(
     recipe: Recipe, rebuild: bool = False, resume: bool = False, save_steps: int | None = None
 ) -> Path:
-    """Build the stage that a recipe names, unless it is there already.
+    """Build the stage that a recipe names, unless it is there already, and return its directory.
 
     Args:
         recipe: as for `build_stage`.
         rebuild: build it even if it is there, and drop an unfinished run.
         resume: go on with an unfinished run.
         save_steps: how often the run is saved; None makes ten checkpoints, 0 none.
-
-    Returns:
-        The stage's directory.
 
     Raises:
         CourseError: the reader made the stage that is there in another way, another process trains it, or
@@ -260,11 +243,10 @@ def train_stage(
                     f"one as {free_place(target).name!r}."
                 )
             origin = {"recipe": recipe.hash, "model": model_identity(parent)}
-            origin |= {
-                f"{_kind(recipe, name)} {name!r}": model_identity(place) for name, place in others.items()
-            }
+            for name, place in others.items():
+                origin[f"{_kind(recipe, name)} {name!r}"] = model_identity(place)
             origin |= {f"file of {key}": identity for key, identity in data_identities(recipe).items()}
-            run = Run(recipe.stage, output_root() / recipe.profile / "runs" / recipe.stage, origin)
+            run = Run(output_root() / recipe.profile / "runs" / recipe.stage, origin)
             checkpoint = run.start(resume, rebuild)
             if checkpoint is not None:
                 reason = f"it goes on after step {progress_of(checkpoint)[0]:,}"

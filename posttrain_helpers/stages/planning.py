@@ -10,11 +10,12 @@ from copy import deepcopy
 from dataclasses import fields
 from math import ceil, floor
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.environment.fetched import FETCHABLE
 from posttrain_helpers.environment.processes import process_count, shared_state_kept
-from posttrain_helpers.environment.profiles import Profile, get_profile
+from posttrain_helpers.environment.profiles import get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory.estimate import NEEDS, MemoryEstimate, ModelSize, estimate_memory, measure_model
 from posttrain_helpers.models.hub import cached_model
@@ -75,10 +76,9 @@ def _planned_size(
     except CourseError:
         raise
     except (ImportError, *loading_errors()) as error:
-        reason = " ".join(str(error).split())[:200]
         raise CourseError(
             f"no {head} model can be made from the config of {name!r} and the recipe's lora "
-            f"({reason}); choose another model, or correct lora."
+            f"({shorten(str(error), 200, placeholder=' …')}); choose another model, or correct lora."
         ) from error
     return measure_model(model)
 
@@ -88,9 +88,6 @@ def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
 
     Nothing is trained, sampled or downloaded but the config of a model: rows that a model has to sample
     first, or that are on the Hub, are not counted.
-
-    Args:
-        recipe: as `load_recipe` returns it.
 
     Returns:
         Pairs of a heading and a sentence.
@@ -107,13 +104,12 @@ def plan_training(recipe: Recipe) -> list[tuple[str, str]]:
     steps = config.max_steps if config.max_steps > 0 else _steps(config, rows, replies, samples)
     tokens = replies * NEEDS[recipe.method].rows * estimate.length  # a pair is two rows
     most = f"; at most {steps * tokens:,} tokens" if steps else ""
-    reference = []
+    plan = [("from", _with_state(recipe.model, recipe))]
     if recipe.reference:
         weights = readable_size(estimate.reference)
-        reference = [("reference", f"{_with_state(recipe.reference, recipe)}, {weights} of weights")]
+        plan.append(("reference", f"{_with_state(recipe.reference, recipe)}, {weights} of weights"))
     return [
-        ("from", _with_state(recipe.model, recipe)),
-        *reference,
+        *plan,
         ("data", f"{recipe.data.get('source')}: {'not counted yet' if rows is None else f'{rows:,} rows'}"),
         ("steps", f"{f'{steps:,}' if steps else 'not known yet'}, {replies} rows or replies in each{most}"),
         ("memory", estimate.sentence()),
@@ -153,14 +149,7 @@ def empty_model(
     head: str = "language",
     lora: Mapping[str, Any] | None = None,
 ) -> Module:
-    """Build a model whose weights have shapes and no memory.
-
-    Args:
-        config: of the model.
-        dtype: of the weights.
-        head: "language" or "reward".
-        lora: arguments of `peft.LoraConfig`; the base is then frozen.
-    """
+    """Build a model whose weights have shapes and no memory; with `lora` its base is frozen."""
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -183,10 +172,7 @@ def empty_model(
 
 
 def _architecture(name: str, profile: str) -> Path | str:
-    """Return where the config of what a recipe starts from is: a directory, or the id of a model on the Hub.
-
-    No missing stage is built, and of a model that is not here yet nothing more than the config is needed.
-    """
+    """Return where the config of a recipe's model is: a directory, or a Hub id; no stage is built."""
     known = get_profile(profile)
     recipes = stage_recipes()
     if name == BASE:
@@ -198,8 +184,12 @@ def _architecture(name: str, profile: str) -> Path | str:
             return _architecture(recipe.model, profile)
     elif STAGE_NAME.fullmatch(name) and stage_path(name, profile).is_dir():
         directory = stage_path(name, profile)
-    elif _is_far(name, known):
-        return name
+    elif (
+        not (Path(name).expanduser().exists() or name in FETCHABLE)
+        and _HUB_ID.fullmatch(name)
+        and cached_model(name, known.revision_of(name)) is None
+    ):
+        return name  # it would be downloaded from the Hub
     else:
         directory = model_directory(name, None, known)
     adapter = directory / "adapter_config.json"
@@ -207,10 +197,3 @@ def _architecture(name: str, profile: str) -> Path | str:
         settings = json.loads(adapter.read_text(encoding="utf-8"))
         return _architecture(settings["base_model_name_or_path"], profile)
     return directory
-
-
-def _is_far(name: str, profile: Profile) -> bool:
-    """Say whether a name is that of a model that would be downloaded from the Hub."""
-    if Path(name).expanduser().exists() or not _HUB_ID.fullmatch(name) or name in FETCHABLE:
-        return False
-    return cached_model(name, profile.revision_of(name)) is None

@@ -30,12 +30,7 @@ _READING = ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "g
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled reply.
-
-    Attributes:
-        text: the reply without special tokens.
-        stopped: whether the model ended it by itself.
-    """
+    """One sampled reply: its text without special tokens, and whether the model ended it by itself."""
 
     text: str
     stopped: bool
@@ -58,10 +53,7 @@ def sample_replies(
         policy: "base", a stage (built if it is missing), a directory, or a Hub id in the local cache.
         prompts: N prompts, as `generate` takes them.
         samples: K replies for each prompt.
-        temperature: of the sampling, above 0.
-        max_new_tokens: the most tokens of a reply.
-        seed: seed of the sampling.
-        batch_size: replies in a batch.
+        temperature, max_new_tokens, seed, batch_size: as for `sample_groups`.
         profile: what stage names refer to; None takes the profile in use.
 
     Returns:
@@ -85,21 +77,20 @@ def sample_replies(
         )
     profile = get_profile(profile)
     place = resolve_model(policy, profile)
-    settings = {
-        "weights": model_identity(place),
-        "reads": _reading(place),
+    options = {
         "samples": samples,
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "batch_size": batch_size,
     }
-    path = _path(profile, settings, prompts)
-    kept = _read(path, len(prompts), samples)
-    if kept is not None:
+    settings = {"weights": model_identity(place), "reads": _reading(place), **options}
+    text = json.dumps([settings, list(prompts)], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = output_root() / profile.name / "samples" / f"{name}.json"
+    if (kept := _read(path, len(prompts), samples)) is not None:
         return kept
     model, tokenizer = load_model_and_tokenizer(place, merge=True, profile=profile, verbose=False)
-    options = {key: value for key, value in settings.items() if key not in ("weights", "reads")}
     draw = _in_whole_batches if profile.whole_batches else sample_groups
     drawn = [
         [Sample(reply.text, reply.stop_reason == "stop") for reply in group]
@@ -135,12 +126,6 @@ def _in_whole_batches(
     for index, group in zip(order, replies, strict=True):
         drawn[index] = group if isinstance(group, list) else [group]
     return drawn
-
-
-def _path(profile: Profile, settings: dict[str, Any], prompts: Sequence[Prompt]) -> Path:
-    text = json.dumps([settings, list(prompts)], sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return output_root() / profile.name / "samples" / f"{name}.json"
 
 
 def _read(path: Path, prompts: int, samples: int) -> list[list[Sample]] | None:

@@ -56,7 +56,7 @@ def save_stage(
     say: Callable[[str], None] = print,
     data_files: dict[str, str] | None = None,
 ) -> Path:
-    """Save a trained model as a stage, whole or not at all.
+    """Save a trained model as a stage, whole or not at all, and return its directory.
 
     A former stage of this name is replaced if a shipped recipe made it. If the reader made it, it moves aside
     first, and one line says to where.
@@ -71,9 +71,6 @@ def save_stage(
         say: gets that line.
         data_files: what the files of its rows held when they were read, as `data_identities` gives it; None
             reads them now.
-
-    Returns:
-        The stage's directory.
 
     Raises:
         CourseError: a bad name, no tokenizer, a training that `training.state.check_trained` refuses or
@@ -98,8 +95,8 @@ def save_stage(
     check_weights_are_sound(model)
     model.eval()
     repair_generation_config(model, tokenizer)
-    if metrics is None and trainer is not None:
-        metrics = next((dict(log) for log in reversed(trainer.state.log_history)), None)
+    if metrics is None and trainer is not None and trainer.state.log_history:
+        metrics = trainer.state.log_history[-1]
     if not is_main_process():
         # Hands its shards of the weights over, where they are sharded, and writes nothing.
         trainer.save_model(str(target))
@@ -112,37 +109,35 @@ def save_stage(
                 # A pickle, and the manifest says more.
                 (directory / "training_args.bin").unlink(missing_ok=True)
                 # The frozen copy of the adapter that a trainer adds to be its reference; nothing loads it.
-                if (directory / "ref").is_dir():
-                    shutil.rmtree(directory / "ref")
+                shutil.rmtree(directory / "ref", ignore_errors=True)
                 write_json_atomic(
                     directory / TRAINING_LOG, list(map(_plain_numbers, trainer.state.log_history))
                 )
             else:
                 model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
-            files = data_identities(recipe) if data_files is None else data_files
-            manifest = _manifest(directory, name, recipe, metrics, files)
+            manifest = _manifest(directory, name, recipe, metrics, data_files)
             manifest["made_by"] = _maker(trainer, name, recipe)
             write_json_atomic(directory / MANIFEST, manifest)
             kept = _keep_aside(target, manifest["identity"])
     except (OSError, SafetensorError) as error:
-        free = shutil.disk_usage(_existing(target)).free
+        existing = next(place for place in (target, *target.parents) if place.exists())
+        free = shutil.disk_usage(existing).free
         raise CourseError(
             f"the stage {name!r} could not be written to {target} ({error}; {free / 1e9:.1f} GB are free), "
             "and nothing of it was kept; make room, or name another place in POSTTRAIN_OUTPUT."
         ) from error
     if kept is not None:
-        say(_kept_sentence(name, kept))
+        say(
+            f"the former stage {name!r} was your own and is now {kept.name!r} (delete {display_path(kept)} "
+            "when you need it no more)"
+        )
     wait_for_all()
     return target
 
 
 def other_models(recipe: Recipe) -> list[str]:
-    """Return the models that a recipe learns from beside its parent.
-
-    These are the reward models that it trains against or chooses its rows with, a teacher and a reference
-    model.
-    """
+    """Return the models that a recipe learns from beside its parent: for rewards, as teacher or reference."""
     scorer = recipe.data.get("scorer", "gold")
     chooser = [] if scorer in NO_MODEL else [scorer]
     return [*reward_models([*recipe.rewards, *chooser]), *filter(None, (recipe.teacher, recipe.reference))]
@@ -161,11 +156,7 @@ def data_identities(recipe: Recipe) -> dict[str, str]:
 
 
 def is_as_written(recipe: Recipe) -> bool:
-    """Say whether a recipe is what its file says, for the base model of its profile.
-
-    The seed that `setup` was given changes nothing; an override does, and so do `POSTTRAIN_OVERRIDES` and
-    `POSTTRAIN_MODEL`.
-    """
+    """Say whether a recipe is what its file says, whatever the seed, for the base model of its profile."""
     own = PROFILES[recipe.profile]
     return get_profile(own.name).base_model == own.base_model and _same(recipe, recipe.path)
 
@@ -183,11 +174,7 @@ def is_readers(directory: Path) -> bool:
         manifest = read_manifest(directory)
     except CourseError:
         return False  # a manifest that is damaged loads no more, and is replaced only when that is asked for
-    if "made_by" in manifest:
-        return manifest["made_by"] != _RECIPE
-    recipe = stage_recipes().get(directory.name)
-    profile = PROFILES.get(manifest.get("profile"))
-    return recipe is None or profile is None or manifest["recipe_hash"] != load_recipe(recipe, profile).hash
+    return manifest.get("made_by") != _RECIPE
 
 
 def free_place(target: Path) -> Path:
@@ -196,23 +183,9 @@ def free_place(target: Path) -> Path:
     return next(place for place in places if not place.exists())
 
 
-def _kept_sentence(name: str, kept: Path) -> str:
-    """Return the sentence that tells where the reader's former stage is now."""
-    return (
-        f"the former stage {name!r} was your own and is now {kept.name!r} (delete {display_path(kept)} when "
-        "you need it no more)"
-    )
-
-
 @contextmanager
 def stage_lock(target: Path, wait: bool = True) -> Iterator[None]:
-    """Let one process at a time build or write a stage; the lock ends with its process, however that ends.
-
-    Of several processes that train together the main one holds it for all.
-
-    Args:
-        target: the stage's directory.
-        wait: for a process that has the lock; a second training of the same stage need not begin.
+    """Let one process at a time build or write a stage; of several that train together the main one for all.
 
     Raises:
         CourseError: another process has the lock, and this one is not to wait.
@@ -242,7 +215,7 @@ def stage_lock(target: Path, wait: bool = True) -> Iterator[None]:
 
 
 def _manifest(
-    directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any] | None, files: dict[str, str]
+    directory: Path, name: str, recipe: Recipe, metrics: dict[str, Any] | None, files: dict[str, str] | None
 ) -> dict[str, Any]:
     weights = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in weight_files(directory)
@@ -250,6 +223,7 @@ def _manifest(
     if not weights:
         raise CourseError(f"nothing was saved for the stage {name!r}: the model wrote no safetensors file.")
     others = {name: model_identity(location(name, recipe.profile)) for name in other_models(recipe)}
+    files = data_identities(recipe) if files is None else files
     return {
         "stage": name,
         "profile": recipe.profile,
@@ -298,12 +272,7 @@ def _follows(trainer: Trainer, recipe: Recipe) -> bool:
 
 
 def _keep_aside(target: Path, identity: str) -> Path | None:
-    """Move the reader's stage away from a place where another one will stand; return where it is now.
-
-    Args:
-        target: the place.
-        identity: of the weights that will stand there.
-    """
+    """Move the reader's stage away where other weights will stand; return where it is now."""
     if not is_readers(target):
         return None
     place = free_place(target)
@@ -319,10 +288,6 @@ def _keep_aside(target: Path, identity: str) -> Path | None:
     target.rename(place)
     write_json_atomic(place / MANIFEST, {**manifest, "stage": place.name, "made_by": _READER})
     return place
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _plain_numbers(metrics: dict[str, Any]) -> dict[str, float]:

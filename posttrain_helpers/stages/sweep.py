@@ -16,9 +16,8 @@ def variants(models: Sequence[str], sweeps: Sequence[str], seeds: Sequence[int])
     """Return the overrides of each training, in every combination; one without any if nothing varies.
 
     Args:
-        models: to start from, one after the other.
+        models, seeds: of which each is taken.
         sweeps: as "args.learning_rate=1e-5,2e-5".
-        seeds: of data order and training.
 
     Raises:
         CourseError: a sweep that names no value.

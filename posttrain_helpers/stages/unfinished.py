@@ -17,24 +17,13 @@ _ORIGIN = "run.json"  # what the run was started with
 
 @dataclass(frozen=True)
 class Run:
-    """The directory of the runs that make one stage.
+    """The directory of the runs that make one stage, which has its name."""
 
-    Attributes:
-        stage: its name.
-        directory: where the trainer writes.
-        origin: the identities of what it trains with: only an equal one goes on.
-    """
-
-    stage: str
-    directory: Path
-    origin: dict[str, str]
+    directory: Path  # where the trainer writes
+    origin: dict[str, str]  # the identities of what it trains with: only an equal one goes on
 
     def start(self, resume: bool, anew: bool) -> Path | None:
-        """Return the checkpoint to go on from, None to begin with the first step.
-
-        Args:
-            resume: go on with an unfinished run, if there is one.
-            anew: drop it.
+        """Return the checkpoint of an unfinished run to go on from (`resume`), None to begin `anew`.
 
         Raises:
             CourseError: there is one, and nothing was said about it, or it was started with other settings.
@@ -42,7 +31,8 @@ class Run:
         newest = None if anew else newest_checkpoint(self.directory)
         if newest is not None:
             step, last = progress_of(newest)
-            found = f"the stage {self.stage!r} has an unfinished run, saved after step {step:,} of {last:,}"
+            stage = self.directory.name
+            found = f"the stage {stage!r} has an unfinished run, saved after step {step:,} of {last:,}"
             if not resume:
                 raise CourseError(f"{found}; --resume goes on with it, and --rebuild starts anew.")
             began = read_json(self.directory / _ORIGIN, "start anew with --rebuild")

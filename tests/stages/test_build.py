@@ -820,17 +820,14 @@ def test_a_model_that_was_only_copied_there_is_kept(
     assert (stage_path("sft-kept-1") / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("known", "kept"), [(True, False), (False, True)])
-def test_a_manifest_that_does_not_say_who_made_it(
-    built: Path, base_dir: Path, capsys: pytest.CaptureFixture[str], known: bool, kept: bool
+def test_a_manifest_that_does_not_say_who_made_it_is_the_readers(
+    built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((built / MANIFEST).read_text(encoding="utf-8"))
     del manifest["made_by"]
     manifest |= {"parent_identity": "another", "identity": "that of other weights"}
-    if not known:
-        manifest["recipe_hash"] = "0123456789abcdef"
     (built / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    assert ("sft-kept-1" in rebuilt(capsys)) == kept
+    assert "sft-kept-1" in rebuilt(capsys)
 
 
 def test_an_adapter_finds_its_parent_where_it_was_kept(course: dict, recipe: Recipe) -> None:
