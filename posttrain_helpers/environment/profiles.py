@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from posttrain_helpers.environment.paths import OUTPUT_VARIABLE
@@ -31,11 +31,13 @@ PROFILE_VARIABLE = "POSTTRAIN_PROFILE"
 MODEL_VARIABLE = "POSTTRAIN_MODEL"
 OVERRIDES_VARIABLE = "POSTTRAIN_OVERRIDES"
 DEFAULT_PROFILE = "tiny"
-# What a profile may name beside its base model, to compare with: names that are loaded like a stage.
-READY_MADE = {"instruct": "instruct_model", "ready_made_sft": "sft_model"}
-# The commits of the ready-made models; one that is not here is loaded from its main branch.
+# What a profile may name beside its base model, to compare with: names that are loaded like a stage. The
+# publisher's own assistant made from it, and it after supervised fine-tuning on the data of the recipe `sft`.
+READY_MADE = ("instruct", "ready_made_sft")
+# The commits of the profiles' models; one that is not here is loaded from its main branch.
 _REVISIONS = {
     "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
+    "Qwen/Qwen3-0.6B-Base": "da87bfb608c14b7cf20ba1ce41287e8de496c0cd",
     "HuggingFaceTB/SmolLM2-135M-Instruct": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
 }
 
@@ -49,23 +51,17 @@ class Profile:
         base_model: a directory or a Hub id.
         description: one line for readers.
         device: where the base model is at home, "cpu" or "cuda".
-        dtype: of the weights, float32 also with `autocast`: a step of 2e-5 would be rounded away in bfloat16
-            weights.
-        autocast: whether matrix products are made in bfloat16 where the device multiplies that fast. The
-            numbers of a lesson then depend on the machine, so a model small enough goes without.
+        autocast: whether matrix products are made in bfloat16 where the device multiplies that fast; weights
+            are float32 all the same, as a step of 2e-5 would be rounded away. The numbers of a lesson then
+            depend on the machine, so a model small enough goes without.
         whole_batches: whether replies to train on are sampled in batches that wait for their last reply, as
             the recorded numbers of the profile were; a reply that leaves its batch when it ends costs less.
         offline: whether everything that the profile needs is in the repository.
-        min_gpu_gb: GPU memory for full fine-tuning in GB, 0 if no GPU is needed.
         licence: of the base model.
         download: what the first run fetches.
-        revision: the commit of the base model on the Hub, None for a directory.
         chat_template: "chatml" replaces the template that the base model ships with plain ChatML, which has
             no thinking block and marks what the assistant says; None keeps the model's own.
-        instruct_model: Hub id of the publisher's own assistant made from the base model; its name for loading
-            is "instruct".
-        sft_model: Hub id of the base model after supervised fine-tuning on the data of the recipe `sft`; its
-            name for loading is "ready_made_sft".
+        ready_made: Hub ids of ready-made models, by their names of `READY_MADE`.
         changes: the reader's changes of recipes, "key=value" as `POSTTRAIN_OVERRIDES` has them.
     """
 
@@ -73,17 +69,13 @@ class Profile:
     base_model: str
     description: str
     device: str
-    dtype: str
     autocast: bool
     whole_batches: bool
     offline: bool
-    min_gpu_gb: float
     licence: str
     download: str
-    revision: str | None = None
     chat_template: str | None = None
-    instruct_model: str | None = None
-    sft_model: str | None = None
+    ready_made: dict[str, str] = field(default_factory=dict, hash=False)
     changes: tuple[str, ...] = ()
 
     def model_named(self, name: str) -> str | None:
@@ -100,27 +92,22 @@ class Profile:
         """
         if name == "base":
             return self.base_model
-        if name not in READY_MADE:
-            return None
-        model = getattr(self, READY_MADE[name])
-        if model is None and getattr(PROFILES.get(self.name), READY_MADE[name], None):
+        if name not in READY_MADE or name in self.ready_made:
+            return self.ready_made.get(name)
+        having = [other.name for other in PROFILES.values() if name in other.ready_made]
+        if self.name in having:
             raise CourseError(
                 f"{name!r} was made from the base model that {MODEL_VARIABLE} replaces; give a directory "
                 f"or a Hub id in place of the name, or unset {MODEL_VARIABLE}."
             )
-        if model is None:
-            having = [other.name for other in PROFILES.values() if getattr(other, READY_MADE[name])]
-            raise CourseError(
-                f"the profile {self.name!r} has no ready-made model {name!r}; use the profile "
-                f"{' or '.join(map(repr, having))}, or give a directory or a Hub id."
-            )
-        return model
+        raise CourseError(
+            f"the profile {self.name!r} has no ready-made model {name!r}; use the profile "
+            f"{' or '.join(map(repr, having))}, or give a directory or a Hub id."
+        )
 
     def revision_of(self, model: str) -> str | None:
         """Return the commit that is pinned for a model of this profile; None for any other model."""
-        if model == self.base_model:
-            return self.revision
-        return _REVISIONS.get(model) if model in (self.instruct_model, self.sft_model) else None
+        return _REVISIONS.get(model) if model in (self.base_model, *self.ready_made.values()) else None
 
 
 PROFILES = {
@@ -131,11 +118,9 @@ PROFILES = {
             base_model=str(Path(__file__).resolve().parents[1] / "tinyworld" / "base"),
             description="a small Qwen3 of the tiny world, shipped with the course",
             device="cpu",
-            dtype="float32",
             autocast=False,
             whole_batches=True,
             offline=True,
-            min_gpu_gb=0,
             licence="MIT",
             download="nothing",
         ),
@@ -144,31 +129,24 @@ PROFILES = {
             base_model="HuggingFaceTB/SmolLM2-135M-Instruct",
             description="SmolLM2 with 135 million parameters, a published assistant",
             device="cpu",
-            dtype="float32",
             autocast=True,
             whole_batches=False,
             offline=False,
-            min_gpu_gb=0,
             licence="Apache-2.0",
             download="93 MB from the Python package index, once",
-            revision=_REVISIONS["HuggingFaceTB/SmolLM2-135M-Instruct"],
         ),
         Profile(
             name="qwen3",
             base_model="Qwen/Qwen3-0.6B-Base",
             description="Qwen3 with 0.6 billion parameters",
             device="cuda",
-            dtype="float32",
             autocast=True,
             whole_batches=False,
             offline=False,
-            min_gpu_gb=16,
             licence="Apache-2.0",
             download="1.2 GB from the Hugging Face Hub, once",
-            revision="da87bfb608c14b7cf20ba1ce41287e8de496c0cd",
             chat_template="chatml",
-            instruct_model="Qwen/Qwen3-0.6B",
-            sft_model="banghua/Qwen3-0.6B-SFT",
+            ready_made={"instruct": "Qwen/Qwen3-0.6B", "ready_made_sft": "banghua/Qwen3-0.6B-SFT"},
         ),
     )
 }
@@ -204,8 +182,7 @@ def get_profile(name: str | Profile | None = None) -> Profile:
 
 def ready_made_models() -> list[str]:
     """Return the names under which the models that a publisher made from the base model can be loaded."""
-    profile = get_profile()
-    return [name for name, field in READY_MADE.items() if getattr(profile, field)]
+    return list(get_profile().ready_made)
 
 
 def changes_in_force() -> list[str]:
@@ -227,8 +204,10 @@ def _changed(profile: Profile) -> Profile:
     profile = replace(profile, changes=_words(os.environ.get(OVERRIDES_VARIABLE, "")))
     if MODEL_VARIABLE not in variables:
         return profile
-    model = _place(os.environ[MODEL_VARIABLE].strip())
-    is_here = Path(model).exists()
+    path = Path(os.environ[MODEL_VARIABLE].strip()).expanduser()
+    is_here = path.exists()
+    # The whole path of what is here, as a kernel has another working directory; ids stay.
+    model = str(path.resolve()) if is_here else os.environ[MODEL_VARIABLE].strip()
     return replace(
         profile,
         base_model=model,
@@ -236,17 +215,8 @@ def _changed(profile: Profile) -> Profile:
         licence="see its card",
         download="nothing" if is_here else "from the Hugging Face Hub, once",
         offline=profile.offline and is_here,
-        min_gpu_gb=0,
-        revision=None,
-        instruct_model=None,
-        sft_model=None,
+        ready_made={},
     )
-
-
-def _place(model: str) -> str:
-    """Return the whole path of what exists, as a kernel has another working directory; ids stay."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
 
 
 def _words(text: str) -> tuple[str, ...]:

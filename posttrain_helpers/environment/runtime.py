@@ -56,9 +56,9 @@ class Runtime:
         profile: the profile in use.
         seed: of Python, NumPy and torch, and the default seed of recipes.
         device: "cpu" or "cuda".
-        dtype: of the weights, as a name ("float32").
-        bfloat16: whether trainers, and samplers on a CPU, autocast matrix products to bfloat16.
         threads: CPU threads of torch.
+        bfloat16: whether trainers, and samplers on a CPU, autocast matrix products to bfloat16.
+        dtype: of the weights.
         versions: library name to version, Python included.
         started: `time.time()` at the call.
         split: the held-out split that is measured on.
@@ -68,9 +68,9 @@ class Runtime:
     profile: Profile
     seed: int
     device: str
-    dtype: str
     threads: int
     bfloat16: bool = False
+    dtype: str = "float32"
     versions: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     split: str = DEFAULT_SPLIT
@@ -89,9 +89,7 @@ class Runtime:
         if self.matmul_gflops is not None:
             device += f" · {self.matmul_gflops:,.0f} GFLOP/s (float32 matrix products)"
         if self.device == "cpu" and profile.device == "cuda":
-            device += " · no GPU found"
-            if profile.min_gpu_gb:
-                device += f": training {profile.name} on a CPU takes hours"
+            device += " · no GPU found: training on a CPU may take hours"
         limit, origin = memory_limit()
         lines = {
             "profile": f"{profile.name}: {profile.description}",
@@ -252,7 +250,6 @@ def _detect(profile: Profile, seed: int, threads: int | None) -> Runtime:
         profile=profile,
         seed=seed,
         device=device,
-        dtype=profile.dtype,
         bfloat16=profile.autocast and multiplies_bfloat16_fast(device),
         threads=threads or _default_threads(),
         versions=dict(_versions()),

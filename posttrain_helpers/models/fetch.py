@@ -141,7 +141,7 @@ def fetch(name: str, origin: str = INDEX) -> Path:
         print(f"{model} is there already: {display_path(directory)}")
         return directory
     if origin == HUB:
-        directory = hub_snapshot(model, revision=PROFILES[name].revision)
+        directory = hub_snapshot(model, revision=PROFILES[name].revision_of(model))
         print(f"{model} is in the cache of the Hub: {directory}")
         return directory
     target = models_root() / model.rpartition("/")[2]
@@ -165,7 +165,7 @@ def at_hand(model: str) -> Path:
     if (directory := fetched_directory(model)) is not None:
         return directory
     name = FETCHABLE[model]
-    if (directory := cached_model(model, PROFILES[name].revision)) is not None:
+    if (directory := cached_model(model, PROFILES[name].revision_of(model))) is not None:
         return directory
     command, size = fetch_command(model), readable_size(WHEELS[name].size)
     raise CourseError(

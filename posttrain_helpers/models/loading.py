@@ -81,7 +81,7 @@ def load_repaired(
         )
     profile = get_profile(profile)
     directory = model_directory(place, revision, profile)
-    model, tokenizer = _load_directory(directory, dtype or profile.dtype, device, quantization, profile, head)
+    model, tokenizer = _load_directory(directory, dtype or "float32", device, quantization, profile, head)
     if merge:
         model = _merged(model)
     if problem := unsound_weight(model):

@@ -72,7 +72,7 @@ def _planned_size(
         if config is None:
             place = _architecture(name, recipe.profile)
             config = AutoConfig.from_pretrained(place, revision=profile.revision_of(str(place)))
-        model = empty_model(config, profile.dtype, head, lora)
+        model = empty_model(config, "float32", head, lora)
     except CourseError:
         raise
     except (ImportError, *loading_errors()) as error:

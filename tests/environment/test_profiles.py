@@ -73,10 +73,10 @@ def test_offline_profiles_ship_their_model_and_online_ones_pin_a_commit() -> Non
     for profile in PROFILES.values():
         if profile.offline:
             assert Path(profile.base_model).is_absolute()
-            assert profile.revision is None
+            assert profile.revision_of(profile.base_model) is None
         else:
-            assert len(profile.revision) == 40
-            int(profile.revision, 16)
+            assert len(profile.revision_of(profile.base_model)) == 40
+            int(profile.revision_of(profile.base_model), 16)
 
 
 # --- ready-made models ---
@@ -112,10 +112,7 @@ def test_a_stage_cannot_take_the_name_of_a_ready_made_model(name: str) -> None:
 
 
 def test_only_pinned_models_have_a_revision() -> None:
-    for profile in PROFILES.values():
-        assert profile.revision_of(profile.base_model) == profile.revision
-    pinned = [model for model in profiles._REVISIONS if len(profiles._REVISIONS[model]) == 40]
-    assert {PROFILES["qwen3"].instruct_model, PROFILES["smollm2"].base_model} == set(pinned)
+    assert all(len(revision) == 40 for revision in profiles._REVISIONS.values())
     assert PROFILES["qwen3"].revision_of("Qwen/Qwen3-0.6B") in profiles._REVISIONS.values()
     # Which commit of this one is meant is not known.
     assert PROFILES["qwen3"].revision_of("banghua/Qwen3-0.6B-SFT") is None
@@ -132,7 +129,7 @@ def test_a_stage_trained_from_a_ready_made_model_stays_up_to_date(
     from posttrain_helpers.stages.build import _out_of_date
     from posttrain_helpers.stages.loading import load_model_and_tokenizer
 
-    own = replace(PROFILES["tiny"], instruct_model=str(random_model_dir))
+    own = replace(PROFILES["tiny"], ready_made={"instruct": str(random_model_dir)})
     monkeypatch.setitem(PROFILES, "tiny", own)
     recipe = load_recipe("sft", "tiny", ["model=instruct"])
     model, tokenizer = load_model_and_tokenizer("instruct", profile="tiny", verbose=False)
@@ -170,7 +167,7 @@ def test_a_directory_takes_the_place_of_the_base_model(
 def test_a_hub_id_takes_the_place_of_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTTRAIN_MODEL", "owner/model")
     profile = get_profile("qwen3")
-    assert (profile.base_model, profile.revision) == ("owner/model", None)
+    assert (profile.base_model, profile.revision_of("owner/model")) == ("owner/model", None)
     assert get_profile("tiny").offline is False
     with pytest.raises(CourseError, match="'instruct' was made from the base model that POSTTRAIN_MODEL"):
         resolve_model("instruct", "qwen3")

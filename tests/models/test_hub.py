@@ -310,7 +310,7 @@ def test_a_cached_model_is_not_announced(
 @pytest.mark.parametrize(
     ("name", "revision"),
     [
-        ("base", PROFILES["qwen3"].revision),
+        ("base", PROFILES["qwen3"].revision_of("Qwen/Qwen3-0.6B-Base")),
         ("instruct", "c1899de289a04d12100db370d81485cdf75e47ca"),
         ("Qwen/Qwen3-0.6B", "c1899de289a04d12100db370d81485cdf75e47ca"),
         ("ready_made_sft", None),

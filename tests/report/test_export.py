@@ -15,6 +15,7 @@ import pytest
 from evaluation_records import record, suite
 
 from posttrain_helpers import cli
+from posttrain_helpers.environment import profiles
 from posttrain_helpers.environment.profiles import PROFILES
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.evaluation.records import write_record
@@ -280,7 +281,8 @@ def test_the_base_of_an_adapter_is_named_whole_and_at_its_revision(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "cache" / "models--someone--some-model"
     shutil.copytree(random_model_dir, repository / "snapshots" / commit)
-    pinned = replace(PROFILES["tiny"], base_model="someone/some-model", revision=commit)
+    pinned = replace(PROFILES["tiny"], base_model="someone/some-model")
+    monkeypatch.setitem(profiles._REVISIONS, "someone/some-model", commit)
     monkeypatch.setitem(PROFILES, "tiny", pinned)
     save("published", random_model_dir, lora=LORA, model="base")
     settings = export_stage("published", tmp_path / "published", "tiny") / "adapter_config.json"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from transformers import Qwen3Config, ViTConfig
 
-from posttrain_helpers.environment.profiles import get_profile
 from posttrain_helpers.errors import CourseError
 from posttrain_helpers.memory.estimate import MemoryEstimate
 from posttrain_helpers.recipes import load_recipe, recipe_names
@@ -46,7 +45,7 @@ def test_each_recipe_of_the_tiny_profile_has_an_estimate(name: str, output_root:
 @pytest.mark.parametrize("name", recipe_names())
 def test_each_recipe_of_qwen3_fits_the_gpu_that_it_is_meant_for(name: str, output_root: Path) -> None:
     made = planned(name)
-    assert made.total <= GPU_GIB.get(name, get_profile("qwen3").min_gpu_gb) * 2**30, made.sentence()
+    assert made.total <= GPU_GIB.get(name, 16) * 2**30, made.sentence()
 
 
 def test_a_recipe_is_read_completely(output_root: Path) -> None:
