@@ -121,7 +121,7 @@ def run_lessons(
     executed = []
     for path in lessons:
         started = time.time()
-        target = execute(path, copies / path.name, profile, parameters, _progress(path.stem.ljust(width)))
+        target = execute(path, copies / path.name, profile, parameters)
         headline = _headline(path.stem, profile, started)
         print(f"{path.stem.ljust(width)}  {time.time() - started:6.1f} s  {headline}", flush=True)
         if inplace:
@@ -149,7 +149,6 @@ def execute(
     target: Path,
     profile: str,
     parameters: dict[str, Any] | None = None,
-    on_cell: Callable[[int, int], None] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Path:
     """Execute a notebook with the interpreter that runs this function, and keep the executed copy.
@@ -159,7 +158,6 @@ def execute(
         target: where the copy goes. A failing notebook leaves its copy too, with the traceback in it.
         profile: what `POSTTRAIN_PROFILE` says inside the kernel.
         parameters: values injected after the cell tagged `parameters`; None injects nothing.
-        on_cell: called with (cell, number of cells) before each cell, both counted from 1.
         variables: of the kernel's environment, beside and over those of this process.
 
     Returns:
@@ -179,8 +177,6 @@ def execute(
     def start(cell: NotebookNode, cell_index: int) -> None:
         nonlocal reached, busy
         reached, busy = cell_index - (cell_index > injected_after), True
-        if on_cell:
-            on_cell(reached + 1, len(cells))
 
     def finish(cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
         nonlocal busy
@@ -200,7 +196,7 @@ def execute(
                 kernel_manager_class=_kernel_manager_class(profile, variables or {}, lambda: busy),
                 on_cell_start=start,
                 on_cell_executed=finish,
-                progress_bar=False,
+                progress_bar={"desc": source.stem, "leave": False, "disable": not sys.stderr.isatty()},
                 start_timeout=KERNEL_START_SECONDS,
                 cwd=str(source.parent),
             )
@@ -286,19 +282,6 @@ def _check_parameters(source: Path, cells: list[NotebookNode], parameters: dict[
             f"the cell tagged 'parameters' of {source.name} does not set {' and '.join(missing)}; add it."
         )
     return tagged[0]
-
-
-def _progress(label: str) -> Callable[[int, int], None] | None:
-    """Return a callback that keeps one line of a terminal up to date, or None where nobody watches."""
-    if not sys.stderr.isatty():
-        return None
-    started = time.time()
-
-    def show(cell: int, cells: int) -> None:
-        text = f"{label}  {time.time() - started:6.1f} s  cell {cell} of {cells}"
-        print(f"\r{text}\x1b[K\r", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _headline(lesson: str, profile: str, started: float) -> str:

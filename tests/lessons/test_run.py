@@ -347,9 +347,11 @@ def test_ctrl_c_ends_with_130_and_leaves_neither_kernel_nor_half_a_copy(
 
 
 def test_progress_is_shown_to_a_terminal_only(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert lessons._progress("00_first") is None
+    path = write_notebook(tmp_path / "00_first.ipynb")
+    execute(path, tmp_path / "copy.ipynb", "tiny")
+    assert "00_first" not in capsys.readouterr().err
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    lessons._progress("00_first")(3, 9)
-    assert "cell 3 of 9" in capsys.readouterr().err
+    execute(path, tmp_path / "copy.ipynb", "tiny")
+    assert "00_first: " in capsys.readouterr().err
