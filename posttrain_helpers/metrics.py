@@ -122,9 +122,12 @@ def distinct_n(texts: Iterable[str], n: int = 2) -> float:
         texts: replies; when none has `n` words the result is 0.
         n: words per n-gram.
 
+    Raises:
+        CourseError: when `texts` is one string.
+
     Source: Li et al. (2016), arXiv:1510.03055, section 5.
     """
-    ngrams = [ngram for text in texts for ngram in _ngrams(text, n)]
+    ngrams = [ngram for text in several_texts(texts) for ngram in _ngrams(text, n)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 

@@ -313,13 +313,14 @@ class _Evaluation:
 
     def _settings(self, target: Target) -> dict[str, Any]:
         suite = self._preference_suite()
+        paths = [target.directory / name for name in _FILES]
         measured_from = None if self.reference is None else [self.reference.identity, suite.hash]
         return {
             "split": reported_split(),
             "batch_size": self.batch_size,
             "temperature": 0.0,
             "chat_template": self.chat_template or "own",
-            "files": _digest([_text(target.directory / name) for name in _FILES]),
+            "files": _digest([p.read_text(encoding="utf-8") if p.is_file() else None for p in paths]),
             "suite_hashes": {suite.name: suite.hash for suite in self.suites},
             "retention": _digest(self.texts),
             "divergence": measured_from and _digest([*measured_from, DIVERGENCE_PROMPTS]),
@@ -374,10 +375,6 @@ def _relations(suite: Suite) -> tuple[str | None, ...] | None:
     if all(relation is None for relation in found):
         return None
     return tuple(None if relation is None else str(relation) for relation in found)
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _digest(content: Any) -> str:

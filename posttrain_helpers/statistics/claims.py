@@ -130,7 +130,7 @@ class Bound:
         at_least, at_most: the limits, both included; at least one of them.
 
     Raises:
-        CourseError: when a number is not finite.
+        CourseError: when no limit is given, or a number is not finite.
     """
 
     name: str
@@ -139,6 +139,8 @@ class Bound:
     at_most: float | None = None
 
     def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise CourseError(f"The bound {self.name!r} has no limit; give at_least, at_most or both.")
         for key in ("value", "at_least", "at_most"):
             number = getattr(self, key)
             if number is not None or key == "value":

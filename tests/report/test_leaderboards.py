@@ -46,7 +46,7 @@ def test_the_frontier_holds_every_measured_model_the_nearest_first(board: Board)
 
 def test_the_base_is_drawn_only_where_it_is_the_reference_or_alone(board: Board) -> None:
     def drawn(board: Board) -> set[str]:
-        return {text.get_text() for text in draw_frontier(board).axes[0].texts}
+        return {text.get_text().split()[1] for text in draw_frontier(board).axes[0].get_legend().get_texts()}
 
     assert drawn(board) == set(MODELS) - {"base"}
     records = [

@@ -144,8 +144,8 @@ def test_bounds_are_written_beside_the_claims_and_read_back(output_root: Path) -
     share = {"name": "share", "value": 0.1, "at_least": 0.05}
     path = write_results(LESSON, RUNTIME, [claim(at_least=0.9)], seconds=1.0, bounds=[bound, share])
     assert json.loads(path.read_text(encoding="utf-8"))["bounds"] == [
-        bound.to_dict(),
-        Bound(**share).to_dict(),
+        asdict(bound),
+        asdict(Bound(**share)),
     ]
     (found,) = read_results("tiny")
     assert found.bounds == (bound, Bound(**share))

@@ -109,6 +109,7 @@ def test_a_bound_holds_within_its_limits(value: float, limits: dict, held: bool,
 @pytest.mark.parametrize(
     ("value", "limits", "words"),
     [
+        (0.1, {}, "'error' has no limit; give at_least"),
         (math.nan, {"at_most": 1}, "value of the bound 'error' is nan"),
         (None, {"at_most": 1}, "value of the bound 'error' is None"),
         ("0.1", {"at_most": 1}, "value of the bound 'error' is '0.1'"),

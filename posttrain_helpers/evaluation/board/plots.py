@@ -153,18 +153,22 @@ def plot_frontier(board: Board) -> Figure:
     axes.set_xscale(
         "function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: x * np.abs(x))
     )
-    for label, row in points.iterrows():
+    for place, (label, row) in enumerate(points.iterrows(), start=1):
         axes.errorbar(
             row["kl"],
             row["gold"],
             xerr=_error(row, "kl"),
             yerr=_error(row, "gold"),
             fmt="D" if label == board.reference else "o",
+            markersize=13,
             color=ORANGE if label == board.reference else BLUE,
             ecolor=GREY,
             elinewidth=1,
+            label=f"{place}  {label}",
             zorder=3,
         )
+        centre = {"color": "white", "ha": "center", "va": "center", "zorder": 4}
+        axes.text(row["kl"], row["gold"], place, fontsize=9, weight="bold", **centre)
     largest = max(1e-3, points[["kl", "kl_high"]].max().max())
     axes.set_xlim(-0.001 * largest, 1.15 * largest)
     axes.margins(y=0.12)
@@ -174,16 +178,8 @@ def plot_frontier(board: Board) -> Figure:
         ylabel="mean gold score of sampled replies",
         title="Gold score and the divergence that it cost (95 % intervals)",
     )
-    # In a column on the right, in the order of the points, names cover neither each other nor a point.
-    for place, (label, row) in enumerate(points.sort_values("gold").iterrows()):
-        axes.annotate(
-            label,
-            (row["kl"], row["gold"]),
-            (1.03, (place + 0.5) / len(points)),
-            textcoords="axes fraction",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7},
-        )
+    markers = {bars.get_label(): bars.lines[0] for bars in axes.containers}
+    axes.legend(markers.values(), markers, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=0.7)
     return figure
 
 
