@@ -81,11 +81,21 @@ class _Guard:
         if all(rated):
             return
         names = ", ".join(map(repr, self.names))
-        functions = "the reward function" if len(self.names) == 1 else "each of the reward functions"
+        functions = (
+            f"the reward function {names}"
+            if len(self.names) == 1
+            else f"each of the reward functions {names}"
+        )
+        count = len(rated)
+        if not any(rated):
+            raise CourseError(
+                f"{functions} returned None for all of {count} replies{where}, so it teaches nothing; check "
+                "the column that it reads."
+            )
+        text = str(completions[rated.index(False)])[:60]
         raise CourseError(
-            f"{functions} {names} returned None for {rated.count(False)} of {len(rated)} replies{where}, the "
-            f"first is {str(completions[rated.index(False)])[:60]!r}; return a number for each reply that no "
-            "other function rates, and check the column that it reads."
+            f"{functions} returned None for {count - sum(rated)} of {count} replies{where}, the first is "
+            f"{text!r}; return a number for each reply that no other function rates."
         )
 
 

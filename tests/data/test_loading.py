@@ -340,7 +340,7 @@ def test_extra_columns_and_keys_of_messages_do_not_reach_the_trainer(recipe_for)
         ([{"messages": "User: hi"}], "not conversational.*'User: hi'"),
         ([chat("q", "")], r"no training row .* is left: 0 held out, 1 dropped \(1 empty reply\)"),
         ([], "the source is empty"),
-        ('{"messages": []}\n{"messages": ', "not valid JSONL in line 2: "),
+        ('{"messages": []}\n{"messages": ', "not valid JSONL: .* at line 2"),
         ("[1, 2]\n", "one JSON object per row"),
     ],
     ids=["columns", "one row", "no conversation", "empty replies", "no rows", "cut off", "no objects"],

@@ -52,7 +52,7 @@ def returning(value: Any) -> Any:
         (["1", "2", "3"], "returned '1' for a reply in step 5"),
         ([[1.0], [2.0], [3.0]], r"returned '\[1\.0\]' for a reply in step 5"),
         ([1, 1, 10**400], "returned '10000.*' for a reply in step 5"),
-        ([None, None, None], "returned None for 3 of 3 replies in step 5, the first is 'one'"),
+        ([None, None, None], "returned None for all of 3 replies in step 5"),
         ([1.0, None, 2.0], "returned None for 1 of 3 replies in step 5, the first is 'two'"),
     ],
 )
