@@ -21,6 +21,12 @@ def test_every_probe_has_two_replies_to_each_of_its_items():
         assert all(first != second for first, second in zip(probe.before, probe.after, strict=True)), name
 
 
+def test_controls_come_first():
+    kinds = [probe.kind for probe in PROBES.values()]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {"control", "temptation"}
+
+
 @pytest.mark.parametrize(
     ("name", "difference"),
     [
