@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # Which items the tables can show, in words.
 SELECTIONS = {
     "all": "prompts",
+    "changed": "prompts with a different reply",
     "up": "prompts whose score rose",
     "down": "prompts whose score fell",
 }
@@ -200,7 +201,8 @@ class Comparison:
         """Return the comparison with other items in its tables; all numbers stay those of all items.
 
         Args:
-            selection: "all", "up" or "down" (whose score rose or fell).
+            selection: "all", "changed" (a reply differs from the first model's), "up" or "down" (its score
+                rose or fell).
 
         Raises:
             CourseError: an unknown selection.
@@ -252,6 +254,9 @@ class Comparison:
         indices = range(len(self.items))
         if self.selection == "all":
             return list(indices)
+        if self.selection == "changed":
+            texts = {label: [reply.text for reply in self.generations[label]] for label in self.labels}
+            return [i for i in indices if any(texts[label][i] != texts[first][i] for label in others)]
         sign = 1 if self.selection == "up" else -1
         values = {label: self.scores[label][self.measure] for label in self.labels}
         return [

@@ -472,6 +472,7 @@ def test_rows_are_evenly_spaced_and_selected() -> None:
     assert replace(made, rows=0).shown() == []
     assert replace(made, rows=8).show("up").shown() == [2, 3, 4, 5, 6, 7]
     assert made.show("down").shown() == [1]
+    assert replace(made, rows=8).show("changed").shown() == [1, 2, 3, 4, 5, 6, 7]
     assert made.show("all").shown() == made.shown()
     assert made.show("down").result() == made.result()  # a look at some rows changes no number
     assert "1 of 1 prompts whose score fell" in str(made.show("down"))
