@@ -109,7 +109,8 @@ def save_stage(
                 # A pickle, and the manifest says more.
                 (directory / "training_args.bin").unlink(missing_ok=True)
                 # The frozen copy of the adapter that a trainer adds to be its reference; nothing loads it.
-                shutil.rmtree(directory / "ref", ignore_errors=True)
+                if (directory / "ref").is_dir():
+                    shutil.rmtree(directory / "ref")
                 write_json_atomic(
                     directory / TRAINING_LOG, list(map(_plain_numbers, trainer.state.log_history))
                 )

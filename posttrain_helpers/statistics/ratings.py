@@ -65,12 +65,14 @@ def bradley_terry(matches: Iterable[Match], *, resamples: int = 500, seed: int =
         The ratings on the Elo scale, 400 / log(10) times the strength.
 
     Raises:
-        CourseError: when groups of labels were never compared with one another.
+        CourseError: when there are no rows, or groups of labels were never compared with one another.
 
     Source: Bradley and Terry (1952), Biometrika 39, 324-345; Firth (1993), Biometrika 80, 27-38, for the
     prior; Rubin (1981), Annals of Statistics 9, 130-134, for the bootstrap.
     """
     rows = [tuple(row) for row in matches]
+    if not rows:
+        raise CourseError("A ranking needs matches of at least two models; found none. Judge some pairs.")
     for row in rows:
         assert len(row) == len(rows[0]) in (3, 4), f"{row} is no match"
         assert row[0] != row[1], f"{row} is no match"

@@ -162,6 +162,11 @@ def test_the_best_comes_first_and_lies_in_its_interval() -> None:
         assert ranking.low[label] < rating < ranking.high[label]
 
 
+def test_a_ranking_needs_matches() -> None:
+    with pytest.raises(CourseError, match=r"found none\. Judge some pairs"):
+        bradley_terry([])
+
+
 def test_groups_without_a_link_are_named() -> None:
     rows = [("a", "b", 1), ("c", "d", 0), ("b", "e", 0.5)]
     with pytest.raises(CourseError, match=r"one another: a, b, e; c, d\. Judge"):
