@@ -418,10 +418,10 @@ def _run(
     try:
         return _run(load_model_and_tokenizer(str(source), merge=True, verbose=False), prompts, settings)
     finally:
-        free_memory()
+        release_memory()
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Free what a model that nobody holds any more has left: the next one may not fit beside it."""
     import torch
 

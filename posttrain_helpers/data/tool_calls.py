@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from posttrain_helpers.data.public.converters import normalized_messages
-from posttrain_helpers.messages import is_conversation
+from posttrain_helpers.messages import Row, is_conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Row = dict[str, Any]
 _PLACE = "xplacex"
 
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain_helpers.comparison.compare import free_memory
+from posttrain_helpers.comparison.compare import release_memory
 from posttrain_helpers.comparison.scores import Item, Value, apply_measures, check_choice
 from posttrain_helpers.environment.profiles import Profile, get_profile
 from posttrain_helpers.environment.runtime import current_runtime, display_path
@@ -175,7 +175,7 @@ class _Evaluation:
             del model, tokenizer
         finally:
             memory_readings.TRACKER.close(scope)
-            free_memory()
+            release_memory()
         seconds = time.perf_counter() - started
         measured = {**(old.suites if old else {}), **suites}
         record = EvaluationRecord(

@@ -11,15 +11,14 @@ import random
 import re
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
 
 from posttrain_helpers.environment.splits import HELD_OUT_SPLITS
+from posttrain_helpers.messages import Row
 from posttrain_helpers.tinyworld.arithmetic import Sum, split_of_sum
 from posttrain_helpers.tinyworld.documents import DOCUMENT_SHARES, chat_debris
 from posttrain_helpers.tinyworld.facts import load_relations, split_of
 from posttrain_helpers.tinyworld.leaks import entities_in, sentence_ends, sentences
 
-Row = dict[str, Any]
 _SUM = re.compile(r"(\d+) ([-+*]) (\d+)")
 
 

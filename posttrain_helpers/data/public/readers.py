@@ -22,10 +22,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from posttrain_helpers.errors import CourseError
-from posttrain_helpers.messages import is_unicode
+from posttrain_helpers.messages import Row, is_unicode
 from posttrain_helpers.wording import counted
 
-Row = dict[str, Any]
 # The name's ending -> how such a file is read.
 _KINDS = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
